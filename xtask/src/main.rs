@@ -1,0 +1,2 @@
+//! Placeholder during the first hour.
+fn main() {}
