@@ -1,1 +1,26 @@
-//! Placeholder during the first hour.
+//! RPC between Hedgerow processes: framed, checksummed, multiplexed, fenced by a handshake.
+//!
+//! One [`Rpc`] per node is both server and client. Requests are opaque to this crate: a
+//! [`Message`] has a small encoded `head` and a bulk `payload` that is never copied on the way out.
+//!
+//! Invariants: every frame is one write of its stream; a request runs only on a connection whose
+//! handshake proved cluster, node and stores; every queue is bounded; an outcome that was not seen
+//! is [`CallError::Unknown`], never a failure. The stream may lose, double, delay, reorder or
+//! corrupt frames: a request may then run twice (its names make that harmless), a response is
+//! delivered at most once.
+//!
+//! Does not: encode messages (that is `core/protocol`'s), retry calls, or encrypt. Only `tcp.rs`
+//! touches the operating system.
+
+mod config;
+mod identity;
+mod rpc;
+mod service;
+
+pub use config::RpcConfig;
+pub use identity::{Identity, Peer, PeerObserver, RoleSet, StoreStamp};
+pub use rpc::Rpc;
+pub use service::{
+    CallError, CallOptions, Caller, Lane, Message, NetError, Refusal, RefusalCode, Service,
+    ServiceId,
+};

@@ -1,0 +1,125 @@
+//! Who a process is, and what peers remember of its stores.
+//!
+//! Invariant: a [`StoreStamp`] only grows; a peer that is shown a smaller one than it knows is
+//! talking to a rolled-back store (DESIGN section 6) and the store itself judges that.
+//! Does not: keep any of this durably; the [`PeerObserver`] of the node does.
+
+use hedgerow_env::{ClusterId, NodeId, StoreId};
+
+/// The roles of a process, one bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct RoleSet(pub u8);
+
+impl RoleSet {
+    /// No role at all.
+    pub const NONE: Self = Self(0);
+    /// The metadata service.
+    pub const PAGES: Self = Self(1);
+    /// The data service.
+    pub const HBLOCK: Self = Self(2);
+    /// The access tier.
+    pub const PROXY: Self = Self(4);
+    /// A command line or another tool that serves nothing.
+    pub const CLIENT: Self = Self(8);
+
+    /// Both sets together.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether every role of `other` is in this set.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl std::ops::BitOr for RoleSet {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        self.union(other)
+    }
+}
+
+/// How far a store has come, for the detection of a rolled-back one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoreStamp {
+    /// Which store.
+    pub store: StoreId,
+    /// How often it was started; raised and synced before the first handshake of a start.
+    pub start_count: u64,
+    /// The end of the last journal record that it reported durable to anybody.
+    pub reported_durable: u64,
+}
+
+impl StoreStamp {
+    /// Whether this stamp shows less than `known` (start count, reported durable) in either part.
+    #[must_use]
+    pub const fn is_behind(&self, known: (u64, u64)) -> bool {
+        self.start_count < known.0 || self.reported_durable < known.1
+    }
+}
+
+/// What a process says of itself in every handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster it belongs to; `None` while it is blank.
+    pub cluster: Option<ClusterId>,
+    /// The process.
+    pub node: NodeId,
+    /// Its stores with their stamps, at most [`Identity::MAXIMUM_STORES`].
+    pub stores: Vec<StoreStamp>,
+    /// Its roles.
+    pub roles: RoleSet,
+    /// The `host:port` at which others reach its RPC; filled in by [`crate::Rpc::start`] when empty.
+    pub address: String,
+}
+
+impl Identity {
+    /// A node has one to four pools; the rest is room. Bounds the size of a hello.
+    pub const MAXIMUM_STORES: usize = 64;
+    /// A host name has at most 253 bytes, a port five digits.
+    pub const MAXIMUM_ADDRESS_BYTES: usize = 300;
+}
+
+/// Whom to call.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Peer {
+    /// `host:port`.
+    pub address: String,
+    /// The node that must answer there; `None` takes whoever does (bootstrap only).
+    pub node: Option<NodeId>,
+}
+
+impl Peer {
+    /// The peer `node` at `address`.
+    #[must_use]
+    pub fn new(address: impl Into<String>, node: NodeId) -> Self {
+        Self {
+            address: address.into(),
+            node: Some(node),
+        }
+    }
+
+    /// Whoever answers at `address`.
+    #[must_use]
+    pub fn anyone_at(address: impl Into<String>) -> Self {
+        Self {
+            address: address.into(),
+            node: None,
+        }
+    }
+}
+
+/// What the node keeps about stores, its own and its peers'. Called in handshakes; must not block.
+pub trait PeerObserver: Send + Sync {
+    /// The highest (start count, reported durable) that is known, durably, of a peer's store.
+    fn knowledge(&self, store: StoreId) -> Option<(u64, u64)>;
+    /// A peer showed these stamps and none was behind what was known: remember them.
+    fn learned(&self, node: NodeId, stores: &[StoreStamp]);
+    /// A peer told what it knows of *our* stores; each store judges itself by it. Stores that the
+    /// peer never met are left out.
+    fn judged(&self, by: NodeId, known: &[StoreStamp]);
+}
