@@ -1,0 +1,417 @@
+//! The root group: identity, nodes, shard table, virtual disks, generations, writers and leases.
+
+use hedgerow_env::{
+    ClusterId, FamilyId, Generation, GroupId, LayerId, NodeId, ReplicaNumber, StoreId, TenantId,
+    VirtualDiskId, WriterId,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::codec::envelope;
+use crate::{
+    GroupMember, GroupRecord, MemberId, NodeRecord, NodeState, Policy, ShardTable, Topology,
+};
+
+/// Default size of a container, in bytes.
+pub const DEFAULT_CONTAINER_BYTES: u64 = 1 << 30;
+
+/// A lease lasts this long for its holder, in milliseconds of its own clock, counted from before it
+/// sent the request.
+pub const LEASE_MS: u64 = 4_000;
+/// The holder renews this often.
+pub const LEASE_RENEW_MS: u64 = 1_000;
+/// The grantor waits this long, counted from applying the renewal: lease x 1.1 / 0.9, rounded up.
+pub const LEASE_WAIT_MS: u64 = 5_000;
+
+/// The process of a proxy: one lease covers all that it has attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ProxySession {
+    /// The proxy's node.
+    pub node: NodeId,
+    /// Drawn when the process started.
+    pub incarnation: u64,
+}
+
+/// Whether a disk can be attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskState {
+    /// It can.
+    Ready,
+    /// Deleted; its space is being reclaimed and its name is free.
+    Deleting,
+}
+
+/// An attachment of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Who holds it.
+    pub session: ProxySession,
+    /// The nonce of the attach that made it.
+    pub nonce: u64,
+    /// The writer id that it was granted.
+    pub writer: WriterId,
+}
+
+/// What the root knows of a virtual disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRecord {
+    /// Its identity.
+    pub disk: VirtualDiskId,
+    /// Its family.
+    pub family: FamilyId,
+    /// Its name, unique among disks that are not being deleted.
+    pub name: String,
+    /// Size in bytes, a multiple of the block size.
+    pub size_bytes: u64,
+    /// Size of its family's containers in bytes.
+    pub container_bytes: u64,
+    /// Its policy.
+    pub policy: Policy,
+    /// Its layers, newest (the one that is written) first.
+    pub layers: Vec<LayerId>,
+    /// Its generation.
+    pub generation: Generation,
+    /// Who has it attached.
+    pub attachments: Vec<Attachment>,
+    /// Whether it can be attached.
+    pub state: DiskState,
+    /// Owner.
+    pub tenant: TenantId,
+    /// Quality-of-service class; 0 is the default one.
+    pub qos_class: u16,
+    /// For people.
+    pub description: String,
+}
+
+/// What an attach grants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The disk as attached (its generation is the grant's).
+    pub disk: DiskRecord,
+    /// The writer id.
+    pub writer: WriterId,
+}
+
+/// A command of the root's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootCommand {
+    /// First command of a cluster: its identity and first nodes.
+    Initialise {
+        /// The identity drawn by the first seed.
+        cluster: ClusterId,
+        /// The seeds.
+        nodes: Vec<NodeRecord>,
+        /// The root's own members.
+        members: Vec<GroupMember>,
+    },
+    /// A node joins, or came back with a new address, location, role or store.
+    Join(NodeRecord),
+    /// A verdict or an operator's decision on a node.
+    SetNodeState {
+        /// The node.
+        node: NodeId,
+        /// Its new state.
+        state: NodeState,
+        /// Why.
+        reason: String,
+    },
+    /// Creates the shard groups, once.
+    CreateShards {
+        /// Their first members.
+        shards: Vec<GroupRecord>,
+    },
+    /// Records the members of a group after its own log changed them. Raises the map epoch.
+    SetGroupMembers(GroupRecord),
+    /// Hands out the next replica number of a group for a store.
+    NextReplica {
+        /// The group.
+        group: GroupId,
+        /// The system store that will hold the replica.
+        store: StoreId,
+    },
+    /// Creates a disk. Repeated with the same nonce it answers the disk made first.
+    CreateDisk {
+        /// Drawn by the requester.
+        nonce: u64,
+        /// Its name.
+        name: String,
+        /// Its size in bytes.
+        size_bytes: u64,
+        /// Size of its containers in bytes.
+        container_bytes: u64,
+        /// Its policy.
+        policy: Policy,
+        /// For people.
+        description: String,
+    },
+    /// Sets the size. Growth is immediate; to shrink, the holder first writes holes beyond the end.
+    ResizeDisk {
+        /// The disk.
+        disk: VirtualDiskId,
+        /// The new size in bytes.
+        size_bytes: u64,
+    },
+    /// Deletes a disk: its name is free at once, its generation is raised, its shards are told.
+    DeleteDisk {
+        /// The disk.
+        disk: VirtualDiskId,
+    },
+    /// A shard has dropped all of a deleted disk.
+    DiskDropped {
+        /// The disk.
+        disk: VirtualDiskId,
+        /// The shard.
+        group: GroupId,
+    },
+    /// Attaches a disk: a new writer id under a raised generation. Repeated with the same nonce it
+    /// answers the grant made first, while that stands.
+    Attach {
+        /// The disk.
+        disk: VirtualDiskId,
+        /// For whom.
+        session: ProxySession,
+        /// Drawn by the requester.
+        nonce: u64,
+    },
+    /// Releases an attachment after the holder's writes were settled.
+    Detach {
+        /// The disk.
+        disk: VirtualDiskId,
+        /// The writer to release.
+        writer: WriterId,
+    },
+    /// Renews the lease of a proxy. Refused for a session whose lease was ended.
+    Renew(ProxySession),
+    /// Ends a lease that was not renewed since `renewals`: its disks' generations are raised and
+    /// their floors become pending.
+    ExpireLease {
+        /// The proxy.
+        session: ProxySession,
+        /// The count of renewals when the grantor's wait began.
+        renewals: u64,
+    },
+    /// A shard has applied the floor of a disk at `generation`.
+    FloorApplied {
+        /// The disk.
+        disk: VirtualDiskId,
+        /// The generation of the floor.
+        generation: Generation,
+        /// The shard.
+        group: GroupId,
+    },
+    /// Commits a feature level in this group's log.
+    Finalise {
+        /// The level.
+        feature_level: u16,
+    },
+}
+
+/// Why the root refused; nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum RootRefusal {
+    /// Choose another name.
+    #[error("a virtual disk called {name:?} exists")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// Check the name or id.
+    #[error("no such virtual disk: {disk}")]
+    NoSuchDisk {
+        /// The name or id as asked.
+        disk: String,
+    },
+    /// Check the id.
+    #[error("no such node: {node}")]
+    NoSuchNode {
+        /// The node as asked.
+        node: String,
+    },
+    /// Wait for its release or the end of its lease.
+    #[error("held by {holder:?}")]
+    Held {
+        /// The holder.
+        holder: ProxySession,
+    },
+    /// Start anew: the session's lease was ended.
+    #[error("the lease of this session was ended")]
+    LeaseEnded,
+    /// Correct the request.
+    #[error("{reason}")]
+    Invalid {
+        /// What is wrong and what is allowed.
+        reason: String,
+    },
+    /// Another cluster, or initialised already.
+    #[error("initialised already as cluster {cluster}")]
+    Initialised {
+        /// The identity that stands.
+        cluster: ClusterId,
+    },
+    /// Never to be retried: refused by the committed feature level.
+    #[error("needs feature level {needed}, {committed} is committed")]
+    FeatureLevel {
+        /// What the command needs.
+        needed: u16,
+        /// What is committed.
+        committed: u16,
+    },
+}
+
+/// The result of a root command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootOutcome {
+    /// Applied; nothing to tell.
+    Done,
+    /// The disk as it stands now.
+    Disk(DiskRecord),
+    /// The grant.
+    Granted(Grant),
+    /// The lease stands; this many renewals were applied.
+    Renewed {
+        /// Count of renewals applied.
+        renewals: u64,
+    },
+    /// The replica number.
+    Replica(ReplicaNumber),
+    /// Refused; nothing changed.
+    Refused(RootRefusal),
+}
+
+/// A linearizable question to the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootQuery {
+    /// The nodes.
+    Topology,
+    /// The shard table.
+    Table,
+    /// All disks that are not being deleted, by name.
+    Disks,
+    /// One disk by name.
+    DiskByName(String),
+    /// Leases with their renewal counts.
+    Leases,
+    /// Floors that some shard has not applied yet, with those shards.
+    PendingFloors,
+    /// Deleted disks that some shard has not dropped yet, with those shards.
+    PendingDrops,
+    /// The cluster's identity.
+    Cluster,
+}
+
+/// A floor or drop that some shards have not applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingShardWork {
+    /// The disk.
+    pub disk: DiskRecord,
+    /// The shards that still have to.
+    pub groups: Vec<GroupId>,
+}
+
+/// The root's answer to a question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootAnswer {
+    /// The nodes.
+    Topology(Topology),
+    /// The shard table.
+    Table(ShardTable),
+    /// Disks.
+    Disks(Vec<DiskRecord>),
+    /// One disk, if it exists.
+    Disk(Option<DiskRecord>),
+    /// Leases with their renewal counts.
+    Leases(Vec<(ProxySession, u64)>),
+    /// Floors or drops outstanding.
+    Pending(Vec<PendingShardWork>),
+    /// The cluster's identity, once initialised.
+    Cluster(Option<ClusterId>),
+}
+
+/// A request to the root's leader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootRequest {
+    /// Propose these commands; they are applied in order, and answered one by one.
+    Propose(Vec<RootCommand>),
+    /// Answer from a state that contains all that was acknowledged before the question.
+    Query(RootQuery),
+}
+
+/// The root's reply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootReply {
+    /// One outcome for each command.
+    Outcomes(Vec<RootOutcome>),
+    /// The answer.
+    Answer(RootAnswer),
+}
+
+/// A request to a group's leader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRequest {
+    /// The group.
+    pub group: GroupId,
+    /// The request.
+    pub body: GroupBody,
+}
+
+/// What is asked of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GroupBody {
+    /// Of the root.
+    Root(RootRequest),
+    /// Of a shard.
+    Shard(crate::ShardRequest),
+}
+
+/// The reply of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GroupReply {
+    /// Of the root.
+    Root(RootReply),
+    /// Of a shard.
+    Shard(crate::ShardReply),
+    /// This replica does not lead; here is who may.
+    NotLeader {
+        /// The leader as this replica sees it.
+        leader: Option<GroupMember>,
+    },
+    /// No replica of the group runs here; get a newer table.
+    NoSuchGroup {
+        /// The epoch of the table known here.
+        epoch: hedgerow_env::MapEpoch,
+    },
+    /// Retry later: the group has no leader, or its queue is full. The outcome of a proposal
+    /// answered so is *not applied*.
+    Busy {
+        /// Why.
+        reason: String,
+    },
+    /// The outcome is unknown (leadership was lost meanwhile): ask again.
+    Unknown {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A batch of root commands: one log entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootBatch(pub Vec<RootCommand>);
+
+/// The member of a group that something concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct GroupMemberId {
+    /// The group.
+    pub group: GroupId,
+    /// The member.
+    pub member: MemberId,
+}
+
+envelope! {
+    GroupRequest = 30 v 1,
+    GroupReply = 31 v 1,
+    RootBatch = 32 v 1,
+    DiskRecord = 33 v 1,
+    NodeRecord = 34 v 1,
+    GroupRecord = 35 v 1,
+    Vec<RootOutcome> = 36 v 1,
+}
