@@ -1,0 +1,1 @@
+//! openraft over Env, RPC, the journal and redb. This folder alone names openraft and redb.
