@@ -13,3 +13,4 @@
 
 pub mod check;
 mod hash;
+pub mod fuzz;

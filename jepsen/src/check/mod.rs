@@ -4,11 +4,17 @@
 //! heuristic) and a general search for everything else. A checker answers with a [`Verdict`].
 
 mod block;
+pub mod brute;
 mod repeatable;
+pub mod spec;
+pub mod specs;
 mod zone_blocks;
 mod zones;
 
 pub use block::{BlockHistory, BlockHistoryError, BlockOp, OpId, Outcome, ZEROS};
+#[cfg(test)]
+mod agreement_tests;
+
 pub use zones::{ZoneAnswer, ZoneChecker};
 
 /// What a checker found.
