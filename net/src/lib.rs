@@ -13,11 +13,13 @@
 //! touches the operating system.
 
 mod config;
+mod groups;
 mod identity;
 mod rpc;
 mod service;
 
 pub use config::RpcConfig;
+pub use groups::{Directory, GroupClient, GroupError};
 pub use identity::{Identity, Peer, PeerObserver, RoleSet, StoreStamp};
 pub use rpc::Rpc;
 pub use service::{
