@@ -56,7 +56,12 @@ pub(crate) fn random_calls<O>(
             let invoke = dice.below(span);
             let complete = invoke + dice.below(longest);
             let unknown = may_be_unknown && dice.once_in(crash_odds);
-            Call { id, invoke, complete: (!unknown).then_some(complete), op }
+            Call {
+                id,
+                invoke,
+                complete: (!unknown).then_some(complete),
+                op,
+            }
         })
         .collect()
 }
@@ -82,5 +87,18 @@ pub(crate) fn random_register(dice: &mut Dice) -> Vec<Call<RegisterOp>> {
             }
             _ => (RegisterOp::Read(dice.below(known + 1)), false),
         }
+    })
+}
+
+/// A register history over three values: hardly anything is unique.
+pub(crate) fn random_repeating_register(dice: &mut Dice) -> Vec<Call<RegisterOp>> {
+    let count = 2 + dice.below(8);
+    random_calls(dice, count, |dice| match dice.below(5) {
+        0 | 1 => (RegisterOp::Write(dice.below(3)), true),
+        2 => (
+            RegisterOp::CompareAndSet(dice.below(3), dice.below(3)),
+            true,
+        ),
+        _ => (RegisterOp::Read(dice.below(3)), false),
     })
 }

@@ -12,5 +12,6 @@
 //! What it does not do: run operations, inject faults or write reports.
 
 pub mod check;
-mod hash;
 pub mod fuzz;
+mod hash;
+pub mod history;

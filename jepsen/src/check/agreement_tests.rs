@@ -41,3 +41,25 @@ fn zones_agree_with_exhaustive_search() {
     println!("{counts:?}");
     assert!(counts[0] > 10_000 && counts[1] > 10_000);
 }
+
+/// Registers with few values, so that most are written several times.
+#[test]
+fn search_agrees_with_exhaustive_search() {
+    use super::search::{Limits, SearchAnswer, search};
+    use crate::fuzz::random_repeating_register;
+    let mut counts = [0_u64; 2];
+    for number in 0..200_000 {
+        let calls = random_repeating_register(&mut Dice::new(2, number));
+        let register = Register { initial: 0 };
+        let expected = brute::is_linearizable(&register, &calls).expect("small");
+        let found = search(&register, &calls, Limits::default());
+        counts[usize::from(expected)] += 1;
+        assert_eq!(
+            found == SearchAnswer::Linearizable,
+            expected,
+            "{number}: {found:?} {calls:#?}"
+        );
+    }
+    println!("{counts:?}");
+    assert!(counts.iter().all(|&count| count > 10_000));
+}

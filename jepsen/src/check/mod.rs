@@ -6,6 +6,7 @@
 mod block;
 pub mod brute;
 mod repeatable;
+pub mod search;
 pub mod spec;
 pub mod specs;
 mod zone_blocks;

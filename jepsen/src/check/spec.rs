@@ -39,6 +39,7 @@ pub struct Call<O> {
 impl<O> Call<O> {
     /// Whether this call was over before `other` was sent.
     pub fn precedes(&self, other: &Self) -> bool {
-        self.complete.is_some_and(|complete| complete < other.invoke)
+        self.complete
+            .is_some_and(|complete| complete < other.invoke)
     }
 }

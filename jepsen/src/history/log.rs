@@ -1,0 +1,77 @@
+//! Histories as `jepsen.log` lines and as `history.txt` lines.
+//!
+//! A log line ends in `process<TAB>type<TAB>function<TAB>value[<TAB>error]` behind the name of the
+//! logger, `jepsen.util`; `history.txt` has the columns alone. Invariants: in a log, lines of other
+//! loggers are skipped; a line of this logger, and every line of a text without any, must be an
+//! operation.
+
+use super::edn::{self, Reader};
+use super::edn_events::process;
+use super::value::Value;
+use super::{Event, EventKind, HistoryError};
+
+/// The logger that writes operations.
+const LOGGER: &str = "jepsen.util";
+
+/// Whether the text's first line with content is one of the logger's.
+pub(super) fn looks_like_log(text: &str) -> bool {
+    text.lines()
+        .find(|line| !line.trim().is_empty())
+        .is_some_and(|line| line.contains(LOGGER))
+}
+
+/// Reads all events of a text.
+pub(super) fn read(text: &str) -> Result<Vec<Event>, HistoryError> {
+    let is_log = text.contains(LOGGER);
+    let mut events = Vec::new();
+    for (line, number) in text.lines().zip(1_u64..) {
+        if line.trim().is_empty() {
+            continue;
+        }
+        if !is_log {
+            events.push(event(number, line)?);
+        } else if let Some((_, columns)) = line.split_once(LOGGER) {
+            let columns = columns.trim_start_matches([' ', '-', ':']);
+            events.push(event(number, columns)?);
+        }
+    }
+    Ok(events)
+}
+
+fn event(line: u64, columns: &str) -> Result<Event, HistoryError> {
+    let mut parts = columns.split('\t').map(str::trim);
+    let mut part = |what: &str| {
+        parts.next().filter(|part| !part.is_empty()).ok_or_else(|| {
+            HistoryError::at(
+                line,
+                format!("{what} (columns are parted by tabs)"),
+                columns,
+            )
+        })
+    };
+    let at_line = |error: HistoryError| HistoryError { line, ..error };
+    let process = process(line, &edn::read_one(part("a process")?).map_err(at_line)?)?;
+    let kind = part("a type")?;
+    let kind = EventKind::from_name(kind.trim_start_matches(':'))
+        .ok_or_else(|| HistoryError::at(line, ":invoke, :ok, :fail or :info", kind))?;
+    let function = part("a function")?.trim_start_matches(':').to_owned();
+    let value = parts.next().unwrap_or("nil");
+    let value = match kind {
+        // What the nemesis says, and why a call is unknown, is prose as often as EDN.
+        EventKind::Info => edn::read_one(value).unwrap_or_else(|_| Value::String(value.to_owned())),
+        _ => Reader::new(value, line).next_value()?.unwrap_or(Value::Nil),
+    };
+    let error = parts
+        .next()
+        .map(|text| edn::read_one(text).unwrap_or_else(|_| Value::String(text.to_owned())));
+    Ok(Event {
+        line,
+        kind,
+        process,
+        function,
+        key: None,
+        value,
+        time_ns: None,
+        error,
+    })
+}
