@@ -1,1 +1,30 @@
-//! Placeholder during the first hour.
+//! The Storage Proxy: turns ranges of a virtual disk into blobs, map commits and reads.
+//!
+//! Pure cores: `lease` (until when a cache may answer), `pieces` (cutting ranges), `unit` (encoding),
+//! `metacache` (which cached map entries may be used), `sequences` (names and low-water marks).
+//! Drivers: [`Proxy`] (attach, renew, detach) and [`VirtualDisk`] (read, write, zero).
+//!
+//! Invariants: a write is acknowledged only after its map commit; nothing of a container is read or
+//! cached before it is fenced under this attachment; a cached entry answers only while the lease
+//! holds, checked after the look-up; an outcome that is unknown stays so until the shard tells it.
+//! Does not: decide placements or quorums (the shard and HBlock do), or speak a client protocol.
+
+mod commit;
+mod container;
+mod disk;
+mod lease;
+mod metacache;
+mod pieces;
+mod proxy;
+mod read;
+mod sequences;
+mod unit;
+mod write;
+
+pub use disk::{IoError, OperationTag, VirtualDisk};
+pub use lease::Lease;
+pub use metacache::{CommitToken, FillToken, Metacache};
+pub use pieces::{Piece, pieces};
+pub use proxy::{AttachError, Proxy, ProxyConfig};
+pub use sequences::Sequences;
+pub use unit::{UnitError, decode_unit, encode_units};

@@ -1,0 +1,547 @@
+//! [`VirtualDisk`]: one attachment of a disk, from attach until detach or loss.
+//!
+//! Invariant: an attachment lives under one generation and one writer id. When the shard or the
+//! root says that it was fenced it is *lost* for good: outstanding writes end as
+//! [`IoError::Fenced`], whose outcome is unknown, and a new attachment begins anew.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use hedgerow_env::{
+    ContainerId, ContainerIndex, Env, Generation, GroupId, VirtualDiskId, WriterId, event,
+};
+use hedgerow_net::{GroupClient, Rpc};
+use hedgerow_protocol::{
+    DiskRecord, Grant, MAXIMUM_BLOB_BYTES, ShardCommand, ShardOutcome, ShardRefusal, ShardReply,
+    ShardRequest,
+};
+use tokio::sync::Notify;
+
+use crate::commit::Committers;
+use crate::container::Container;
+use crate::lease::Lease;
+use crate::pieces::pieces;
+
+/// Pause between attempts that failed for reasons which pass.
+pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(20);
+/// The pause doubles up to this.
+pub(crate) const RETRY_LIMIT: Duration = Duration::from_millis(640);
+/// How long a read is tried before it is answered [`IoError::Unavailable`]; initiators time out
+/// after 30 s or more.
+pub(crate) const READ_LIMIT: Duration = Duration::from_secs(25);
+/// How long the background fencing of one container is tried before its shard is asked again.
+const FENCE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Names a state-changing operation, for [`VirtualDisk::cancel`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperationTag(pub u64);
+
+/// Why an operation did not succeed, by what the caller should do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IoError {
+    /// The request is wrong: beyond the end of the disk.
+    #[error("beyond the end of the disk")]
+    OutOfRange,
+    /// The request is wrong: not a multiple of the disk's block size.
+    #[error("not aligned to the block size of {block_size} bytes")]
+    Misaligned {
+        /// The disk's block size.
+        block_size: u32,
+    },
+    /// This attachment was fenced. The outcome of a write is unknown.
+    #[error("the attachment was fenced")]
+    Fenced,
+    /// The operation was cancelled and had no effect.
+    #[error("cancelled")]
+    Cancelled,
+    /// A read found no usable copy in time: try again later.
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// A state-changing operation under way.
+#[derive(Default)]
+pub(crate) struct Operation {
+    cancelled: AtomicBool,
+    wake: Notify,
+    settled: AtomicBool,
+    settle: Notify,
+}
+
+impl Operation {
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+}
+
+/// What the driver files share.
+pub(crate) struct Shared {
+    pub(crate) env: Env,
+    pub(crate) rpc: Rpc,
+    pub(crate) groups: GroupClient,
+    pub(crate) committers: Arc<Committers>,
+    pub(crate) lease: Arc<Mutex<Lease>>,
+    pub(crate) record: DiskRecord,
+    pub(crate) generation: Generation,
+    pub(crate) writer: WriterId,
+    size_bytes: AtomicU64,
+    containers: Mutex<BTreeMap<ContainerIndex, Arc<Container>>>,
+    operations: Mutex<BTreeMap<OperationTag, Arc<Operation>>>,
+    lost: AtomicBool,
+    lost_signal: Notify,
+    under_way: AtomicU64,
+    idle_signal: Notify,
+}
+
+/// One attachment of a disk.
+#[derive(Clone)]
+pub struct VirtualDisk(pub(crate) Arc<Shared>);
+
+/// Counts an operation as under way until dropped.
+struct UnderWay<'a>(&'a Shared);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if self.0.under_way.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.idle_signal.notify_waiters();
+        }
+    }
+}
+
+impl VirtualDisk {
+    pub(crate) fn new(
+        env: Env,
+        rpc: Rpc,
+        groups: GroupClient,
+        committers: Arc<Committers>,
+        lease: Arc<Mutex<Lease>>,
+        grant: Grant,
+    ) -> Self {
+        let size_bytes = AtomicU64::new(grant.disk.size_bytes);
+        let disk = Self(Arc::new(Shared {
+            env,
+            rpc,
+            groups,
+            committers,
+            lease,
+            generation: grant.disk.generation,
+            writer: grant.writer,
+            record: grant.disk,
+            size_bytes,
+            containers: Mutex::default(),
+            operations: Mutex::default(),
+            lost: AtomicBool::new(false),
+            lost_signal: Notify::new(),
+            under_way: AtomicU64::new(0),
+            idle_signal: Notify::new(),
+        }));
+        let shared = Arc::clone(&disk.0);
+        disk.0
+            .env
+            .spawn("proxy-fence", async move { shared.fence_existing().await });
+        disk
+    }
+
+    /// The disk as it stood when it was attached.
+    #[must_use]
+    pub fn record(&self) -> &DiskRecord {
+        &self.0.record
+    }
+
+    /// The disk.
+    #[must_use]
+    pub fn id(&self) -> VirtualDiskId {
+        self.0.record.disk
+    }
+
+    /// The writer id of this attachment.
+    #[must_use]
+    pub fn writer(&self) -> WriterId {
+        self.0.writer
+    }
+
+    /// The present size in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.0.size_bytes.load(Ordering::SeqCst)
+    }
+
+    /// The root said that the disk has this size now.
+    pub fn set_size_bytes(&self, size_bytes: u64) {
+        self.0.size_bytes.store(size_bytes, Ordering::SeqCst);
+    }
+
+    /// Whether this attachment was fenced.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.0.is_lost()
+    }
+
+    /// Completes when this attachment is fenced.
+    pub async fn lost(&self) {
+        self.0.wait_lost().await;
+    }
+
+    /// Ends this attachment here: nothing more is read or written under it.
+    pub fn lose(&self, reason: &str) {
+        self.0.lose(reason);
+    }
+
+    fn check(&self, offset: u64, length: u64) -> Result<(), IoError> {
+        let block_size = self.0.record.policy.block_size;
+        if !(offset | length).is_multiple_of(u64::from(block_size)) {
+            return Err(IoError::Misaligned { block_size });
+        }
+        match offset.checked_add(length) {
+            Some(end) if end <= self.size_bytes() => Ok(()),
+            _ => Err(IoError::OutOfRange),
+        }
+    }
+
+    /// Reads `length` bytes at `offset`, both multiples of the block size.
+    ///
+    /// # Errors
+    /// [`IoError`].
+    pub async fn read(&self, offset: u64, length: u64) -> Result<Bytes, IoError> {
+        self.check(offset, length)?;
+        let _under_way = self.0.begin();
+        let container_bytes = self.0.record.container_bytes;
+        let cut = pieces(offset, length, container_bytes, container_bytes);
+        let parts = cut.iter().map(|piece| self.0.read_piece(piece));
+        let parts: Result<Vec<Bytes>, IoError> = join_all(parts).await.into_iter().collect();
+        let mut parts = parts?;
+        if parts.len() == 1 {
+            return Ok(parts.remove(0));
+        }
+        Ok(parts.concat().into())
+    }
+
+    /// Writes `data` at `offset`; durable and visible when it returns.
+    ///
+    /// # Errors
+    /// [`IoError`]; after [`IoError::Fenced`] the outcome is unknown.
+    pub async fn write(&self, offset: u64, data: Bytes, tag: OperationTag) -> Result<(), IoError> {
+        let length = u64::try_from(data.len()).expect("usize fits 64 bits");
+        self.check(offset, length)?;
+        let container_bytes = self.0.record.container_bytes;
+        let largest = container_bytes.min(u64::from(MAXIMUM_BLOB_BYTES));
+        let cut = pieces(offset, length, container_bytes, largest);
+        self.operation(tag, |operation| {
+            let shared = Arc::clone(&self.0);
+            let data = data.clone();
+            async move {
+                let parts = cut
+                    .iter()
+                    .map(|piece| shared.write_piece(piece, Some(piece.slice(&data)), &operation));
+                join_all(parts).await.into_iter().collect()
+            }
+        })
+        .await
+    }
+
+    /// Makes `[offset, offset + length)` read as zeros and gives its space back.
+    ///
+    /// # Errors
+    /// [`IoError`]; after [`IoError::Fenced`] the outcome is unknown.
+    pub async fn zero(&self, offset: u64, length: u64, tag: OperationTag) -> Result<(), IoError> {
+        self.check(offset, length)?;
+        let container_bytes = self.0.record.container_bytes;
+        let cut = pieces(offset, length, container_bytes, container_bytes);
+        self.operation(tag, |operation| {
+            let shared = Arc::clone(&self.0);
+            async move {
+                let parts = cut
+                    .iter()
+                    .map(|piece| shared.write_piece(piece, None, &operation));
+                join_all(parts).await.into_iter().collect()
+            }
+        })
+        .await
+    }
+
+    /// Everything acknowledged is durable already; this only tells whether the attachment stands.
+    ///
+    /// # Errors
+    /// [`IoError::Fenced`].
+    pub fn flush(&self) -> Result<(), IoError> {
+        if self.is_lost() {
+            Err(IoError::Fenced)
+        } else {
+            Ok(())
+        }
+    }
+
+    // Pieces are joined, never raced: each must settle its name before the operation ends.
+
+    /// Runs an operation in a task of its own: a caller that goes away does not leave a name
+    /// half-way, and a cancelled operation is settled before [`VirtualDisk::cancel`] returns.
+    async fn operation<F, W>(&self, tag: OperationTag, work: F) -> Result<(), IoError>
+    where
+        F: FnOnce(Arc<Operation>) -> W,
+        W: Future<Output = Result<(), IoError>> + Send + 'static,
+    {
+        if self.is_lost() {
+            return Err(IoError::Fenced);
+        }
+        let operation = Arc::new(Operation::default());
+        self.0.operations().insert(tag, Arc::clone(&operation));
+        let (answer, result) = tokio::sync::oneshot::channel();
+        let work = work(Arc::clone(&operation));
+        let shared = Arc::clone(&self.0);
+        self.0.env.spawn("proxy-operation", async move {
+            let _under_way = shared.begin();
+            let result = work.await;
+            shared.operations().remove(&tag);
+            operation.settled.store(true, Ordering::SeqCst);
+            operation.settle.notify_waiters();
+            drop(answer.send(result));
+        });
+        result.await.unwrap_or(Err(IoError::Fenced))
+    }
+
+    /// Asks for the end of an operation and returns when its outcome is settled: from then on it
+    /// changes nothing.
+    pub async fn cancel(&self, tag: OperationTag) {
+        let Some(operation) = self.0.operations().get(&tag).cloned() else {
+            return;
+        };
+        operation.cancelled.store(true, Ordering::SeqCst);
+        operation.wake.notify_waiters();
+        loop {
+            let settled = operation.settle.notified();
+            if operation.settled.load(Ordering::SeqCst) {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// Waits until no operation is under way.
+    pub async fn idle(&self) {
+        loop {
+            let idle = self.0.idle_signal.notified();
+            if self.0.under_way.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// Tells shards low-water marks that no commit has carried, once per mark.
+    pub(crate) async fn tell_low_water(&self) {
+        if self.is_lost() {
+            return;
+        }
+        for container in self.0.known_containers() {
+            let due = container.with(|state| {
+                let mark = state.sequences.low_water();
+                (state.sequences.is_idle() && mark > state.told_low_water).then_some(mark)
+            });
+            let (Some(low_water), Some(group)) = (due, self.0.group_of(&container)) else {
+                continue;
+            };
+            let command = ShardCommand::Void {
+                container: container.id,
+                writer: self.0.writer,
+                sequences: Vec::new(),
+                low_water,
+            };
+            if matches!(
+                self.0.committers.propose(group, command).await,
+                Ok(ShardOutcome::Ended(_) | ShardOutcome::Done)
+            ) {
+                container.with(|state| state.told_low_water = state.told_low_water.max(low_water));
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn begin(&self) -> UnderWay<'_> {
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        UnderWay(self)
+    }
+
+    fn operations(&self) -> std::sync::MutexGuard<'_, BTreeMap<OperationTag, Arc<Operation>>> {
+        self.operations.lock().expect("no panic under this lock")
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn lose(&self, reason: &str) {
+        if !self.lost.swap(true, Ordering::SeqCst) {
+            event!(
+                self.env,
+                Warn,
+                "proxy",
+                "{} lost: {reason}",
+                self.record.name
+            );
+            self.lost_signal.notify_waiters();
+        }
+    }
+
+    pub(crate) async fn wait_lost(&self) {
+        loop {
+            let signal = self.lost_signal.notified();
+            if self.is_lost() {
+                return;
+            }
+            signal.await;
+        }
+    }
+
+    pub(crate) fn lease_holds(&self) -> bool {
+        self.lease
+            .lock()
+            .expect("no panic under this lock")
+            .holds(self.env.now())
+    }
+
+    pub(crate) fn container(&self, index: ContainerIndex) -> Arc<Container> {
+        let id = ContainerId {
+            family: self.record.family,
+            disk: self.record.disk,
+            index,
+        };
+        let mut containers = self.containers.lock().expect("no panic under this lock");
+        Arc::clone(
+            containers
+                .entry(index)
+                .or_insert_with(|| Arc::new(Container::new(id))),
+        )
+    }
+
+    fn known_containers(&self) -> Vec<Arc<Container>> {
+        let containers = self.containers.lock().expect("no panic under this lock");
+        containers.values().cloned().collect()
+    }
+
+    pub(crate) fn group_of(&self, container: &Container) -> Option<GroupId> {
+        self.groups.directory().shard_of(container.id)
+    }
+
+    /// Pauses, or returns early when the attachment is lost or the operation cancelled.
+    pub(crate) async fn pause(&self, pause: &mut Duration, operation: Option<&Operation>) {
+        let sleep = self.env.sleep(*pause);
+        *pause = (*pause * 2).min(RETRY_LIMIT);
+        let lost = self.lost_signal.notified();
+        match operation {
+            Some(operation) if !operation.is_cancelled() => {
+                let woken = operation.wake.notified();
+                futures_util::future::select(
+                    std::pin::pin!(futures_util::future::select(sleep, std::pin::pin!(woken))),
+                    std::pin::pin!(lost),
+                )
+                .await;
+            }
+            _ => {
+                futures_util::future::select(sleep, std::pin::pin!(lost)).await;
+            }
+        }
+    }
+
+    /// Makes sure that the fence of this attachment stands on `container`.
+    pub(crate) async fn ensure_fenced(&self, container: &Container) -> Result<(), IoError> {
+        if container.with(|state| state.fenced) {
+            return Ok(());
+        }
+        let _one = container.fencing.lock().await;
+        let mut pause = RETRY_FIRST;
+        while !container.with(|state| state.fenced) {
+            if self.is_lost() {
+                return Err(IoError::Fenced);
+            }
+            let Some(group) = self.group_of(container) else {
+                self.refresh_directory().await;
+                self.pause(&mut pause, None).await;
+                continue;
+            };
+            let layer = *self.record.layers.first().expect("a disk has a layer");
+            let command = ShardCommand::Fence {
+                container: container.id,
+                generation: self.generation,
+                writers: vec![self.writer],
+                layer,
+            };
+            match self.committers.propose(group, command).await {
+                Ok(ShardOutcome::Fenced { placement, .. }) => {
+                    if let Some(placement) = placement {
+                        container.learn(container.id, placement);
+                    }
+                    container.with(|state| state.fenced = true);
+                }
+                Ok(ShardOutcome::Refused(refusal)) => self.refused(&refusal)?,
+                Ok(_) | Err(_) => {}
+            }
+            if !container.with(|state| state.fenced) {
+                self.pause(&mut pause, None).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a shard's refusal means for the attachment; `Ok` when it may pass.
+    pub(crate) fn refused(&self, refusal: &ShardRefusal) -> Result<(), IoError> {
+        match refusal {
+            ShardRefusal::StaleGeneration { .. }
+            | ShardRefusal::NotAdmitted
+            | ShardRefusal::FrozenLayer
+            | ShardRefusal::Deleted => {
+                self.lose(&refusal.to_string());
+                Err(IoError::Fenced)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) async fn refresh_directory(&self) {
+        self.groups
+            .refresh(self.env.now() + Duration::from_secs(1))
+            .await;
+    }
+
+    /// Fences every container of the disk that exists, in the background.
+    async fn fence_existing(&self) {
+        let mut pause = RETRY_FIRST;
+        while self.groups.directory().shards().is_empty() && !self.is_lost() {
+            self.refresh_directory().await;
+            self.pause(&mut pause, None).await;
+        }
+        for group in self.groups.directory().shards() {
+            let mut pause = RETRY_FIRST;
+            while !self.is_lost() {
+                let request = ShardRequest::Containers {
+                    family: self.record.family,
+                    disk: self.record.disk,
+                };
+                match self.groups.shard(group, request, FENCE_LIMIT).await {
+                    Ok(ShardReply::Containers(found)) => {
+                        for (id, placement) in found {
+                            let container = self.container(id.index);
+                            container.learn(id, placement);
+                            if self.ensure_fenced(&container).await.is_err() {
+                                return;
+                            }
+                        }
+                        break;
+                    }
+                    Ok(_) | Err(_) => self.pause(&mut pause, None).await,
+                }
+            }
+        }
+        event!(
+            self.env,
+            Debug,
+            "proxy",
+            "{}: every container fenced",
+            self.record.name
+        );
+    }
+}

@@ -1,0 +1,337 @@
+//! [`Proxy`]: the session of one process; attaches disks, keeps the lease, detaches.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hedgerow_env::{Env, NodeId, Random, VirtualDiskId, event};
+use hedgerow_net::{GroupClient, GroupError, Rpc};
+use hedgerow_protocol::{
+    DiskRecord, LEASE_RENEW_MS, ProxySession, RootAnswer, RootCommand, RootOutcome, RootQuery,
+    RootRefusal,
+};
+
+use crate::commit::Committers;
+use crate::disk::VirtualDisk;
+use crate::lease::Lease;
+
+/// Times of a proxy.
+#[derive(Debug, Clone)]
+pub struct ProxyConfig {
+    /// How long an attach or detach is tried.
+    pub attach_limit: Duration,
+    /// How long one renewal is tried; the next begins when it ends.
+    pub renew_limit: Duration,
+}
+
+impl Default for ProxyConfig {
+    fn default() -> Self {
+        Self {
+            attach_limit: Duration::from_secs(10),
+            renew_limit: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Why a disk was not attached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AttachError {
+    /// Check the name.
+    #[error("no virtual disk is called {0:?}")]
+    NoSuchDisk(String),
+    /// Another proxy has it: wait for its release, or for the end of its lease (5 s).
+    #[error("held by {holder:?}")]
+    Held {
+        /// Who has it.
+        holder: ProxySession,
+    },
+    /// Try again: the root did not answer in time, or this session has just ended.
+    #[error("{0}")]
+    TryAgain(String),
+}
+
+struct Inner {
+    env: Env,
+    rpc: Rpc,
+    groups: GroupClient,
+    committers: Arc<Committers>,
+    config: ProxyConfig,
+    state: Mutex<State>,
+}
+
+struct State {
+    session: ProxySession,
+    lease: Arc<Mutex<Lease>>,
+    disks: BTreeMap<VirtualDiskId, VirtualDisk>,
+    random: Random,
+    stopping: bool,
+}
+
+/// The proxy of one process.
+#[derive(Clone)]
+pub struct Proxy(Arc<Inner>);
+
+impl Proxy {
+    /// Starts the proxy of `node`; its session is drawn anew.
+    #[must_use]
+    pub fn start(
+        env: Env,
+        rpc: Rpc,
+        groups: GroupClient,
+        node: NodeId,
+        config: ProxyConfig,
+    ) -> Self {
+        let mut random = env.random("proxy-session");
+        let session = ProxySession {
+            node,
+            incarnation: random.bits(),
+        };
+        let committers = Arc::new(Committers::new(env.clone(), groups.clone()));
+        let proxy = Self(Arc::new(Inner {
+            env: env.clone(),
+            rpc,
+            groups,
+            committers,
+            config,
+            state: Mutex::new(State {
+                session,
+                lease: Arc::default(),
+                disks: BTreeMap::new(),
+                random,
+                stopping: false,
+            }),
+        }));
+        let renewing = proxy.clone();
+        env.spawn("proxy-lease", async move { renewing.keep_lease().await });
+        let telling = proxy.clone();
+        env.spawn("proxy-marks", async move { telling.tell_marks().await });
+        proxy
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        act(&mut self.0.state.lock().expect("no panic under this lock"))
+    }
+
+    /// The present session.
+    #[must_use]
+    pub fn session(&self) -> ProxySession {
+        self.with(|state| state.session)
+    }
+
+    /// The disks attached here now.
+    #[must_use]
+    pub fn attached(&self) -> Vec<VirtualDisk> {
+        self.with(|state| state.disks.values().cloned().collect())
+    }
+
+    /// The record of a disk, as the root has it now.
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub async fn find(&self, name: &str) -> Result<Option<DiskRecord>, GroupError> {
+        let query = RootQuery::DiskByName(name.to_owned());
+        match self
+            .0
+            .groups
+            .root_query(query, self.0.config.attach_limit)
+            .await?
+        {
+            RootAnswer::Disk(record) => Ok(record),
+            _ => Err(GroupError::Unexpected {
+                group: hedgerow_protocol::ROOT_GROUP,
+            }),
+        }
+    }
+
+    /// Attaches the disk called `name`; the same attachment when it is attached here already.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub async fn attach(&self, name: &str) -> Result<VirtualDisk, AttachError> {
+        let try_again = |error: GroupError| AttachError::TryAgain(error.to_string());
+        let record = self.find(name).await.map_err(try_again)?;
+        let record = record.ok_or_else(|| AttachError::NoSuchDisk(name.to_owned()))?;
+        if let Some(disk) = self.with(|state| state.disks.get(&record.disk).cloned())
+            && !disk.is_lost()
+        {
+            return Ok(disk);
+        }
+        let (session, lease, nonce) =
+            self.with(|state| (state.session, Arc::clone(&state.lease), state.random.bits()));
+        let command = RootCommand::Attach {
+            disk: record.disk,
+            session,
+            nonce,
+        };
+        let sent = self.0.env.now();
+        let outcome = self
+            .0
+            .groups
+            .root_command(command, self.0.config.attach_limit)
+            .await;
+        match outcome.map_err(try_again)? {
+            RootOutcome::Granted(grant) => {
+                let received = self.0.env.now();
+                lease
+                    .lock()
+                    .expect("no panic under this lock")
+                    .renewed(sent, received);
+                Ok(self.keep(session, lease, grant))
+            }
+            RootOutcome::Refused(RootRefusal::Held { holder }) => Err(AttachError::Held { holder }),
+            RootOutcome::Refused(RootRefusal::NoSuchDisk { .. }) => {
+                Err(AttachError::NoSuchDisk(name.to_owned()))
+            }
+            RootOutcome::Refused(refusal) => {
+                if refusal == RootRefusal::LeaseEnded {
+                    self.end_session(session);
+                }
+                Err(AttachError::TryAgain(refusal.to_string()))
+            }
+            other => Err(AttachError::TryAgain(format!(
+                "unexpected answer {other:?}"
+            ))),
+        }
+    }
+
+    fn keep(
+        &self,
+        session: ProxySession,
+        lease: Arc<Mutex<Lease>>,
+        grant: hedgerow_protocol::Grant,
+    ) -> VirtualDisk {
+        let id = grant.disk.disk;
+        let disk = VirtualDisk::new(
+            self.0.env.clone(),
+            self.0.rpc.clone(),
+            self.0.groups.clone(),
+            Arc::clone(&self.0.committers),
+            lease,
+            grant,
+        );
+        let (replaced, current) = self.with(|state| {
+            (
+                state.disks.insert(id, disk.clone()),
+                state.session == session,
+            )
+        });
+        if let Some(replaced) = replaced {
+            replaced.lose("attached anew");
+        }
+        if !current {
+            disk.lose("its session has ended");
+        }
+        disk
+    }
+
+    /// Releases a disk: waits for what is under way, then lets others attach it.
+    ///
+    /// # Errors
+    /// [`AttachError::TryAgain`]: the root did not answer; the lease ends by itself.
+    pub async fn detach(&self, disk: &VirtualDisk) -> Result<(), AttachError> {
+        disk.idle().await;
+        disk.lose("detached");
+        self.with(|state| {
+            if state
+                .disks
+                .get(&disk.id())
+                .is_some_and(|kept| kept.writer() == disk.writer())
+            {
+                state.disks.remove(&disk.id());
+            }
+        });
+        let command = RootCommand::Detach {
+            disk: disk.id(),
+            writer: disk.writer(),
+        };
+        let outcome = self
+            .0
+            .groups
+            .root_command(command, self.0.config.attach_limit)
+            .await;
+        outcome
+            .map(|_| ())
+            .map_err(|error| AttachError::TryAgain(error.to_string()))
+    }
+
+    /// Releases everything; for a clean stop.
+    pub async fn shutdown(&self) {
+        self.with(|state| state.stopping = true);
+        for disk in self.attached() {
+            if let Err(error) = self.detach(&disk).await {
+                event!(self.0.env, Warn, "proxy", "{}: {error}", disk.record().name);
+            }
+        }
+    }
+
+    fn end_session(&self, session: ProxySession) {
+        let ended = self.with(|state| {
+            if state.session != session {
+                return Vec::new();
+            }
+            state
+                .lease
+                .lock()
+                .expect("no panic under this lock")
+                .ended();
+            state.session.incarnation = state.random.bits();
+            state.lease = Arc::default();
+            std::mem::take(&mut state.disks).into_values().collect()
+        });
+        for disk in ended {
+            disk.lose("the lease was ended");
+        }
+    }
+
+    async fn keep_lease(&self) {
+        let period = Duration::from_millis(LEASE_RENEW_MS);
+        loop {
+            let began = self.0.env.now();
+            let (session, lease, wanted) = self.with(|state| {
+                let wanted = !state.disks.is_empty();
+                (state.session, Arc::clone(&state.lease), wanted)
+            });
+            if self.with(|state| state.stopping && state.disks.is_empty()) {
+                return;
+            }
+            if wanted {
+                self.renew(session, &lease).await;
+            }
+            self.0.env.sleep_until(began + period).await;
+        }
+    }
+
+    /// Tells shards the low-water marks of idle containers, apart from the lease: a silent shard
+    /// must not delay a renewal.
+    async fn tell_marks(&self) {
+        while !self.with(|state| state.stopping) {
+            self.0
+                .env
+                .sleep(Duration::from_millis(LEASE_RENEW_MS))
+                .await;
+            for disk in self.attached() {
+                disk.tell_low_water().await;
+            }
+        }
+    }
+
+    async fn renew(&self, session: ProxySession, lease: &Mutex<Lease>) {
+        let sent = self.0.env.now();
+        let renewed = self
+            .0
+            .groups
+            .root_command(RootCommand::Renew(session), self.0.config.renew_limit);
+        match renewed.await {
+            Ok(RootOutcome::Renewed { .. }) => {
+                let received = self.0.env.now();
+                lease
+                    .lock()
+                    .expect("no panic under this lock")
+                    .renewed(sent, received);
+            }
+            Ok(RootOutcome::Refused(RootRefusal::LeaseEnded)) => self.end_session(session),
+            Ok(other) => event!(self.0.env, Warn, "proxy", "renewal: {other:?}"),
+            Err(error) => event!(self.0.env, Warn, "proxy", "renewal: {error}"),
+        }
+    }
+}

@@ -1,0 +1,575 @@
+//! The write path of one piece: name it, store it on a quorum, commit it to the map.
+//!
+//! Invariants: a retry resends the identical frame under the same name; a new sequence for the same
+//! client write is taken only after the shard answered *void*; acknowledgements count only under
+//! the epoch in which they were given; nothing is reported failed that may yet appear.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hedgerow_env::{BlobName, Sequence, StoreId, event};
+use hedgerow_net::{CallOptions, Message, Peer, ServiceId};
+use hedgerow_protocol::{
+    AttemptEnd, BlobHeader, Commit, CommitExtent, CommitTarget, HBlockRefusal, HBlockReply,
+    HBlockRequest, MapTarget, Placement, PlacementRule, SERVICE_HBLOCK, ShardCommand, ShardOutcome,
+    ShardRefusal, ShardReply, ShardRequest, UnitRecord, Version, WriteTarget, decode, encode,
+};
+
+use crate::container::Container;
+use crate::disk::{IoError, Operation, RETRY_FIRST, Shared};
+use crate::metacache::KnownExtent;
+use crate::pieces::Piece;
+use crate::unit::encode_units;
+
+/// One member is given this long to gather W before another is asked to.
+const STORE_LIMIT: Duration = Duration::from_millis(1000);
+/// Missing W for this long, a substitute is asked for.
+const SUBSTITUTE_AFTER: Duration = Duration::from_millis(300);
+/// A placement question to the shard.
+const PLACE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How an attempt under one name ended.
+enum Ended {
+    Applied,
+    Void,
+}
+
+/// One write of one piece under one name.
+struct Attempt<'a> {
+    container: &'a Container,
+    operation: &'a Operation,
+    range: Range<u32>,
+    sequence: Sequence,
+    /// The blob; none for zeros.
+    frame: Option<Frame>,
+}
+
+struct Frame {
+    header: BlobHeader,
+    payload: Bytes,
+}
+
+impl Shared {
+    /// Writes one piece (`None`: zeros); returns when it is applied.
+    pub(crate) async fn write_piece(
+        &self,
+        piece: &Piece,
+        data: Option<Bytes>,
+        operation: &Operation,
+    ) -> Result<(), IoError> {
+        let container = self.container(piece.index);
+        let units = data.map(|data| encode_units(&data, self.record.policy.compression));
+        let range = piece.first_block..piece.first_block + piece.blocks;
+        loop {
+            self.ensure_fenced(&container).await?;
+            let sequence = self.take_sequence(&container, operation).await?;
+            let frame = units.as_ref().map(|(units, payload)| {
+                self.frame(&container, piece, sequence, units.clone(), payload.clone())
+            });
+            let attempt = Attempt {
+                container: &container,
+                operation,
+                range: range.clone(),
+                sequence,
+                frame,
+            };
+            let token = container.with(|state| state.cache.begin_commit(range.clone()));
+            let ended = self.run_attempt(&attempt).await;
+            let known = match &ended {
+                Ok((Ended::Applied, acknowledged)) => self.known(&attempt, acknowledged),
+                _ => Vec::new(),
+            };
+            container.with(|state| {
+                state.cache.end_commit(token, known);
+                if ended.is_ok() {
+                    state.sequences.settle(sequence);
+                }
+            });
+            match ended?.0 {
+                Ended::Applied => return Ok(()),
+                Ended::Void if operation.is_cancelled() => return Err(IoError::Cancelled),
+                Ended::Void => {}
+            }
+        }
+    }
+
+    async fn take_sequence(
+        &self,
+        container: &Container,
+        operation: &Operation,
+    ) -> Result<Sequence, IoError> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            if self.is_lost() {
+                return Err(IoError::Fenced);
+            }
+            if operation.is_cancelled() {
+                return Err(IoError::Cancelled);
+            }
+            if let Some(sequence) = container.with(|state| state.sequences.begin()) {
+                return Ok(sequence);
+            }
+            self.pause(&mut pause, Some(operation)).await;
+        }
+    }
+
+    fn frame(
+        &self,
+        container: &Container,
+        piece: &Piece,
+        sequence: Sequence,
+        units: Vec<UnitRecord>,
+        payload: Bytes,
+    ) -> Frame {
+        let name = BlobName {
+            container: container.id,
+            writer: self.writer,
+            sequence,
+        };
+        let header = BlobHeader {
+            name,
+            layer: *self.record.layers.first().expect("a disk has a layer"),
+            first_block: piece.first_block,
+            version: Version {
+                writer: self.writer,
+                sequence,
+            },
+            units,
+        };
+        Frame { header, payload }
+    }
+
+    /// Drives one name to its end: applied, or void.
+    async fn run_attempt(
+        &self,
+        attempt: &Attempt<'_>,
+    ) -> Result<(Ended, BTreeSet<StoreId>), IoError> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            if self.is_lost() {
+                return Err(IoError::Fenced);
+            }
+            if attempt.operation.is_cancelled() {
+                let ended = self.void(attempt).await?;
+                return Ok((ended, BTreeSet::new()));
+            }
+            let Some((epoch, acknowledged)) = self.store(attempt, &mut pause).await? else {
+                self.pause(&mut pause, Some(attempt.operation)).await;
+                continue;
+            };
+            let commit = self.commit_of(attempt, epoch, &acknowledged);
+            match self.commit(attempt, commit).await? {
+                Some(ended) => return Ok((ended, acknowledged)),
+                None => self.pause(&mut pause, Some(attempt.operation)).await,
+            }
+        }
+    }
+
+    /// Stores the blob on a quorum: the epoch and who has it. None: try again after a pause.
+    async fn store(
+        &self,
+        attempt: &Attempt<'_>,
+        pause: &mut Duration,
+    ) -> Result<Option<(hedgerow_env::PlacementEpoch, BTreeSet<StoreId>)>, IoError> {
+        let Some(frame) = &attempt.frame else {
+            return Ok(Some((hedgerow_env::PlacementEpoch(0), BTreeSet::new())));
+        };
+        let began = self.env.now();
+        let mut acknowledged = BTreeSet::new();
+        let Some(placement) = self.ensure_placed(attempt.container).await? else {
+            return Ok(None);
+        };
+        for (store, peer) in self.members_to_ask(&placement, attempt.sequence) {
+            let reply = self.ask_to_store(&placement, store, &peer, frame).await;
+            match reply {
+                Some(HBlockReply::Written { acknowledged: more }) => {
+                    acknowledged.extend(more);
+                    return Ok(Some((placement.epoch, acknowledged)));
+                }
+                Some(HBlockReply::Refused(refusal)) => {
+                    self.store_refused(attempt, &refusal, &mut acknowledged)?;
+                    if matches!(refusal, HBlockRefusal::StaleEpoch { .. }) {
+                        attempt.container.forget_placement();
+                        return Ok(None);
+                    }
+                }
+                Some(_) | None => {}
+            }
+            if acknowledged.len() >= usize::from(placement.write_quorum) {
+                return Ok(Some((placement.epoch, acknowledged)));
+            }
+            if self.is_lost() || attempt.operation.is_cancelled() {
+                return Ok(None);
+            }
+        }
+        if self.env.now().since(began) >= SUBSTITUTE_AFTER || *pause > SUBSTITUTE_AFTER {
+            self.substitute(attempt.container, &placement, &acknowledged)
+                .await;
+        }
+        Ok(None)
+    }
+
+    /// A refusal by a member: counts what it acknowledged, ends the attachment where that is meant.
+    fn store_refused(
+        &self,
+        attempt: &Attempt<'_>,
+        refusal: &HBlockRefusal,
+        acknowledged: &mut BTreeSet<StoreId>,
+    ) -> Result<(), IoError> {
+        match refusal {
+            HBlockRefusal::TooFew { acknowledged: more } => acknowledged.extend(more.iter()),
+            HBlockRefusal::StaleGeneration { .. } | HBlockRefusal::Collected => {
+                self.lose(&refusal.to_string());
+                return Err(IoError::Fenced);
+            }
+            HBlockRefusal::OtherDigest => {
+                let text = format!("{}: {refusal}", attempt.sequence);
+                event!(self.env, Error, "proxy", "broken invariant: {text}");
+                self.lose(&text);
+                return Err(IoError::Fenced);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn ask_to_store(
+        &self,
+        placement: &Placement,
+        store: StoreId,
+        peer: &Peer,
+        frame: &Frame,
+    ) -> Option<HBlockReply> {
+        let directory = self.groups.directory();
+        let targets: Vec<WriteTarget> = placement
+            .writable()
+            .map(|member| WriteTarget {
+                member: *member,
+                address: directory.address_of(member.node).unwrap_or_default(),
+            })
+            .collect();
+        let domains = self.domains(&targets);
+        let request = HBlockRequest::Write {
+            store,
+            header: frame.header.clone(),
+            generation: self.generation,
+            epoch: placement.epoch,
+            targets,
+            write_quorum: placement.write_quorum,
+            domains,
+        };
+        let message = Message::new(encode(&request), frame.payload.clone());
+        let options = CallOptions::within(STORE_LIMIT);
+        let reply = self
+            .rpc
+            .call_with(peer, ServiceId(SERVICE_HBLOCK), message, options)
+            .await;
+        decode::<HBlockReply>(&reply.ok()?.head).ok()
+    }
+
+    /// The domain of each target under the disk's placement rule.
+    fn domains(&self, targets: &[WriteTarget]) -> Vec<u16> {
+        let topology = self.groups.directory().topology();
+        let mut names: Vec<(String, String)> = Vec::new();
+        let domain = |target: &WriteTarget| {
+            let node = topology
+                .nodes
+                .iter()
+                .find(|node| node.node == target.member.node);
+            let location = node.map(|node| node.location.clone()).unwrap_or_default();
+            let key = match self.record.policy.placement {
+                PlacementRule::Agnostic => (String::new(), String::new()),
+                PlacementRule::RackAware => (location.data_centre, location.rack),
+                PlacementRule::DataCentreAware => (location.data_centre, String::new()),
+            };
+            let known = names.iter().position(|name| *name == key);
+            let index = known.unwrap_or_else(|| {
+                names.push(key);
+                names.len() - 1
+            });
+            u16::try_from(index).expect("a placement has few members")
+        };
+        targets.iter().map(domain).collect()
+    }
+
+    /// Writable members, the quickest first; equals take turns.
+    fn members_to_ask(&self, placement: &Placement, turn: Sequence) -> Vec<(StoreId, Peer)> {
+        let directory = self.groups.directory();
+        let mut members: Vec<_> = placement
+            .writable()
+            .filter_map(|member| {
+                let address = directory.address_of(member.node)?;
+                let latency = self.latency_class(member.node);
+                Some((latency, member.store, Peer::new(address, member.node)))
+            })
+            .collect();
+        members.sort_by_key(|(latency, store, _)| (*latency, store.0 ^ turn.0.rotate_left(40)));
+        members
+            .into_iter()
+            .map(|(_, store, peer)| (store, peer))
+            .collect()
+    }
+
+    /// Round-trip time in powers of two of 128 microseconds: members of one class share the load.
+    pub(crate) fn latency_class(&self, node: hedgerow_env::NodeId) -> u32 {
+        let micros = self
+            .rpc
+            .latency(&node)
+            .map_or(0, |latency| latency.as_micros());
+        u128::BITS - (micros / 128).leading_zeros()
+    }
+
+    /// The placement of the container; made when there is none. None: not now.
+    async fn ensure_placed(&self, container: &Container) -> Result<Option<Placement>, IoError> {
+        if let Some(placement) = container.placement() {
+            return Ok(Some(placement));
+        }
+        let Some(group) = self.group_of(container) else {
+            self.refresh_directory().await;
+            return Ok(None);
+        };
+        let request = ShardRequest::EnsurePlaced {
+            container: container.id,
+            generation: self.generation,
+            policy: self.record.policy.clone(),
+        };
+        match self.groups.shard(group, request, PLACE_LIMIT).await {
+            Ok(ShardReply::Placed { placement }) => {
+                container.learn(container.id, placement.clone());
+                self.know_members(&placement).await;
+                Ok(Some(placement))
+            }
+            Ok(ShardReply::Refused(refusal)) => {
+                self.refused(&refusal)?;
+                event!(self.env, Info, "proxy", "{}: {refusal}", container.id);
+                Ok(None)
+            }
+            Ok(_) | Err(_) => Ok(None),
+        }
+    }
+
+    /// Learns the addresses of members that the topology at hand does not have.
+    async fn know_members(&self, placement: &Placement) {
+        let directory = self.groups.directory();
+        if placement
+            .members
+            .iter()
+            .any(|member| directory.address_of(member.node).is_none())
+        {
+            self.refresh_directory().await;
+        }
+    }
+
+    async fn substitute(
+        &self,
+        container: &Container,
+        placement: &Placement,
+        acknowledged: &BTreeSet<StoreId>,
+    ) {
+        let Some(group) = self.group_of(container) else {
+            return;
+        };
+        let unavailable: Vec<StoreId> = placement
+            .writable()
+            .map(|member| member.store)
+            .filter(|store| !acknowledged.contains(store))
+            .collect();
+        let request = ShardRequest::Substitute {
+            container: container.id,
+            generation: self.generation,
+            policy: self.record.policy.clone(),
+            epoch: placement.epoch,
+            unavailable,
+        };
+        if let Ok(ShardReply::Placed { placement }) =
+            self.groups.shard(group, request, PLACE_LIMIT).await
+        {
+            container.learn(container.id, placement.clone());
+            self.know_members(&placement).await;
+        }
+    }
+
+    fn commit_of(
+        &self,
+        attempt: &Attempt<'_>,
+        epoch: hedgerow_env::PlacementEpoch,
+        acknowledged: &BTreeSet<StoreId>,
+    ) -> Commit {
+        let container = attempt.container;
+        let extents = extents_of(attempt);
+        let stored = attempt
+            .frame
+            .as_ref()
+            .map_or(0, |frame| frame.payload.len());
+        Commit {
+            container: container.id,
+            layer: *self.record.layers.first().expect("a disk has a layer"),
+            generation: self.generation,
+            epoch,
+            writer: self.writer,
+            sequence: attempt.sequence,
+            low_water: container.with(|state| state.sequences.low_water()),
+            extents,
+            acknowledged: acknowledged.iter().copied().collect(),
+            stored_bytes: u32::try_from(stored).expect("a blob is at most 1 MiB"),
+        }
+    }
+
+    /// Proposes the map commit. None: the outcome is open, or more acknowledgements are needed.
+    async fn commit(
+        &self,
+        attempt: &Attempt<'_>,
+        commit: Commit,
+    ) -> Result<Option<Ended>, IoError> {
+        let Some(group) = self.group_of(attempt.container) else {
+            return Ok(None);
+        };
+        let low_water = commit.low_water;
+        let outcome = self
+            .committers
+            .propose(group, ShardCommand::Commit(commit))
+            .await;
+        let refusal = match outcome {
+            Ok(ShardOutcome::Committed { .. }) => {
+                attempt.container.with(|state| {
+                    state.told_low_water = state.told_low_water.max(low_water);
+                });
+                return Ok(Some(Ended::Applied));
+            }
+            Ok(ShardOutcome::Refused(refusal)) => refusal,
+            Ok(_) | Err(_) => return Ok(None),
+        };
+        self.refused(&refusal)?;
+        match refusal {
+            ShardRefusal::StaleEpoch { current } => {
+                attempt
+                    .container
+                    .learn(attempt.container.id, current.clone());
+                self.know_members(&current).await;
+            }
+            ShardRefusal::NotFenced => {
+                attempt.container.with(|state| state.fenced = false);
+                self.ensure_fenced(attempt.container).await?;
+            }
+            ShardRefusal::NotPlaced => attempt.container.forget_placement(),
+            ShardRefusal::Void => return Ok(Some(Ended::Void)),
+            ShardRefusal::Collected
+            | ShardRefusal::BelowLowWater
+            | ShardRefusal::Malformed { .. } => {
+                let text = format!("{} {}: {refusal}", attempt.container.id, attempt.sequence);
+                event!(self.env, Error, "proxy", "broken invariant: {text}");
+                self.lose(&text);
+                return Err(IoError::Fenced);
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    /// Ends the attempt: the shard says whether it was applied, else it never will be.
+    async fn void(&self, attempt: &Attempt<'_>) -> Result<Ended, IoError> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            if self.is_lost() {
+                return Err(IoError::Fenced);
+            }
+            if let Some(group) = self.group_of(attempt.container) {
+                let command = ShardCommand::Void {
+                    container: attempt.container.id,
+                    writer: self.writer,
+                    sequences: vec![attempt.sequence],
+                    low_water: attempt.container.with(|state| state.sequences.low_water()),
+                };
+                match self.committers.propose(group, command).await {
+                    Ok(ShardOutcome::Ended(ends)) => {
+                        let end = ends
+                            .iter()
+                            .find(|(sequence, _)| *sequence == attempt.sequence);
+                        match end {
+                            Some((_, AttemptEnd::Applied)) => return Ok(Ended::Applied),
+                            Some((_, AttemptEnd::Void)) => return Ok(Ended::Void),
+                            None => {}
+                        }
+                    }
+                    Ok(ShardOutcome::Refused(refusal)) => self.refused(&refusal)?,
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            self.pause(&mut pause, None).await;
+        }
+    }
+
+    /// What the metacache may know after the commit.
+    fn known(&self, attempt: &Attempt<'_>, acknowledged: &BTreeSet<StoreId>) -> Vec<KnownExtent> {
+        let version = Version {
+            writer: self.writer,
+            sequence: attempt.sequence,
+        };
+        let placement = attempt.container.placement();
+        let missing: Vec<StoreId> = placement
+            .iter()
+            .flat_map(|placement| placement.writable())
+            .map(|member| member.store)
+            .filter(|store| !acknowledged.contains(store))
+            .collect();
+        // After a void that turned out applied the acknowledging members are not known.
+        if attempt.frame.is_some() && acknowledged.is_empty() {
+            return Vec::new();
+        }
+        let known = |extent: &CommitExtent| KnownExtent {
+            first_block: extent.first_block,
+            blocks: extent.blocks,
+            target: match (extent.target, &attempt.frame) {
+                (
+                    CommitTarget::Data {
+                        unit,
+                        unit_offset_blocks,
+                        digest,
+                    },
+                    Some(frame),
+                ) => {
+                    let blob = frame.header.name;
+                    MapTarget::Data {
+                        blob,
+                        unit,
+                        unit_offset_blocks,
+                        digest,
+                    }
+                }
+                _ => MapTarget::Hole,
+            },
+            version: Some(version),
+            missing: (!missing.is_empty()).then(|| missing.clone().into()),
+        };
+        extents_of(attempt).iter().map(known).collect()
+    }
+}
+
+/// The extents of an attempt: one for each unit, or one hole.
+fn extents_of(attempt: &Attempt<'_>) -> Vec<CommitExtent> {
+    let Some(frame) = &attempt.frame else {
+        return vec![CommitExtent {
+            first_block: attempt.range.start,
+            blocks: attempt.range.end - attempt.range.start,
+            target: CommitTarget::Hole,
+        }];
+    };
+    let mut at = attempt.range.start;
+    let extent = |(unit, record): (usize, &UnitRecord)| {
+        let blocks = record.logical_bytes / 512;
+        let first_block = at;
+        at += blocks;
+        CommitExtent {
+            first_block,
+            blocks,
+            target: CommitTarget::Data {
+                unit: u16::try_from(unit).expect("a blob has few units"),
+                unit_offset_blocks: 0,
+                digest: record.digest,
+            },
+        }
+    };
+    frame.header.units.iter().enumerate().map(extent).collect()
+}
