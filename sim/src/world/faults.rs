@@ -1,0 +1,285 @@
+//! Faults as data. A scenario, a nemesis or a replayed tape breaks the world by [`FaultAction`]s at
+//! virtual times, and single messages and disk calls by [`Strike`]s keyed by their identity.
+//!
+//! Whatever chance decides for a message or a disk call is noted as a strike, so that a run's
+//! strikes, scripted into a run whose rates are zero, break the same messages and calls.
+//! Does not: choose faults; that is the nemesis's work.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use super::World;
+use super::disk::DiskFaults;
+use super::lifecycle::Crash;
+use super::link::LinkRules;
+use super::topology::NodeIndex;
+use super::trace::EventKind;
+
+/// Strikes noted at most in one run; later ones still strike.
+const NOTED_STRIKES_MAXIMUM: usize = 1_000_000;
+
+/// A message's identity: its number on its directed link, over the whole run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MessageId {
+    /// The sender.
+    pub from: NodeIndex,
+    /// The receiver.
+    pub to: NodeIndex,
+    /// Counted from zero.
+    pub number: u64,
+}
+
+/// What befalls one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MessageFault {
+    /// It never arrives.
+    Lose,
+    /// It arrives a second time.
+    Duplicate {
+        /// So much later.
+        after_ns: u64,
+    },
+    /// Later messages overtake it.
+    HoldBack {
+        /// For so long.
+        for_ns: u64,
+    },
+    /// One bit flips.
+    Corrupt {
+        /// Which, modulo the length.
+        bit: u64,
+    },
+}
+
+/// The kinds of disk calls that faults know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum DiskCall {
+    /// Reading.
+    Read,
+    /// Writing.
+    Write,
+    /// Syncing a file.
+    Sync,
+    /// Changing a file's length.
+    Resize,
+    /// Creating, renaming, removing or syncing names.
+    Name,
+}
+
+/// A disk call's identity: its number among the calls of its kind on its path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DiskCallId {
+    /// The disk's name.
+    pub disk: String,
+    /// The path within it.
+    pub path: String,
+    /// The kind.
+    pub call: DiskCall,
+    /// Counted from zero, over the whole run.
+    pub number: u64,
+}
+
+/// What befalls one disk call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DiskFault {
+    /// The device reports an error. Of a failed write any part may be there; after a failed sync
+    /// the writes that it covered are never made durable by a later one.
+    Error,
+    /// Success is reported, and nothing is done: a phantom write, a sync that lies.
+    Phantom,
+    /// A write lands at another offset.
+    Misdirect {
+        /// The offset it lands at, in sectors, modulo the length of the file.
+        sector: u64,
+    },
+    /// A read returns what was last durable.
+    Stale,
+    /// A read returns one flipped bit; the medium is as it was.
+    FlipOnRead {
+        /// Which, modulo the length.
+        bit: u64,
+    },
+}
+
+/// A scripted or noted fault of one event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Strike {
+    /// Of a message.
+    Message(MessageId, MessageFault),
+    /// Of a disk call.
+    Disk(DiskCallId, DiskFault),
+}
+
+/// Scripted strikes by identity, and the strikes that happened.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    scripted: AtomicBool,
+    script: Mutex<Script>,
+    noted: Mutex<Vec<Strike>>,
+}
+
+#[derive(Debug, Default)]
+struct Script {
+    messages: BTreeMap<MessageId, MessageFault>,
+    disk_calls: BTreeMap<DiskCallId, DiskFault>,
+}
+
+impl Faults {
+    fn script(&self) -> std::sync::MutexGuard<'_, Script> {
+        self.script
+            .lock()
+            .expect("no panic while the script is held")
+    }
+
+    fn note(&self, strike: Strike) {
+        let mut noted = self.noted.lock().expect("no panic while a strike is noted");
+        if noted.len() < NOTED_STRIKES_MAXIMUM {
+            noted.push(strike);
+        }
+    }
+
+    fn is_scripted(&self) -> bool {
+        self.scripted.load(Ordering::Relaxed)
+    }
+
+    /// The fault of a message: the script's, else what `chance` has for it.
+    pub(super) fn message(
+        &self,
+        id: MessageId,
+        chance: impl FnOnce() -> Option<MessageFault>,
+    ) -> Option<MessageFault> {
+        let scripted = if self.is_scripted() {
+            self.script().messages.remove(&id)
+        } else {
+            None
+        };
+        let fault = scripted.or_else(chance)?;
+        self.note(Strike::Message(id, fault));
+        Some(fault)
+    }
+
+    /// The fault of a disk call: the script's, else what `chance` has for it.
+    pub(super) fn disk_call(
+        &self,
+        id: impl Fn() -> DiskCallId,
+        chance: impl FnOnce() -> Option<DiskFault>,
+    ) -> Option<DiskFault> {
+        let scripted = if self.is_scripted() {
+            self.script().disk_calls.remove(&id())
+        } else {
+            None
+        };
+        let fault = scripted.or_else(chance)?;
+        self.note(Strike::Disk(id(), fault));
+        Some(fault)
+    }
+}
+
+/// Something done to the world at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FaultAction {
+    /// [`World::crash`].
+    Crash(NodeIndex, Crash),
+    /// [`World::crash_after_calls`].
+    CrashAfterCalls(NodeIndex, u64, Crash),
+    /// [`World::restart`], when the node is down and was started before.
+    Restart(NodeIndex),
+    /// [`World::pause`].
+    Pause(NodeIndex),
+    /// [`World::resume`].
+    Resume(NodeIndex),
+    /// [`World::set_link`].
+    Link(NodeIndex, NodeIndex, LinkRules),
+    /// [`World::partition`].
+    Partition(Vec<Vec<NodeIndex>>),
+    /// [`World::heal_links`].
+    HealLinks,
+    /// [`World::break_connections`].
+    BreakConnections(NodeIndex, NodeIndex),
+    /// [`World::half_open`].
+    HalfOpen(NodeIndex, NodeIndex),
+    /// [`World::set_disk_faults`].
+    Disk(NodeIndex, DiskFaults),
+    /// [`World::rot`] at a place that the number chooses.
+    Rot(NodeIndex, u64),
+    /// [`World::wipe_disk`], of a node that is down.
+    WipeDisk(NodeIndex),
+    /// [`World::set_drift`], in parts per million.
+    Drift(NodeIndex, i32),
+    /// [`World::step_wall`], in milliseconds.
+    StepWall(NodeIndex, i64),
+}
+
+/// A [`FaultAction`] with its true virtual time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimedFault {
+    /// When it strikes.
+    pub at_ns: u64,
+    /// What is done.
+    pub action: FaultAction,
+}
+
+impl World {
+    /// Scripts a fault of one message or disk call to come. It strikes at most once.
+    pub fn script(&self, strike: Strike) {
+        let faults = &self.0.faults;
+        let mut script = faults.script();
+        match strike {
+            Strike::Message(id, fault) => drop(script.messages.insert(id, fault)),
+            Strike::Disk(id, fault) => drop(script.disk_calls.insert(id, fault)),
+        }
+        faults.scripted.store(true, Ordering::Relaxed);
+    }
+
+    /// The strikes that happened since this was last asked, in their order.
+    #[must_use]
+    pub fn take_strikes(&self) -> Vec<Strike> {
+        let mut noted = self
+            .0
+            .faults
+            .noted
+            .lock()
+            .expect("no panic while a strike is noted");
+        std::mem::take(&mut *noted)
+    }
+
+    /// Has timed faults strike at their times.
+    pub fn schedule(&self, faults: impl IntoIterator<Item = TimedFault>) {
+        for TimedFault { at_ns, action } in faults {
+            self.call_at(at_ns, move |world| {
+                world.apply(&action);
+            });
+        }
+    }
+
+    /// Does `action` now. False when the world's state leaves it nothing to do: a crash of a node
+    /// that is down, a restart of one that is up. Tapes that were shrunk rely on this.
+    pub fn apply(&self, action: &FaultAction) -> bool {
+        let text = format!("{action:?}");
+        let checksum = xxhash_rust::xxh3::xxh3_64(text.as_bytes());
+        self.record_text(EventKind::Fault, None, [0, 0, checksum], text);
+        match action {
+            FaultAction::Crash(node, crash) => return self.crash(*node, *crash),
+            FaultAction::CrashAfterCalls(node, calls, crash) => {
+                self.crash_after_calls(*node, *calls, *crash);
+            }
+            FaultAction::Restart(node) => return self.restart_if_down(*node),
+            FaultAction::Pause(node) => return self.pause(*node),
+            FaultAction::Resume(node) => return self.resume(*node),
+            FaultAction::Link(from, to, rules) => self.set_link(*from, *to, *rules),
+            FaultAction::Partition(groups) => self.partition(groups),
+            FaultAction::HealLinks => self.heal_links(),
+            FaultAction::BreakConnections(one, other) => self.break_connections(*one, *other),
+            FaultAction::HalfOpen(one, other) => self.half_open(*one, *other),
+            FaultAction::Disk(node, faults) => self.set_disk_faults(*node, *faults),
+            FaultAction::Rot(node, choice) => return self.rot_somewhere(*node, *choice),
+            FaultAction::WipeDisk(node) => return self.wipe_disk(*node),
+            FaultAction::Drift(node, drift_ppm) => self.set_drift(*node, *drift_ppm),
+            FaultAction::StepWall(node, step_ms) => self.step_wall(*node, *step_ms),
+        }
+        true
+    }
+}

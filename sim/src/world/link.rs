@@ -1,0 +1,248 @@
+//! Directed links between nodes: latency, and what may go wrong on the way.
+//!
+//! Whether a message is lost, doubled, delayed or corrupted is decided from its identity (the link
+//! and the message's number on it) or by a script, never from a shared random stream.
+
+use hedgerow_env::StreamKind;
+use serde::{Deserialize, Serialize};
+
+use super::World;
+use super::faults::{Faults, MessageFault, MessageId};
+use super::seeds::Dice;
+use super::topology::{Latency, NodeIndex};
+
+/// Extra delay of the second copy of a doubled message, at most.
+const DUPLICATE_DELAY_NS: u64 = 20_000_000;
+
+const TAG_LOSS: u64 = 1;
+const TAG_DUPLICATE: u64 = 2;
+const TAG_REORDER: u64 = 3;
+const TAG_CORRUPT: u64 = 4;
+const TAG_LATENCY: u64 = 5;
+const TAG_JITTER: u64 = 6;
+const TAG_DUPLICATE_DELAY: u64 = 7;
+const TAG_REORDER_DELAY: u64 = 8;
+const TAG_CORRUPT_BIT: u64 = 9;
+
+/// Whether anything passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum LinkState {
+    /// Messages pass.
+    #[default]
+    Open,
+    /// Rpc messages are lost; Client bytes wait and connections time out.
+    Cut,
+    /// Messages of both kinds wait until the link opens again.
+    Clogged,
+}
+
+/// What a directed link does to messages. Rates in parts per million apply to Rpc streams alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LinkRules {
+    /// Whether anything passes.
+    pub state: LinkState,
+    /// Lost messages.
+    pub loss_ppm: u32,
+    /// Messages that arrive twice.
+    pub duplicate_ppm: u32,
+    /// Messages that are held back while later ones overtake.
+    pub reorder_ppm: u32,
+    /// By how much they are held back at most.
+    pub reorder_ns: u64,
+    /// Messages in which one bit flips.
+    pub corrupt_ppm: u32,
+    /// Delay added to the topology's latency (a gray link), for both kinds.
+    pub delay_ns: u64,
+    /// Uniform delay added at most, for both kinds.
+    pub jitter_ns: u64,
+    /// Bandwidth; zero means unlimited.
+    pub bytes_per_second: u64,
+}
+
+/// One directed link.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) rules: LinkRules,
+    latency: Latency,
+    dice: Dice,
+    sent: u64,
+    busy_until_ns: u64,
+}
+
+/// How one message will fare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Passage {
+    /// When it arrives; none when it is lost.
+    pub(super) arrives_ns: Option<u64>,
+    /// When its second copy arrives, if it is doubled.
+    pub(super) again_ns: Option<u64>,
+    /// Which of its bits flips, modulo its length.
+    pub(super) flip: Option<u64>,
+    /// Whether it may overtake or be overtaken.
+    pub(super) unordered: bool,
+}
+
+impl Link {
+    pub(super) fn new(latency: Latency, dice: Dice) -> Self {
+        Self {
+            rules: LinkRules::default(),
+            latency,
+            dice,
+            sent: 0,
+            busy_until_ns: 0,
+        }
+    }
+
+    /// The one-way delay of the next message, `size` bytes long, sent at `now_ns`.
+    fn delay(&mut self, dice: Dice, now_ns: u64, size: u64) -> u64 {
+        let mut delay_ns = self.latency.minimum_ns
+            + dice.below(TAG_LATENCY, self.latency.jitter_ns + 1)
+            + self.rules.delay_ns
+            + dice.below(TAG_JITTER, self.rules.jitter_ns + 1);
+        if self.rules.bytes_per_second > 0 {
+            let busy_ns = size.saturating_mul(1_000_000_000) / self.rules.bytes_per_second;
+            self.busy_until_ns = self.busy_until_ns.max(now_ns) + busy_ns;
+            delay_ns += self.busy_until_ns - now_ns;
+        }
+        delay_ns
+    }
+
+    /// When a control packet (an open, a close, a reset) sent now arrives: it is never lost here.
+    pub(super) fn control(&mut self, now_ns: u64) -> u64 {
+        let dice = self.dice.of(self.sent);
+        self.sent += 1;
+        now_ns + self.delay(dice, now_ns, 0)
+    }
+
+    /// Decides on the next message of this link.
+    pub(super) fn judge(
+        &mut self,
+        (from, to): (NodeIndex, NodeIndex),
+        kind: StreamKind,
+        (now_ns, size): (u64, u64),
+        faults: &Faults,
+    ) -> Passage {
+        let number = self.sent;
+        let dice = self.dice.of(number);
+        self.sent += 1;
+        let at_ns = now_ns + self.delay(dice, now_ns, size);
+        let mut passage = Passage {
+            arrives_ns: Some(at_ns),
+            again_ns: None,
+            flip: None,
+            unordered: false,
+        };
+        if kind == StreamKind::Client {
+            return passage;
+        }
+        let fault = faults.message(MessageId { from, to, number }, || self.draw(dice));
+        match fault {
+            None => {}
+            Some(MessageFault::Lose) => passage.arrives_ns = None,
+            Some(MessageFault::Duplicate { after_ns }) => passage.again_ns = Some(at_ns + after_ns),
+            Some(MessageFault::HoldBack { for_ns }) => {
+                passage.arrives_ns = Some(at_ns + for_ns);
+                passage.unordered = true;
+            }
+            Some(MessageFault::Corrupt { bit }) => passage.flip = Some(bit),
+        }
+        passage
+    }
+
+    /// The fault that chance has for a message, if any.
+    fn draw(&self, dice: Dice) -> Option<MessageFault> {
+        let rules = &self.rules;
+        if dice.chance(TAG_LOSS, rules.loss_ppm) {
+            Some(MessageFault::Lose)
+        } else if dice.chance(TAG_DUPLICATE, rules.duplicate_ppm) {
+            let after_ns = dice.below(TAG_DUPLICATE_DELAY, DUPLICATE_DELAY_NS);
+            Some(MessageFault::Duplicate { after_ns })
+        } else if dice.chance(TAG_REORDER, rules.reorder_ppm) {
+            let for_ns = dice.below(TAG_REORDER_DELAY, rules.reorder_ns + 1);
+            Some(MessageFault::HoldBack { for_ns })
+        } else if dice.chance(TAG_CORRUPT, rules.corrupt_ppm) {
+            Some(MessageFault::Corrupt {
+                bit: dice.bits(TAG_CORRUPT_BIT),
+            })
+        } else {
+            None
+        }
+    }
+}
+
+impl World {
+    /// The rules of a directed link.
+    #[must_use]
+    pub fn link(&self, from: NodeIndex, to: NodeIndex) -> LinkRules {
+        self.with_link(from, to, |link| link.rules)
+    }
+
+    /// Sets the rules of a directed link. What waited passes when it opens.
+    pub fn set_link(&self, from: NodeIndex, to: NodeIndex, rules: LinkRules) {
+        let before = self.with_link(from, to, |link| std::mem::replace(&mut link.rules, rules));
+        if before.state != LinkState::Open && rules.state == LinkState::Open {
+            self.release_link(from, to);
+        }
+    }
+
+    /// Sets the state of a directed link alone.
+    pub fn set_link_state(&self, from: NodeIndex, to: NodeIndex, state: LinkState) {
+        let rules = LinkRules {
+            state,
+            ..self.link(from, to)
+        };
+        self.set_link(from, to, rules);
+    }
+
+    /// Changes the rules of every link between two different nodes.
+    pub fn update_links(&self, change: impl Fn(NodeIndex, NodeIndex, &mut LinkRules)) {
+        let nodes = self.node_indexes();
+        for from in &nodes {
+            for to in nodes.iter().filter(|to| *to != from) {
+                let mut rules = self.link(*from, *to);
+                change(*from, *to, &mut rules);
+                self.set_link(*from, *to, rules);
+            }
+        }
+    }
+
+    /// Cuts both directions between two nodes.
+    pub fn cut(&self, one: NodeIndex, other: NodeIndex) {
+        self.set_link_state(one, other, LinkState::Cut);
+        self.set_link_state(other, one, LinkState::Cut);
+    }
+
+    /// Cuts a node off from all others.
+    pub fn isolate(&self, node: NodeIndex) {
+        self.update_links(|from, to, rules| {
+            if from == node || to == node {
+                rules.state = LinkState::Cut;
+            }
+        });
+    }
+
+    /// Divides the nodes: two nodes talk exactly when some group holds both. Overlapping groups
+    /// make bridges and rings; a node in no group is alone.
+    pub fn partition(&self, groups: &[Vec<NodeIndex>]) {
+        self.update_links(|from, to, rules| {
+            let together = groups
+                .iter()
+                .any(|group| group.contains(&from) && group.contains(&to));
+            rules.state = if together {
+                LinkState::Open
+            } else {
+                LinkState::Cut
+            };
+        });
+    }
+
+    /// Opens every link; other rules stay.
+    pub fn heal_links(&self) {
+        self.update_links(|_, _, rules| rules.state = LinkState::Open);
+    }
+
+    /// Gives every link plain rules.
+    pub fn reset_links(&self) {
+        self.update_links(|_, _, rules| *rules = LinkRules::default());
+    }
+}
