@@ -6,6 +6,8 @@
 
 use hedgerow_env::{ClusterId, NodeId, StoreId};
 
+use crate::NetError;
+
 /// The roles of a process, one bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct RoleSet(pub u8);
@@ -82,6 +84,39 @@ impl Identity {
     pub const MAXIMUM_STORES: usize = 64;
     /// A host name has at most 253 bytes, a port five digits.
     pub const MAXIMUM_ADDRESS_BYTES: usize = 300;
+
+    /// Refuses what does not fit a handshake.
+    ///
+    /// # Errors
+    /// [`NetError::Identity`] names the limit.
+    pub fn validate(&self) -> Result<(), NetError> {
+        if self.stores.len() > Self::MAXIMUM_STORES {
+            let text = format!(
+                "{} stores, at most {}",
+                self.stores.len(),
+                Self::MAXIMUM_STORES
+            );
+            return Err(NetError::Identity(text));
+        }
+        if self.address.len() > Self::MAXIMUM_ADDRESS_BYTES {
+            let text = format!("address over {} bytes", Self::MAXIMUM_ADDRESS_BYTES);
+            return Err(NetError::Identity(text));
+        }
+        Ok(())
+    }
+
+    /// Whether `other` differs in nothing but how far its stores have come.
+    #[must_use]
+    pub fn is_same_but_for_stamps(&self, other: &Self) -> bool {
+        let stores = |identity: &Self| -> Vec<StoreId> {
+            identity.stores.iter().map(|stamp| stamp.store).collect()
+        };
+        self.cluster == other.cluster
+            && self.node == other.node
+            && self.roles == other.roles
+            && self.address == other.address
+            && stores(self) == stores(other)
+    }
 }
 
 /// Whom to call.

@@ -12,11 +12,28 @@
 //! Does not: encode messages (that is `core/protocol`'s), retry calls, or encrypt. Only `tcp.rs`
 //! touches the operating system.
 
+mod back_off;
 mod config;
+mod connect;
+pub mod frame;
 mod groups;
+pub mod handshake;
+pub mod hello;
 mod identity;
+mod inbound;
+mod keep_alive;
+mod link;
+pub mod multiplexer;
+mod outbound;
+mod pool;
+mod refusal;
 mod rpc;
 mod service;
+mod signal;
+pub mod tcp;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod wire;
 
 pub use config::RpcConfig;
 pub use groups::{Directory, GroupClient, GroupError};
@@ -26,3 +43,4 @@ pub use service::{
     CallError, CallOptions, Caller, Lane, Message, NetError, Refusal, RefusalCode, Service,
     ServiceId,
 };
+pub use wire::WireError;
