@@ -1,0 +1,100 @@
+//! Performs what the journal's core decides: several frames in flight, one recycling at a time.
+//!
+//! Invariants: a frame is reported written only after the sync that followed its write; the first
+//! failure stops the journal.
+//! Does not: decide anything.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+use futures_util::stream::FuturesUnordered;
+use hedgerow_env::mutants::{Mutant, active};
+use hedgerow_env::{BoxFuture, DiskError, OpenMode};
+
+use super::core::Action;
+use super::format::segment_path;
+use super::{Shared, UNPOISONED};
+
+/// Runs until the journal stops.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut running: FuturesUnordered<BoxFuture<'static, Result<(), DiskError>>> =
+        FuturesUnordered::new();
+    loop {
+        loop {
+            let action = shared.core().next_action();
+            let Some(action) = action else { break };
+            running.push(Box::pin(perform(Arc::clone(&shared), action)));
+        }
+        if shared.core().is_stopped() {
+            return;
+        }
+        let outcome = if running.is_empty() {
+            shared.work.notified().await;
+            None
+        } else {
+            // Completions first: they make room for what is queued.
+            let work = std::pin::pin!(shared.work.notified());
+            match select(running.next(), work).await {
+                Either::Left((outcome, _)) => outcome,
+                Either::Right(((), _)) => None,
+            }
+        };
+        if let Some(Err(error)) = outcome {
+            shared.stop(error.to_string());
+            return;
+        }
+    }
+}
+
+async fn perform(shared: Arc<Shared>, action: Action) -> Result<(), DiskError> {
+    match action {
+        Action::Write {
+            sequence,
+            segment,
+            offset,
+            parts,
+        } => {
+            write(&shared, segment, offset, parts, sequence).await?;
+            shared.core().written(sequence);
+        }
+        Action::Recycle { from, to } => {
+            recycle(&shared, from, to).await?;
+            shared.core().recycled();
+        }
+    }
+    shared.changed.notify_waiters();
+    Ok(())
+}
+
+async fn write(
+    shared: &Shared,
+    segment: u64,
+    offset: u64,
+    parts: Vec<Bytes>,
+    sequence: u64,
+) -> Result<(), DiskError> {
+    let file = shared.file(segment).expect("the core names available segments only");
+    file.write_at(offset, parts).await?;
+    if active(Mutant::AcknowledgeBeforeSync) {
+        shared.core().written(sequence);
+    }
+    file.sync().await
+}
+
+/// Gives a freed file its next number. Its old frames are foreign there: they carry other positions.
+async fn recycle(shared: &Shared, from: u64, to: u64) -> Result<(), DiskError> {
+    let disk = shared.env.disk();
+    let (old, new) = (
+        segment_path(&shared.directory, from),
+        segment_path(&shared.directory, to),
+    );
+    disk.rename(&old, &new).await?;
+    disk.sync_directory(&shared.directory).await?;
+    let file = disk.open(&new, OpenMode::Existing).await?;
+    let mut files = shared.files.lock().expect(UNPOISONED);
+    files.remove(&from);
+    files.insert(to, file);
+    Ok(())
+}
