@@ -48,6 +48,8 @@ pub enum NodeRequest {
         /// The sender.
         from: NodeId,
     },
+    /// This node's own counters, for status.
+    Health,
 }
 
 /// The answer of a node.
@@ -77,6 +79,11 @@ pub enum NodeReply {
     Started,
     /// Alive.
     Alive,
+    /// The counters.
+    Healthy {
+        /// Copies found damaged and not yet repaired.
+        damaged: u64,
+    },
     /// Refused.
     Refused(String),
 }
