@@ -1,8 +1,9 @@
 //! When to try an unreachable peer again: exponential pauses with jitter.
 //!
 //! Invariants: a pause is never longer than the limit and never shorter than half of what the
-//! exponent says; a connection that lived shorter than the limit counts as a failure, so that a
-//! peer which accepts and hangs up is not called in a tight loop.
+//! exponent says; every end of a connection is followed by a pause, and one that lived shorter than
+//! the limit without a single answer counts as a failure: a peer that accepts and hangs up is not
+//! called in a tight loop.
 //! Does not: wait or draw randomness.
 
 use std::time::Duration;
@@ -45,13 +46,12 @@ impl BackOff {
         self.until = now + half + Duration::from_nanos(part);
     }
 
-    /// A connection that began at `began` ended at `now`.
-    pub(crate) fn ended(&mut self, began: Instant, now: Instant, jitter: u64) {
-        if now.since(began) >= self.limit {
+    /// A connection that began at `began` ended at `now`; `useful` when it brought an answer.
+    pub(crate) fn ended(&mut self, began: Instant, now: Instant, useful: bool, jitter: u64) {
+        if useful || now.since(began) >= self.limit {
             self.failures = 0;
-        } else {
-            self.failed(now, jitter);
         }
+        self.failed(now, jitter);
     }
 
     /// The instant until which the peer is left alone, if that is after `now`.

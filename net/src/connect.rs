@@ -189,15 +189,20 @@ fn refusal(peer: &Peer, reply: &HelloReply, confirm: &HelloConfirm) -> CallError
     }
 }
 
-/// The called side: answers the hello on `stream`; `None` when the connection came to nothing.
+/// The called side: answers the hello on `stream`; `None` when the connection came to nothing, as
+/// it does without `room` for it.
 pub(crate) async fn welcome(
     inner: &Arc<Inner>,
     mut stream: Stream,
+    room: bool,
 ) -> Option<(Agreement, Stream, Decoder)> {
     let env = &inner.env;
     let from = stream.peer_address.clone();
     let result = env
-        .timeout(inner.config.handshake_timeout, answer(inner, &mut stream))
+        .timeout(
+            inner.config.handshake_timeout,
+            answer(inner, &mut stream, room),
+        )
         .await;
     match result {
         Ok(Ok((_, Some(agreement), decoder))) => return Some((agreement, stream, decoder)),
@@ -233,6 +238,7 @@ async fn last_word(stream: &mut Stream, mut decoder: Decoder) -> Option<HelloCon
 async fn answer(
     inner: &Arc<Inner>,
     stream: &mut Stream,
+    room: bool,
 ) -> Result<(NodeId, Option<Agreement>, Decoder), Failure> {
     let mut decoder = Decoder::new(MAXIMUM_HELLO_BYTES);
     let (header, message) = match receive(stream, &mut decoder).await {
@@ -257,6 +263,11 @@ async fn answer(
     };
     let (reply, agreement) =
         handshake::answer(introduction(inner), &hello, &|store| inner.knowledge(store));
+    let (reply, agreement) = if room {
+        (reply, agreement)
+    } else {
+        (busy(reply), None)
+    };
     let session = handshake::session(hello.from.nonce, reply.from.nonce);
     send(stream, Kind::HelloReply, session, reply.encode()).await?;
     if agreement.is_some() {
@@ -276,8 +287,18 @@ async fn answer(
     Ok((hello.from.identity.node, agreement, decoder))
 }
 
+/// The reply for want of room; a graver reason and what is known of stores stay.
+fn busy(mut reply: HelloReply) -> HelloReply {
+    reply.version = 0;
+    if reply.judgement.verdict == Verdict::Accepted {
+        reply.judgement.verdict = Verdict::Busy;
+        "too many connections".clone_into(&mut reply.judgement.text);
+    }
+    reply
+}
+
 /// Tells a caller whose hello is of no use why the connection ends, as far as that goes.
-pub(crate) async fn reject(inner: &Inner, stream: &mut Stream, verdict: Verdict, text: &str) {
+async fn reject(inner: &Inner, stream: &mut Stream, verdict: Verdict, text: &str) {
     let judgement = Judgement {
         verdict,
         text: text.to_owned(),

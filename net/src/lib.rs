@@ -33,6 +33,8 @@ mod signal;
 pub mod tcp;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use config::RpcConfig;

@@ -32,6 +32,8 @@ pub(crate) struct Outbound {
     limit: u64,
     own_limit: u64,
     retired: AtomicBool,
+    /// Whether any answer came.
+    answered: AtomicBool,
     idle_limit: Duration,
     /// Requests begun when `used_ns` was noted: tells use from idleness without a clock per call.
     seen_begun: AtomicU64,
@@ -59,6 +61,7 @@ impl Outbound {
             limit: config.maximum_message_bytes.min(peer_limit),
             own_limit: config.maximum_message_bytes,
             retired: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
             idle_limit: config.idle_limit,
             seen_begun: AtomicU64::new(0),
             used_ns: AtomicU64::new(inner.env.now().as_nanoseconds()),
@@ -142,6 +145,7 @@ impl Outbound {
     }
 
     fn complete(&self, link: &Link, id: RequestId, outcome: Outcome) {
+        self.answered.store(true, Ordering::Relaxed);
         let waiter = self.table().complete(id);
         match waiter {
             // A caller that has just gone away misses it; that is its choice.
@@ -234,7 +238,8 @@ impl Handler for Outbound {
         self.slots.close();
         self.queued_bytes.close();
         if let Some(inner) = self.inner.upgrade() {
-            inner.link_ended(&self.entry, link, reason);
+            let useful = self.answered.load(Ordering::Relaxed);
+            inner.link_ended(&self.entry, link, reason, useful);
         }
         let outstanding = self.table().close();
         for (progress, waiter) in outstanding {

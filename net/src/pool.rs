@@ -194,8 +194,14 @@ impl Inner {
         entry.changed.notify_waiters();
     }
 
-    /// A connection of `entry` ended.
-    pub(crate) fn link_ended(&self, entry: &Entry, link: &Link, reason: &CloseReason) {
+    /// A connection of `entry` ended; `useful` when it brought an answer.
+    pub(crate) fn link_ended(
+        &self,
+        entry: &Entry,
+        link: &Link,
+        reason: &CloseReason,
+        useful: bool,
+    ) {
         let now = self.env.now();
         let jitter = self.random_bits();
         let mut state = entry.state();
@@ -215,7 +221,7 @@ impl Inner {
                 address: entry.key.peer.address.clone(),
                 reason: format!("the last connection ended: {reason}"),
             });
-            state.back_off.ended(link.began, now, jitter);
+            state.back_off.ended(link.began, now, useful, jitter);
         }
     }
 }

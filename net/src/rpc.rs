@@ -16,7 +16,6 @@ use hedgerow_env::{
 };
 use tokio::sync::{Notify, Semaphore};
 
-use crate::hello::Verdict;
 use crate::inbound::Inbound;
 use crate::keep_alive::Smoothed;
 use crate::link::Link;
@@ -33,6 +32,8 @@ use crate::{
 const MAXIMUM_LATENCIES: usize = 8192;
 /// No call waits longer, and no request is served longer: clocks need not reach further.
 pub(crate) const MAXIMUM_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Connections beyond the limit that are told so at the same time; others are just dropped.
+const REFUSED_AT_ONCE: usize = 64;
 /// After an error of the listener (out of file descriptors, mostly).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -64,6 +65,12 @@ pub(crate) struct Inner {
 struct Links {
     next: u64,
     open: BTreeMap<u64, Weak<Link>>,
+}
+
+/// The accepted connections: those that are served, and those that are told why they are not.
+struct Accepted {
+    served: Arc<Semaphore>,
+    refused: Semaphore,
 }
 
 /// Counts one request that is being served.
@@ -353,7 +360,10 @@ impl Inner {
 
     async fn accept(self: Arc<Self>, mut listener: Box<dyn Listener>) {
         let limit = usize::try_from(self.config.accepted_connections).unwrap_or(usize::MAX);
-        let connections = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
+        let connections = Arc::new(Accepted {
+            served: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
+            refused: Semaphore::new(REFUSED_AT_ONCE),
+        });
         let mut stopped = pin!(self.stopped.wait());
         loop {
             let accepted = match select(stopped.as_mut(), listener.accept()).await {
@@ -375,27 +385,19 @@ impl Inner {
         }
     }
 
-    async fn admit(self: Arc<Self>, mut stream: Stream, connections: Arc<Semaphore>) {
-        let Ok(connection) = connections.try_acquire_owned() else {
-            event!(self.env, Warn, "net", "no room for {}", stream.peer_address);
-            let text = "too many connections";
-            let reject = connect::reject(&self, &mut stream, Verdict::Busy, text);
-            if self
-                .env
-                .timeout(self.config.handshake_timeout, reject)
-                .await
-                .is_err()
-            {
-                event!(
-                    self.env,
-                    Debug,
-                    "net",
-                    "a caller without room does not read either"
-                );
-            }
-            return;
+    async fn admit(self: Arc<Self>, stream: Stream, connections: Arc<Accepted>) {
+        let room = Arc::clone(&connections.served).try_acquire_owned().ok();
+        let _refused = if room.is_none() {
+            let Ok(refused) = connections.refused.try_acquire() else {
+                event!(self.env, Warn, "net", "no time for {}", stream.peer_address);
+                return;
+            };
+            Some(refused)
+        } else {
+            None
         };
-        let Some((agreement, stream, decoder)) = connect::welcome(&self, stream).await else {
+        let welcome = connect::welcome(&self, stream, room.is_some()).await;
+        let (Some((agreement, stream, decoder)), Some(connection)) = (welcome, room) else {
             return;
         };
         let handler = Arc::new(Inbound::new(&self, connection));

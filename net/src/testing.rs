@@ -112,17 +112,27 @@ impl MemoryNetwork {
     /// An [`Env`] of one node on this network.
     #[must_use]
     pub fn env(&self) -> Env {
-        let clock = Arc::new(TestClock {
-            zero: tokio::time::Instant::now(),
-        });
-        Env::new(EnvParts {
-            clock,
+        Env::new(TestParts::with_network(Arc::new(self.clone())))
+    }
+}
+
+/// The parts of an [`Env`] for tests.
+pub struct TestParts;
+
+impl TestParts {
+    /// Tokio's clock and tasks, fixed seeds, no disk, and `network`.
+    #[must_use]
+    pub fn with_network(network: Arc<dyn Network>) -> EnvParts {
+        EnvParts {
+            clock: Arc::new(TestClock {
+                zero: tokio::time::Instant::now(),
+            }),
             tasks: Arc::new(TestTasks),
             seeds: Arc::new(TestSeeds(AtomicU64::new(SEED))),
-            network: Arc::new(self.clone()),
+            network,
             disk: Arc::new(NoDisk),
-            events: Arc::new(Quiet),
-        })
+            events: Arc::new(Printed),
+        }
     }
 }
 
@@ -466,9 +476,10 @@ impl Seeds for TestSeeds {
     }
 }
 
-struct Quiet;
+/// Prints events when `HEDGEROW_TEST_EVENTS` is set.
+struct Printed;
 
-impl Events for Quiet {
+impl Events for Printed {
     fn enabled(&self, _level: Level) -> bool {
         std::env::var_os("HEDGEROW_TEST_EVENTS").is_some()
     }

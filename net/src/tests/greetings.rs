@@ -1,0 +1,240 @@
+//! Who talks to whom.
+
+use super::*;
+
+fn blank(number: u64) -> Identity {
+    Identity {
+        cluster: None,
+        ..member(number)
+    }
+}
+
+fn stamp(store: u64, start_count: u64, reported_durable: u64) -> StoreStamp {
+    StoreStamp {
+        store: StoreId(store),
+        start_count,
+        reported_durable,
+    }
+}
+
+/// Remembers in memory, as a node's driver does durably.
+#[derive(Default)]
+struct Memory {
+    known: Mutex<Vec<StoreStamp>>,
+    judged: Mutex<Vec<(NodeId, Vec<StoreStamp>)>>,
+}
+
+impl Memory {
+    fn knowing(stamps: &[StoreStamp]) -> Arc<Self> {
+        Arc::new(Self {
+            known: Mutex::new(stamps.to_vec()),
+            judged: Mutex::default(),
+        })
+    }
+}
+
+impl PeerObserver for Memory {
+    fn knowledge(&self, store: StoreId) -> Option<(u64, u64)> {
+        let known = self.known.lock().unwrap();
+        let stamp = known.iter().find(|stamp| stamp.store == store)?;
+        Some((stamp.start_count, stamp.reported_durable))
+    }
+
+    fn learned(&self, _node: NodeId, stores: &[StoreStamp]) {
+        let mut known = self.known.lock().unwrap();
+        known.retain(|old| stores.iter().all(|new| new.store != old.store));
+        known.extend_from_slice(stores);
+    }
+
+    fn judged(&self, by: NodeId, known: &[StoreStamp]) {
+        self.judged.lock().unwrap().push((by, known.to_vec()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_cluster_is_refused_by_name() {
+    let cluster = Cluster::new();
+    let echo = Arc::new(Echo::default());
+    let (_server, to) = cluster.serving(1, echo.clone()).await;
+    let foreign = Identity {
+        cluster: Some(ClusterId(8)),
+        ..member(2)
+    };
+    let client = cluster.node_as(2, foreign).await;
+    let outcome = client.call(&to, ECHO, message("x"), SECOND).await;
+    let Err(CallError::Foreign {
+        node,
+        cluster: theirs,
+        reason,
+        ..
+    }) = outcome
+    else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!((node, theirs), (NodeId(1), Some(ClusterId(7))));
+    assert!(reason.contains(&ClusterId(8).to_string()), "{reason}");
+    assert_eq!(echo.begun(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reused_address_is_noticed() {
+    let cluster = Cluster::new();
+    let (_server, _) = cluster.serving(1, Arc::new(Echo::default())).await;
+    let client = cluster.node(2).await;
+    let to = Peer::new("node1:1", NodeId(9));
+    let outcome = client.call(&to, ECHO, message("x"), SECOND).await;
+    assert!(
+        matches!(
+            &outcome,
+            Err(CallError::Foreign {
+                node: NodeId(1),
+                ..
+            })
+        ),
+        "{outcome:?}"
+    );
+    // Whoever asks for anyone, or for the right one, is not held up by that.
+    let anyone = client
+        .call(&Peer::anyone_at("node1:1"), ECHO, message("x"), SECOND)
+        .await;
+    assert!(anyone.is_ok(), "{anyone:?}");
+    assert!(
+        client
+            .call(&peer(1), ECHO, message("x"), SECOND)
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blank_node_reaches_bootstrap_services_alone_until_it_joins() {
+    let cluster = Cluster::new();
+    let server = cluster.node(1).await;
+    server.serve(ECHO, Arc::new(Echo::default()));
+    server.serve(WHO, Arc::new(Who { open: true }));
+    let joiner = cluster.node_as(2, blank(2)).await;
+    let open = joiner
+        .call(&peer(1), WHO, message("?"), SECOND)
+        .await
+        .unwrap();
+    assert!(
+        open.head
+            .starts_with(format!("{} of None", NodeId(2)).as_bytes())
+    );
+    let closed = joiner.call(&peer(1), ECHO, message("x"), SECOND).await;
+    assert!(
+        matches!(&closed, Err(CallError::Refused(refusal))
+            if refusal.code == RefusalCode::NotMember),
+        "{closed:?}"
+    );
+    // A member may call it, too: that is how it is claimed.
+    joiner.serve(WHO, Arc::new(Who { open: false }));
+    assert!(
+        server
+            .call(&peer(2), WHO, message("?"), SECOND)
+            .await
+            .is_ok()
+    );
+    joiner.set_identity(member(2));
+    assert!(
+        joiner
+            .call(&peer(1), ECHO, message("x"), SECOND)
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn peers_remember_each_others_stores() {
+    let cluster = Cluster::new();
+    let with = |number, stamps: &[StoreStamp]| Identity {
+        stores: stamps.to_vec(),
+        ..member(number)
+    };
+    let server = cluster.node_as(1, with(1, &[stamp(11, 1, 100)])).await;
+    let client = cluster
+        .node_as(2, with(2, &[stamp(22, 5, 500), stamp(23, 1, 0)]))
+        .await;
+    server.serve(ECHO, Arc::new(Echo::default()));
+    let (at_server, at_client) = (Memory::knowing(&[stamp(22, 4, 400)]), Memory::knowing(&[]));
+    server.on_peer(at_server.clone());
+    client.on_peer(at_client.clone());
+    client
+        .call(&peer(1), ECHO, message("x"), SECOND)
+        .await
+        .unwrap();
+    assert_eq!(at_server.knowledge(StoreId(22)), Some((5, 500)));
+    assert_eq!(at_client.knowledge(StoreId(11)), Some((1, 100)));
+    // Each side heard what the other knew of it; what it never met is left out.
+    assert_eq!(
+        *at_client.judged.lock().unwrap(),
+        [(NodeId(1), vec![stamp(22, 4, 400)])]
+    );
+    assert_eq!(*at_server.judged.lock().unwrap(), [(NodeId(2), vec![])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rolled_back_store_learns_of_it_from_whoever_it_calls() {
+    let cluster = Cluster::new();
+    let (server, to) = cluster.serving(1, Arc::new(Echo::default())).await;
+    server.on_peer(Memory::knowing(&[stamp(22, 5, 900)]));
+    let old_image = Identity {
+        stores: vec![stamp(22, 5, 500)],
+        ..member(2)
+    };
+    let client = cluster.node_as(2, old_image).await;
+    let observer = Memory::knowing(&[]);
+    client.on_peer(observer.clone());
+    let outcome = client.call(&to, ECHO, message("x"), SECOND).await;
+    assert!(
+        matches!(&outcome, Err(CallError::Unreachable { reason, .. })
+            if reason.contains("rolled back")),
+        "{outcome:?}"
+    );
+    assert_eq!(
+        observer.judged.lock().unwrap()[0],
+        (NodeId(1), vec![stamp(22, 5, 900)])
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rolled_back_store_learns_of_it_from_whoever_calls() {
+    let cluster = Cluster::new();
+    let old_image = Identity {
+        stores: vec![stamp(11, 1, 100)],
+        ..member(1)
+    };
+    let server = cluster.node_as(1, old_image).await;
+    let echo = Arc::new(Echo::default());
+    server.serve(ECHO, echo.clone());
+    let observer = Memory::knowing(&[]);
+    server.on_peer(observer.clone());
+    let client = cluster.node(2).await;
+    client.on_peer(Memory::knowing(&[stamp(11, 2, 100)]));
+    let outcome = client.call(&peer(1), ECHO, message("x"), SECOND).await;
+    assert!(
+        matches!(&outcome, Err(CallError::Unreachable { .. })),
+        "{outcome:?}"
+    );
+    cluster.sleep(Duration::from_millis(10)).await;
+    assert_eq!(
+        observer.judged.lock().unwrap()[0],
+        (NodeId(2), vec![stamp(11, 2, 100)])
+    );
+    assert_eq!(echo.begun(), 0);
+}
+
+#[test]
+fn an_identity_that_fits_no_handshake_is_refused() {
+    let many = Identity {
+        stores: vec![stamp(1, 1, 1); 65],
+        ..member(1)
+    };
+    assert!(many.validate().is_err());
+    let long = Identity {
+        address: "x".repeat(301),
+        ..member(1)
+    };
+    assert!(long.validate().is_err());
+    assert!(member(1).validate().is_ok());
+}
