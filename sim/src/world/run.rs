@@ -127,16 +127,33 @@ where
     let mut runtime =
         madsim::runtime::Runtime::with_seed_and_config(config.seed, madsim::Config::default());
     runtime.set_time_limit(config.time_limit);
-    runtime.block_on(async move {
-        let world = World::new(config, trace);
+    runtime.block_on(World::live(config, trace, scenario))
+}
+
+impl World {
+    /// A whole world within a madsim runtime that the caller made: for madsim's own check of
+    /// determinism. Everything else uses [`run_in_world`].
+    pub async fn within<T, F, S>(config: WorldConfig, scenario: S) -> T
+    where
+        F: Future<Output = T>,
+        S: FnOnce(Self) -> F,
+    {
+        let trace = Trace::new(config.recording.clone(), config.level, config.print);
+        Self::live(config, Arc::new(trace), scenario).await
+    }
+
+    async fn live<T, F, S>(config: WorldConfig, trace: Arc<Trace>, scenario: S) -> T
+    where
+        F: Future<Output = T>,
+        S: FnOnce(Self) -> F,
+    {
+        let world = Self::new(config, trace);
         drop(madsim::task::spawn(timers::drive(world.clone())));
         let value = scenario(world.clone()).await;
         world.finish().await;
         value
-    })
-}
+    }
 
-impl World {
     /// Ends the world: every node stops, so that nothing keeps anything alive in a circle.
     async fn finish(&self) {
         self.trace().freeze();
