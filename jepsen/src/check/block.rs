@@ -10,6 +10,9 @@
 //! blocks of one request take effect together (block devices do not promise it).
 
 use super::Verdict;
+use super::judge::judge_txn;
+use super::spec::Call;
+use super::specs::Txn;
 use super::zones::{ZoneAnswer, ZoneChecker};
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -195,25 +198,12 @@ impl BlockHistory {
 
     /// Judges every block. The first block (by number) that cannot be explained gives the witness.
     pub fn check(&self) -> Verdict {
-        let mut unknown = None;
-        for (block, accesses) in self.by_block() {
-            match check_block(&accesses) {
-                Verdict::Valid => {}
-                Verdict::Invalid(mut witness) => {
-                    witness.part = Some(format!("block {block}"));
-                    return Verdict::Invalid(witness);
-                }
-                Verdict::Unknown(why) => {
-                    unknown = unknown.or(Some(format!("block {block}: {why}")));
-                }
-            }
-        }
-        unknown.map_or(Verdict::Valid, Verdict::Unknown)
+        check_blocks(&self.by_block())
     }
 
     /// What happened to each block, in order of beginning, with the operation's number.
-    pub(super) fn by_block(&self) -> BTreeMap<u64, Vec<(u64, BlockAccess)>> {
-        let mut blocks: BTreeMap<u64, Vec<(u64, BlockAccess)>> = BTreeMap::new();
+    pub(super) fn by_block(&self) -> ByBlock {
+        let mut blocks = ByBlock::new();
         for (number, entry) in self.entries.iter().enumerate() {
             let invoke = entry.invoke;
             let (first, count, tag) = match entry.op {
@@ -270,6 +260,25 @@ impl BlockHistory {
     }
 }
 
+/// What happened to each block, with the operation's number.
+pub(super) type ByBlock = BTreeMap<u64, Vec<(u64, BlockAccess)>>;
+
+/// Judges every block.
+pub(super) fn check_blocks(blocks: &ByBlock) -> Verdict {
+    let mut unknown = None;
+    for (block, accesses) in blocks {
+        match check_block(accesses) {
+            Verdict::Valid => {}
+            Verdict::Invalid(mut witness) => {
+                witness.part = Some(format!("block {block}"));
+                return Verdict::Invalid(witness);
+            }
+            Verdict::Unknown(why) => unknown = unknown.or(Some(format!("block {block}: {why}"))),
+        }
+    }
+    unknown.map_or(Verdict::Valid, Verdict::Unknown)
+}
+
 /// Judges one block's accesses.
 pub(super) fn check_block(accesses: &[(u64, BlockAccess)]) -> Verdict {
     let mut checker = ZoneChecker::with_repeatable(ZEROS, ZEROS);
@@ -287,17 +296,47 @@ pub(super) fn check_block(accesses: &[(u64, BlockAccess)]) -> Verdict {
             } => checker.read(invoke, complete, tag),
         };
     }
-    match checker.finish() {
-        ZoneAnswer::Valid => Verdict::Valid,
-        ZoneAnswer::Invalid(mut witness) => {
-            for number in &mut witness.operations {
-                let place = usize::try_from(*number).expect("numbers the list of accesses");
-                *number = accesses[place].0;
-            }
-            witness.operations.sort_unstable();
-            witness.operations.dedup();
-            Verdict::Invalid(witness)
-        }
-        ZoneAnswer::Ambiguous(tag) => Verdict::Unknown(format!("tag {tag} was written twice")),
+    if checker.finish() == ZoneAnswer::Valid {
+        return Verdict::Valid;
     }
+    judge_txn(vec![ZEROS], &block_calls(0, accesses))
+}
+
+/// The accesses as calls on the register of this number.
+pub(super) fn block_calls(register: usize, accesses: &[(u64, BlockAccess)]) -> Vec<Call<Txn>> {
+    let call = |&(id, access): &(u64, BlockAccess)| match access {
+        BlockAccess::Write {
+            invoke,
+            complete,
+            tag,
+        } => {
+            let op = Txn {
+                reads: vec![],
+                writes: vec![(register, tag)],
+            };
+            Call {
+                id,
+                invoke,
+                complete,
+                op,
+            }
+        }
+        BlockAccess::Read {
+            invoke,
+            complete,
+            tag,
+        } => {
+            let op = Txn {
+                reads: vec![(register, tag)],
+                writes: vec![],
+            };
+            Call {
+                id,
+                invoke,
+                complete: Some(complete),
+                op,
+            }
+        }
+    };
+    accesses.iter().map(call).collect()
 }

@@ -3,19 +3,31 @@
 //! Two engines check one another: near-linear ones where theory allows (this is exact, not a
 //! heuristic) and a general search for everything else. A checker answers with a [`Verdict`].
 
+mod append;
 mod block;
 pub mod brute;
+mod graph;
+mod judge;
+pub mod lists;
+mod minimise;
+mod models;
+mod queues;
 mod repeatable;
 pub mod search;
+mod sets;
+mod snapshot;
 pub mod spec;
 pub mod specs;
+pub mod verify;
+mod weaken;
 mod zone_blocks;
 mod zones;
 
-pub use block::{BlockHistory, BlockHistoryError, BlockOp, OpId, Outcome, ZEROS};
 #[cfg(test)]
 mod agreement_tests;
 
+pub use block::{BlockHistory, BlockHistoryError, BlockOp, OpId, Outcome, ZEROS};
+pub use models::Model;
 pub use zones::{ZoneAnswer, ZoneChecker};
 
 /// What a checker found.

@@ -149,12 +149,9 @@ impl Blocks {
         let (one, other) = (&self.list[one], &self.list[other]);
         let mut operations = self.operations(clusters, one);
         operations.extend(self.operations(clusters, other));
-        let value = |at: usize| clusters[self.order[at] as usize].value;
         let explanation = format!(
-            "value {} was held before value {} and after it: {} finished before {} began, and {} \
-             finished before {} began",
-            value(one.first_finish.1),
-            value(other.last_start.1),
+            "one value was held both before and after another: {} finished before {} began, and \
+             {} finished before {} began",
             named(one.first_finish.0.op),
             named(other.last_start.0.op),
             named(other.first_finish.0.op),
@@ -211,7 +208,7 @@ impl<'a> Chains<'a> {
                 return Ok(());
             };
             let Some(&parent) = self.index.get(&from) else {
-                return self.without_source(cluster, writer, from);
+                return self.without_source(cluster, writer);
             };
             let this = u32::try_from(place).expect("fewer than 2^32 live values");
             if let Some(rival) = self.child[parent as usize].replace(this) {
@@ -236,24 +233,18 @@ impl<'a> Chains<'a> {
         ))
     }
 
-    fn without_source(
-        &self,
-        cluster: &Cluster,
-        writer: Writer,
-        from: u64,
-    ) -> Result<(), ZoneAnswer> {
+    fn without_source(&self, cluster: &Cluster, writer: Writer) -> Result<(), ZoneAnswer> {
         let seen = cluster.first_finish();
         if seen.time >= self.watermark {
             return Ok(());
         }
         Err(invalid(
             vec![writer.op, seen.op],
-            format!("operation {} found {from}, which nothing wrote", writer.op),
+            format!("operation {} found a value that nothing wrote", writer.op),
         ))
     }
 
     fn lost_update(&self, parent: u32, rival: u32, writer: Writer) -> ZoneAnswer {
-        let value = self.clusters[parent as usize].value;
         let rival = self.clusters[rival as usize]
             .writer
             .map_or(NO_OP, |writer| writer.op);
@@ -265,7 +256,10 @@ impl<'a> Chains<'a> {
         );
         invalid(
             operations,
-            format!("operations {rival} and {} both replaced {value}", writer.op),
+            format!(
+                "operations {rival} and {} both replaced the same single value",
+                writer.op
+            ),
         )
     }
 
@@ -360,13 +354,16 @@ impl<'a> Chains<'a> {
             let writer = cluster.writer.expect("roots and successors have writers");
             let (finish, start) = (cluster.first_finish(), cluster.last_start());
             if finish.time < before.time {
-                return Err(inversion(finish.op, before.op, writer.op));
+                let between = order[last_start.1..].iter();
+                let writers = between.filter_map(|&place| self.clusters[place as usize].writer);
+                return Err(inversion(finish.op, before.op, writer.op, writers));
             }
             if cluster.first_read_finish.time < writer.start {
                 return Err(inversion(
                     cluster.first_read_finish.op,
                     writer.op,
                     writer.op,
+                    std::iter::empty(),
                 ));
             }
             if start.time >= before.time {
@@ -388,9 +385,16 @@ impl<'a> Chains<'a> {
     }
 }
 
-fn inversion(early: u64, late: u64, writer: u64) -> ZoneAnswer {
+fn inversion(
+    early: u64,
+    late: u64,
+    writer: u64,
+    between: impl Iterator<Item = Writer>,
+) -> ZoneAnswer {
+    let mut operations = vec![early, late, writer];
+    operations.extend(between.map(|writer| writer.op));
     invalid(
-        vec![early, late, writer],
+        operations,
         format!(
             "operation {early} saw the effect of operation {late}, or of one after it, yet \
              finished before {late} began"

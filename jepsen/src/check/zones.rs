@@ -223,6 +223,11 @@ impl ZoneChecker {
         op
     }
 
+    /// Gives the next operation this number.
+    pub(super) fn number_next(&mut self, number: u64) {
+        self.operations = number;
+    }
+
     /// Promises that every operation fed from now on was invoked at `watermark` or later; an
     /// operation of unknown outcome is fed when that is known to be unknown. Lets the checker
     /// forget settled values; a read of a forgotten value is a violation whose witness is that
