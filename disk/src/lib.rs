@@ -7,9 +7,29 @@
 //! retried; damage is a typed answer, never silence and never a panic.
 //! Does not: know of replication, placement or Raft.
 
+mod blob_record;
 mod codec;
+mod extent;
+mod index;
 pub mod journal;
+mod maintenance;
 pub mod os;
+mod store;
+mod store_open;
 pub mod superblock;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+
+pub use extent::ExtentConfig;
+pub use journal::{
+    AppendError, CopyForward, DamagedRange, HeaderCopy, Journal, JournalConfig, JournalReadError,
+    Position, Receipt, Record, RecoveredRecord, Stopped, StreamTag,
+};
+pub use store::{
+    BLOB_BYTES_MAX, BLOB_HEADER_BYTES_MAX, BLOBS_PAGE_MAX, ReadError, ScrubReport, Store,
+    StoreConfig, StoreError, Usage,
+};
+pub use store_open::Recovery;
+pub use superblock::{
+    JournalGeometry, PeerKnowledge, Superblock, SuperblockContent, SuperblockError,
+};

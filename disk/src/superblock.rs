@@ -186,7 +186,9 @@ impl Superblock {
         // Stopped also when this future is dropped half way: the first copy's state is unknown then.
         writer.stopped = true;
         for copy in [writer.first, 1 - writer.first] {
-            self.file.write_at(copy * SUPERBLOCK_COPY_BYTES, vec![encoded.clone()]).await?;
+            self.file
+                .write_at(copy * SUPERBLOCK_COPY_BYTES, vec![encoded.clone()])
+                .await?;
             self.file.sync().await?;
         }
         writer.sequence = sequence;
@@ -210,7 +212,8 @@ async fn create(
     let file = env.disk().open(&new, OpenMode::Create).await?;
     file.resize(2 * SUPERBLOCK_COPY_BYTES).await?;
     for copy in [0, 1] {
-        file.write_at(copy * SUPERBLOCK_COPY_BYTES, vec![encoded.clone()]).await?;
+        file.write_at(copy * SUPERBLOCK_COPY_BYTES, vec![encoded.clone()])
+            .await?;
         file.sync().await?;
     }
     env.disk().rename(&new, path).await?;
@@ -229,7 +232,10 @@ async fn read_best(
         let bytes = file.read_at(offset, narrow(SUPERBLOCK_COPY_BYTES)).await?;
         match decode(&bytes) {
             Decoded::Valid(sequence, content) => {
-                if best.as_ref().is_none_or(|(highest, _, _)| sequence > *highest) {
+                if best
+                    .as_ref()
+                    .is_none_or(|(highest, _, _)| sequence > *highest)
+                {
                     best = Some((sequence, copy, *content));
                 }
             }
@@ -257,7 +263,13 @@ fn encode(sequence: u64, content: &SuperblockContent) -> Result<Bytes, Superbloc
         return Err(SuperblockError::TooLarge { bytes: total });
     }
     let mut writer = Writer::with_capacity(total + BLOCK_BYTES);
-    writer.u64(MAGIC).u16(VERSION).u16(0).u32(word(body.len())).u64(sequence).bytes(&body);
+    writer
+        .u64(MAGIC)
+        .u16(VERSION)
+        .u16(0)
+        .u32(word(body.len()))
+        .u64(sequence)
+        .bytes(&body);
     let checksum = xxh3_128(&writer.0);
     writer.u128(checksum).pad(BLOCK_BYTES);
     Ok(writer.0.into())
@@ -283,13 +295,20 @@ fn encode_body(content: &SuperblockContent) -> Vec<u8> {
         .u32(word(content.retired.len()))
         .u32(word(content.values.len()));
     for (store, known) in &content.peers {
-        writer.u64(store.0).u64(known.start_count).u64(known.position);
+        writer
+            .u64(store.0)
+            .u64(known.start_count)
+            .u64(known.position);
     }
     for (group, number) in &content.retired {
         writer.u32(group.0).u32(number.0);
     }
     for (key, value) in &content.values {
-        writer.u32(word(key.len())).bytes(key).u32(word(value.len())).bytes(value);
+        writer
+            .u32(word(key.len()))
+            .bytes(key)
+            .u32(word(value.len()))
+            .bytes(value);
     }
     writer.0
 }
@@ -362,7 +381,9 @@ fn decode_body(body: &[u8]) -> Option<SuperblockContent> {
         content.peers.insert(peer, known);
     }
     for _ in 0..retired_count {
-        content.retired.insert((GroupId(reader.u32()?), ReplicaNumber(reader.u32()?)));
+        content
+            .retired
+            .insert((GroupId(reader.u32()?), ReplicaNumber(reader.u32()?)));
     }
     for _ in 0..value_count {
         let key = reader.sized()?.to_vec();

@@ -258,8 +258,7 @@ impl Core {
     }
 
     fn building_end(&self) -> u64 {
-        self.building.start
-            + align_up(wide(self.building.length), u64::from(self.config.alignment))
+        self.building.start + align_up(wide(self.building.length), u64::from(self.config.alignment))
     }
 
     /// A frame that begins at or after `start` with copies of the headers of the frame before it.
@@ -273,7 +272,11 @@ impl Core {
             waiters: Vec::new(),
         };
         let payload = encode_copies(previous);
-        let bytes = if previous.is_empty() { 0 } else { record_bytes(0, payload.len()) };
+        let bytes = if previous.is_empty() {
+            0
+        } else {
+            record_bytes(0, payload.len())
+        };
         if !self.fits((start, building.length), bytes) {
             building.start = (start / self.config.segment_bytes + 1) * self.config.segment_bytes;
         }
@@ -304,7 +307,8 @@ impl Core {
 
     /// What the frame being built (without records yet) would be at the next segment's beginning.
     fn relocated(&self) -> Building {
-        let start = (self.building.start / self.config.segment_bytes + 1) * self.config.segment_bytes;
+        let start =
+            (self.building.start / self.config.segment_bytes + 1) * self.config.segment_bytes;
         Building {
             start,
             length: self.building.length,
@@ -317,7 +321,10 @@ impl Core {
 
     /// Moves the frame being built, which holds at most header copies, to `start`.
     fn move_building(&mut self, start: u64) {
-        assert!(!self.building.has_records(), "a frame with records keeps its place");
+        assert!(
+            !self.building.has_records(),
+            "a frame with records keeps its place"
+        );
         let records = std::mem::take(&mut self.building.records);
         self.building.start = start;
         self.building.records = records
@@ -445,7 +452,10 @@ impl Core {
         let bytes = narrow(frame.end - frame.start);
         self.closed_bytes -= bytes;
         self.in_flight_bytes += bytes;
-        assert!(segment < self.available_end, "frames are laid out in existing segments only");
+        assert!(
+            segment < self.available_end,
+            "frames are laid out in existing segments only"
+        );
         self.in_flight.insert(
             sequence,
             InFlight {
@@ -470,7 +480,11 @@ impl Core {
             frame.written = true;
         }
         let before = self.durable;
-        while self.in_flight.first_key_value().is_some_and(|(_, frame)| frame.written) {
+        while self
+            .in_flight
+            .first_key_value()
+            .is_some_and(|(_, frame)| frame.written)
+        {
             let (_, frame) = self.in_flight.pop_first().expect("it was there just now");
             assert!(frame.end > self.durable, "frames become durable in order");
             self.durable = frame.end;
@@ -478,7 +492,7 @@ impl Core {
             self.in_flight_bytes -= narrow(frame.end - frame.start);
             for waiter in frame.waiters {
                 // A receipt that nobody awaits is fine.
-                drop(waiter.send(()));
+                waiter.send(()).ok();
             }
         }
         self.trim_memory();
@@ -515,7 +529,10 @@ impl Core {
         }
         self.forget(position);
         let (segment, _) = locate(position.0, self.config.segment_bytes);
-        let count = self.live_in_segment.get_mut(&segment).expect("live records are counted");
+        let count = self
+            .live_in_segment
+            .get_mut(&segment)
+            .expect("live records are counted");
         *count -= 1;
         if *count == 0 {
             self.live_in_segment.remove(&segment);
@@ -526,9 +543,15 @@ impl Core {
     /// Moves the head over segments without live records, and asks for help when space is short.
     fn advance_head(&mut self) {
         let (durable_segment, _) = locate(self.durable, self.config.segment_bytes);
-        let oldest_live = self.live_in_segment.first_key_value().map(|(segment, _)| *segment);
+        let oldest_live = self
+            .live_in_segment
+            .first_key_value()
+            .map(|(segment, _)| *segment);
         let head = oldest_live.map_or(durable_segment, |live| live.min(durable_segment));
-        assert!(head >= self.head, "records are never appended behind the head");
+        assert!(
+            head >= self.head,
+            "records are never appended behind the head"
+        );
         self.head = head;
         if self.is_short_of_space() {
             self.ask_for_space();
@@ -634,7 +657,11 @@ impl Core {
     }
 
     pub(super) fn queued_bytes(&self) -> usize {
-        let building = if self.building.has_records() { self.building.length } else { 0 };
+        let building = if self.building.has_records() {
+            self.building.length
+        } else {
+            0
+        };
         building + self.closed_bytes + self.in_flight_bytes
     }
 
@@ -659,17 +686,15 @@ impl Core {
         Position(self.building.start + wide(self.building.length))
     }
 
-    pub(super) fn head(&self) -> u64 {
-        self.head
-    }
-
     pub(super) fn live_data_bytes(&self) -> u64 {
         self.live_data_bytes
     }
 
     /// Bytes from the oldest live segment to the end.
     pub(super) fn used_bytes(&self) -> u64 {
-        self.building.start.saturating_sub(self.head * self.config.segment_bytes)
+        self.building
+            .start
+            .saturating_sub(self.head * self.config.segment_bytes)
     }
 }
 

@@ -75,7 +75,9 @@ async fn write(
     parts: Vec<Bytes>,
     sequence: u64,
 ) -> Result<(), DiskError> {
-    let file = shared.file(segment).expect("the core names available segments only");
+    let file = shared
+        .file(segment)
+        .expect("the core names available segments only");
     file.write_at(offset, parts).await?;
     if active(Mutant::AcknowledgeBeforeSync) {
         shared.core().written(sequence);

@@ -148,7 +148,9 @@ pub(super) fn decode_record(
         return None;
     }
     let payload_at = RECORD_HEADER_BYTES + header_length;
-    let end = payload_at.checked_add(payload_length).filter(|end| *end <= bytes.len())?;
+    let end = payload_at
+        .checked_add(payload_length)
+        .filter(|end| *end <= bytes.len())?;
     let header = bytes.slice(RECORD_HEADER_BYTES..payload_at);
     let payload = bytes.slice(payload_at..end);
     let intact = content == content_hash(&header, &payload);
@@ -156,7 +158,11 @@ pub(super) fn decode_record(
         position,
         stream,
         kind,
-        class: if class == CLASS_DATA { Class::Data } else { Class::Control },
+        class: if class == CLASS_DATA {
+            Class::Data
+        } else {
+            Class::Control
+        },
         header: header.slice(..header.len().min(super::HEADER_COPY_BYTES)),
         content,
     };
@@ -332,7 +338,11 @@ pub(super) fn decode_copies(payload: &[u8]) -> Vec<HeaderCopy> {
 fn decode_copy(reader: &mut Reader<'_>) -> Option<HeaderCopy> {
     let position = Position(reader.u64()?);
     let stream = StreamTag::new(reader.u32()?, reader.u64()?);
-    let class = if reader.u8()? == CLASS_DATA { Class::Data } else { Class::Control };
+    let class = if reader.u8()? == CLASS_DATA {
+        Class::Data
+    } else {
+        Class::Control
+    };
     let kind = reader.u8()?;
     let length = usize::from(reader.u8()?);
     let content = reader.u64()?;

@@ -110,7 +110,7 @@ impl JournalConfig {
         usize::try_from((self.segment_bytes / 8).min(LARGE)).unwrap_or(usize::MAX)
     }
 
-    fn geometry(&self) -> JournalGeometry {
+    pub(crate) fn geometry(&self) -> JournalGeometry {
         JournalGeometry {
             segment_bytes: self.segment_bytes,
             alignment: self.alignment,
@@ -178,7 +178,10 @@ impl Shared {
 
     fn stop(&self, reason: String) {
         let stopped = Stopped { reason };
-        self.stopped.lock().expect(UNPOISONED).get_or_insert_with(|| stopped.clone());
+        self.stopped
+            .lock()
+            .expect(UNPOISONED)
+            .get_or_insert_with(|| stopped.clone());
         self.core().stop(stopped);
         self.changed.notify_waiters();
         self.work.notify_one();
@@ -258,7 +261,9 @@ impl Journal {
     /// [`Stopped`]: what was not durable yet is unknown.
     pub async fn flushed(&self) -> Result<(), Stopped> {
         let end = self.end();
-        self.shared.until(|core| core.is_stopped() || core.durable() >= end).await;
+        self.shared
+            .until(|core| core.is_stopped() || core.durable() >= end)
+            .await;
         if self.durable() >= end {
             return Ok(());
         }
@@ -275,10 +280,14 @@ impl Journal {
             if let Some(record) = core.in_memory(position) {
                 return Ok(Record::clone(&record));
             }
-            core.live(position).ok_or(JournalReadError::Missing(position))?
+            core.live(position)
+                .ok_or(JournalReadError::Missing(position))?
         };
         let (segment, offset) = format::locate(position.0, self.shared.config.segment_bytes);
-        let file = self.shared.file(segment).ok_or(JournalReadError::Missing(position))?;
+        let file = self
+            .shared
+            .file(segment)
+            .ok_or(JournalReadError::Missing(position))?;
         let bytes = file.read_at(offset, live.length).await?;
         if let Some((record, _)) = format::decode_record(self.shared.store, position, &bytes)
             && record.intact
@@ -377,7 +386,9 @@ impl Journal {
 
     fn stop_reason(&self) -> Stopped {
         let stopped = self.shared.stopped.lock().expect(UNPOISONED);
-        stopped.clone().expect("the reason is set before the core stops")
+        stopped
+            .clone()
+            .expect("the reason is set before the core stops")
     }
 
     /// Stops it because something else of the pool failed (a sync of the extent store).
@@ -387,7 +398,9 @@ impl Journal {
 
     /// Waits for everything queued and the closing mark, then refuses further records.
     pub async fn close(&self) {
-        self.shared.until(|core| core.is_stopped() || core.is_idle()).await;
+        self.shared
+            .until(|core| core.is_stopped() || core.is_idle())
+            .await;
         self.shared.stop(CLOSED.to_owned());
     }
 }
@@ -401,7 +414,10 @@ async fn create_segment(
     path: &str,
     segment_bytes: u64,
 ) -> Result<Arc<dyn File>, DiskError> {
-    let file = env.disk().open(path, hedgerow_env::OpenMode::Create).await?;
+    let file = env
+        .disk()
+        .open(path, hedgerow_env::OpenMode::Create)
+        .await?;
     if file.length().await? != segment_bytes {
         file.resize(segment_bytes).await?;
     }

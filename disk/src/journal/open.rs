@@ -99,7 +99,10 @@ impl Opening {
         mut self,
         session: u64,
     ) -> Result<(Journal, JournalRecovery), JournalOpenError> {
-        assert!(session > self.scan.highest_session, "a session is used once");
+        assert!(
+            session > self.scan.highest_session,
+            "a session is used once"
+        );
         let available_end = self.complete_files().await?;
         self.secure_tail().await?;
         let scan = self.scan;
@@ -131,7 +134,9 @@ impl Opening {
         };
         let began_at = Position(scan.end);
         let shared = &journal.shared;
-        shared.until(|core| core.is_stopped() || core.durable() > began_at).await;
+        shared
+            .until(|core| core.is_stopped() || core.durable() > began_at)
+            .await;
         if let Some(stopped) = journal.is_stopped() {
             return Err(stopped.into());
         }
@@ -147,8 +152,13 @@ impl Opening {
     async fn complete_files(&mut self) -> Result<u64, DiskError> {
         let head = self.scan.head;
         let (end_segment, _) = locate(self.scan.end, self.config.segment_bytes);
-        let highest = self.files.last_key_value().map_or(0, |(number, _)| number + 1);
-        let wanted_end = (head + self.config.segments).max(end_segment + 2).max(highest);
+        let highest = self
+            .files
+            .last_key_value()
+            .map_or(0, |(number, _)| number + 1);
+        let wanted_end = (head + self.config.segments)
+            .max(end_segment + 2)
+            .max(highest);
         for number in head..wanted_end {
             let path = segment_path(&self.directory, number);
             if let Some(file) = self.files.get(&number) {
@@ -159,7 +169,10 @@ impl Opening {
                 continue;
             }
             if let Some(freed) = self.first_freed() {
-                self.env.disk().rename(&segment_path(&self.directory, freed), &path).await?;
+                self.env
+                    .disk()
+                    .rename(&segment_path(&self.directory, freed), &path)
+                    .await?;
                 self.files.remove(&freed);
             }
             let file = create_segment(&self.env, &path, self.config.segment_bytes).await?;
@@ -167,7 +180,10 @@ impl Opening {
             self.files.insert(number, file);
         }
         while let Some(freed) = self.first_freed() {
-            self.env.disk().remove(&segment_path(&self.directory, freed)).await?;
+            self.env
+                .disk()
+                .remove(&segment_path(&self.directory, freed))
+                .await?;
             self.files.remove(&freed);
         }
         self.env.disk().sync_directory(&self.directory).await?;
@@ -186,7 +202,10 @@ impl Opening {
         while position < self.scan.end {
             let (segment, offset) = locate(position, segment_bytes);
             let end = self.scan.end.min((segment + 1) * segment_bytes);
-            let file = self.files.get(&segment).expect("every segment up to the end has a file");
+            let file = self
+                .files
+                .get(&segment)
+                .expect("every segment up to the end has a file");
             let bytes = file.read_at(offset, in_memory(end - position)).await?;
             rewrite(&**file, offset, bytes).await?;
             position = end;

@@ -219,7 +219,10 @@ impl Receipt {
         if self.done.await == Ok(()) {
             return Ok(());
         }
-        let stopped = self.stopped.lock().expect("nobody panics while holding the reason");
+        let stopped = self
+            .stopped
+            .lock()
+            .expect("nobody panics while holding the reason");
         Err(stopped.clone().unwrap_or_else(|| Stopped {
             reason: "journal was dropped".to_owned(),
         }))

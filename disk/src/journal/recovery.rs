@@ -18,7 +18,7 @@ use super::core::Live;
 use super::format::{
     DecodedFrame, DecodedRecord, decode_copies, decode_frame, in_memory, record_bytes,
 };
-use super::record::{Class, DamagedRange, HeaderCopy, Position, RecoveredRecord, Record};
+use super::record::{Class, DamagedRange, HeaderCopy, Position, Record, RecoveredRecord};
 use crate::codec::{narrow, wide};
 
 /// Collects the frames of one segment after the other.
@@ -72,7 +72,11 @@ impl Scanner {
                 continue;
             };
             // Inside a frame with bad content a newer frame may begin; inside a good one, none can.
-            offset = if frame.intact() { in_memory(frame.end - base) } else { offset + step };
+            offset = if frame.intact() {
+                in_memory(frame.end - base)
+            } else {
+                offset + step
+            };
             self.frames.push(detached(frame));
         }
     }
@@ -80,7 +84,10 @@ impl Scanner {
     /// Judges what was found.
     pub(super) fn finish(self) -> Scan {
         let watermark = self.frames.iter().filter(|frame| frame.intact());
-        let watermark = watermark.map(|frame| frame.header.watermark).max().unwrap_or(0);
+        let watermark = watermark
+            .map(|frame| frame.header.watermark)
+            .max()
+            .unwrap_or(0);
         let frames = without_overwritten(self.frames);
         let walk = |head| {
             let mut walk = Walk {
@@ -102,7 +109,11 @@ impl Scanner {
         // A frame beyond the end may name a head that never became durable: it must not count.
         let first = walk(highest_head(&frames, u64::MAX));
         let head = highest_head(&frames, first.end);
-        if head == first.head { first } else { walk(head) }
+        if head == first.head {
+            first
+        } else {
+            walk(head)
+        }
     }
 }
 
@@ -112,7 +123,11 @@ fn highest_head(frames: &[DecodedFrame], end: u64) -> u64 {
 }
 
 fn highest_session(frames: &[DecodedFrame]) -> u64 {
-    frames.iter().map(|frame| frame.header.session).max().unwrap_or(0)
+    frames
+        .iter()
+        .map(|frame| frame.header.session)
+        .max()
+        .unwrap_or(0)
 }
 
 /// Copies what is kept out of the segment's buffer, so that the buffer can be dropped. The payload of
@@ -186,7 +201,10 @@ impl Walk {
             self.scan.last_headers.clear();
         }
         // After unknown frames any number would do that was never used: leave a wide margin.
-        let lost_at_end = self.pending.last().is_some_and(|gap| gap.1 == self.scan.end);
+        let lost_at_end = self
+            .pending
+            .last()
+            .is_some_and(|gap| gap.1 == self.scan.end);
         let margin = if lost_at_end { self.scan.end } else { 1 };
         self.scan.next_sequence = previous.map_or(margin, |(_, last)| last + margin);
         self.report();
@@ -268,7 +286,11 @@ impl Walk {
     fn report(&mut self) {
         for (start, end, missing) in std::mem::take(&mut self.pending) {
             let range = Position(start)..Position(end);
-            let records: Vec<_> = self.copies.range(range).map(|(_, copy)| copy.clone()).collect();
+            let records: Vec<_> = self
+                .copies
+                .range(range)
+                .map(|(_, copy)| copy.clone())
+                .collect();
             if missing == Some(0) && records.is_empty() {
                 // Only the unused end of a segment.
                 continue;

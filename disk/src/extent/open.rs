@@ -1,0 +1,186 @@
+//! Opens the extent store: reads footers, scans the segment that has none, and finishes that.
+//!
+//! Invariants: an entry without a footer is verified whole before it is believed, because its sync
+//! may never have happened; a file without a valid entry is removed.
+//! Does not: decide which of two copies of a name counts.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use hedgerow_env::{DiskError, Env, File, OpenMode, StoreId};
+
+use super::format::{
+    BATCH_ALIGNMENT, DATA_AT, DEAD_SLOT_AT, DEAD_SLOT_BYTES, ENTRIES_MAX, ENTRY_ALIGNMENT, Meta,
+    Place, TRAILER_BYTES, decode_dead, decode_footer, decode_meta, decode_trailer, encode_meta,
+    segment_number, segment_path,
+};
+use super::{ExtentConfig, Extents, Found, Segment, State, chunks_match};
+use crate::codec::{align_up, narrow, wide, word};
+
+impl Extents {
+    /// Opens the segments in `directory`.
+    pub(crate) async fn open(
+        env: &Env,
+        directory: &str,
+        store: StoreId,
+        config: ExtentConfig,
+    ) -> Result<(Self, Vec<Found>), DiskError> {
+        let extents = Self {
+            env: env.clone(),
+            directory: directory.to_owned(),
+            store,
+            config,
+            state: Mutex::new(State {
+                segments: BTreeMap::new(),
+                open: None,
+                next_number: 1,
+            }),
+        };
+        let mut numbers: Vec<u64> = Vec::new();
+        for name in env.disk().list(directory).await? {
+            numbers.extend(segment_number(&name));
+        }
+        numbers.sort_unstable();
+        let mut found = Vec::new();
+        for number in numbers {
+            extents.state().next_number = number + 1;
+            found.extend(extents.open_existing(number).await?);
+        }
+        Ok((extents, found))
+    }
+
+    async fn open_existing(&self, number: u64) -> Result<Vec<Found>, DiskError> {
+        let path = segment_path(&self.directory, number);
+        let file = self.env.disk().open(&path, OpenMode::Existing).await?;
+        let length = file.length().await?;
+        let indexed = read_footer(&*file, self.store, number, length).await?;
+        let (found, unfinished) = match indexed {
+            Some(entries) => (entries, None),
+            None => {
+                let bytes = file.read_at(0, narrow(length)).await?;
+                let (found, end) = scan(self.store, number, &bytes);
+                if found.is_empty() {
+                    self.env.disk().remove(&path).await?;
+                    return Ok(found);
+                }
+                (found, Some(end))
+            }
+        };
+        let mut segment = Segment::new(Arc::clone(&file), length);
+        segment.finished = unfinished.is_none();
+        for entry in &found {
+            let bytes = align_up(entry.meta.entry_bytes(), ENTRY_ALIGNMENT);
+            segment.push_lost_until(entry.place.ordinal);
+            segment.push(entry.meta.name, word(narrow(bytes)), entry.place.offset);
+        }
+        if let Some((sequence, bits)) = read_dead(&*file, self.store, number).await? {
+            segment.apply_dead(sequence, &bits);
+        }
+        let alive = |entry: &Found| !segment.is_dead(entry.place.ordinal);
+        let (live, dead): (Vec<_>, Vec<_>) = found.into_iter().partition(alive);
+        self.state().segments.insert(number, segment);
+        if let Some(end) = unfinished {
+            self.finish_scanned(number, end, &live, dead).await?;
+        }
+        Ok(live)
+    }
+
+    /// Gives a scanned segment its footer. What was read may have come from a cache: the sync that
+    /// follows covers the footer, so the entries are written again first.
+    async fn finish_scanned(
+        &self,
+        number: u64,
+        end: u64,
+        live: &[Found],
+        dead: Vec<Found>,
+    ) -> Result<(), DiskError> {
+        let file = Arc::clone(&self.state().segments[&number].file);
+        let bytes = file.read_at(DATA_AT, narrow(end - DATA_AT)).await?;
+        file.write_at(DATA_AT, vec![bytes]).await?;
+        let mut entries: Vec<(Place, &Meta)> = live
+            .iter()
+            .chain(&dead)
+            .map(|found| (found.place, &found.meta))
+            .collect();
+        entries.sort_by_key(|(place, _)| place.ordinal);
+        let encoded: Vec<u8> = entries
+            .into_iter()
+            .flat_map(|(place, meta)| encode_meta(self.store, place, meta))
+            .collect();
+        self.finish(number, end, &encoded).await
+    }
+}
+
+async fn read_footer(
+    file: &dyn File,
+    store: StoreId,
+    number: u64,
+    length: u64,
+) -> Result<Option<Vec<Found>>, DiskError> {
+    let Some(trailer_at) = length.checked_sub(wide(TRAILER_BYTES)) else {
+        return Ok(None);
+    };
+    let trailer = file.read_at(trailer_at, TRAILER_BYTES).await?;
+    let Some((at, bytes)) = decode_trailer(store, number, &trailer) else {
+        return Ok(None);
+    };
+    if at.checked_add(bytes).is_none_or(|end| end > length) {
+        return Ok(None);
+    }
+    let entries = file.read_at(at, narrow(bytes)).await?;
+    let entries = decode_footer(store, number, &entries, &trailer);
+    Ok(entries.map(|entries| {
+        let found = |(place, meta)| Found {
+            place,
+            meta,
+            bad: false,
+        };
+        entries.into_iter().map(found).collect()
+    }))
+}
+
+async fn read_dead(
+    file: &dyn File,
+    store: StoreId,
+    number: u64,
+) -> Result<Option<(u64, Vec<u8>)>, DiskError> {
+    let mut best: Option<(u64, Vec<u8>)> = None;
+    for offset in DEAD_SLOT_AT {
+        let bytes = file.read_at(offset, DEAD_SLOT_BYTES).await?;
+        if let Some((sequence, bits)) = decode_dead(store, number, &bytes)
+            && best.as_ref().is_none_or(|(highest, _)| sequence > *highest)
+        {
+            best = Some((sequence, bits));
+        }
+    }
+    Ok(best)
+}
+
+/// Every entry of a segment without a footer, and where the last one ends.
+fn scan(store: StoreId, number: u64, bytes: &Bytes) -> (Vec<Found>, u64) {
+    let mut found: Vec<Found> = Vec::new();
+    let mut at = DATA_AT;
+    let mut end = DATA_AT;
+    while at < wide(bytes.len()) {
+        let rest = &bytes[narrow(at)..];
+        let entry = decode_meta(store, number, rest).filter(|(place, meta)| {
+            let expected = found.last().map_or(0, |last| last.place.ordinal + 1);
+            place.offset == at
+                && place.ordinal >= expected
+                && narrow(u64::from(place.ordinal)) < ENTRIES_MAX
+                && meta.entry_bytes() <= wide(rest.len())
+        });
+        let Some((place, meta)) = entry else {
+            let next = align_up(at + 1, BATCH_ALIGNMENT);
+            at = next;
+            continue;
+        };
+        let payload = &rest[meta.encoded_bytes()..narrow(meta.entry_bytes())];
+        let bad = !chunks_match(payload, &meta.sums);
+        at += align_up(meta.entry_bytes(), ENTRY_ALIGNMENT);
+        end = at;
+        found.push(Found { place, meta, bad });
+    }
+    (found, end.min(align_up(wide(bytes.len()), BATCH_ALIGNMENT)))
+}
