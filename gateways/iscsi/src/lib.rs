@@ -13,3 +13,7 @@ pub mod codec;
 pub mod crc32c;
 mod md5;
 pub mod port;
+mod scsi;
+pub mod server;
+pub mod session;
+mod target;

@@ -134,7 +134,8 @@ pub trait BlockDevice: Send + Sync {
     fn flush(&self) -> BoxFuture<'static, Result<(), BlockError>>;
 
     /// Asks for the end of an operation and resolves when its outcome is settled: from then on it
-    /// changes nothing. Resolves at once for a tag that is not known.
+    /// changes nothing, and its own future resolves too. Resolves at once for a tag that is not
+    /// known; the operation may then still be about to start, and its end is awaited anyway.
     fn cancel(&self, tag: OperationTag) -> BoxFuture<'static, ()>;
 
     /// A logical unit or target reset was asked for and all operations of it are settled.

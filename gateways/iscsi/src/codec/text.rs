@@ -13,7 +13,7 @@ const KEY_BYTES_MAX: usize = 63;
 const VALUE_BYTES_MAX: usize = 2100;
 
 /// Most pairs in one request: the standard defines about thirty keys.
-const PAIRS_MAX: usize = 128;
+const PAIRS_MAX: usize = 64;
 
 /// The longest text gathered over continued PDUs (RFC 7143 6.2: at least 8192 per sequence).
 pub const TEXT_BYTES_MAX: usize = 16 * 1024;
