@@ -15,10 +15,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use hedgerow_env::{ContainerId, Env, GroupId, Instant, MapEpoch, NodeId, StoreId};
 use hedgerow_protocol::{
-    GroupBody, GroupMember, GroupReply, GroupRequest, NodeReply, NodeRequest, ROOT_GROUP,
-    RootAnswer, RootCommand, RootOutcome, RootQuery, RootReply, RootRequest, SERVICE_GROUP,
-    SERVICE_NODE, ShardCommand, ShardOutcome, ShardReply, ShardRequest, ShardTable, Topology,
-    decode, encode,
+    GroupBody, GroupMember, GroupRecord, GroupReply, GroupRequest, NodeReply, NodeRequest,
+    ROOT_GROUP, RootAnswer, RootCommand, RootOutcome, RootQuery, RootReply, RootRequest,
+    SERVICE_GROUP, SERVICE_NODE, ShardCommand, ShardOutcome, ShardReply, ShardRequest, ShardTable,
+    Topology, decode, encode,
 };
 
 use crate::{CallError, CallOptions, Message, Peer, RefusalCode, Rpc, ServiceId};
@@ -85,6 +85,15 @@ impl Directory {
             }
             news
         })
+    }
+
+    /// Remembers the root's first members, until a table is known.
+    pub fn bootstrap_root(&self, root: GroupRecord) {
+        self.with(|state| {
+            if state.table.epoch == MapEpoch(0) {
+                state.table.root = root;
+            }
+        });
     }
 
     /// The topology as last seen.
@@ -473,6 +482,11 @@ impl GroupClient {
                 return;
             }
         }
+    }
+
+    /// As [`GroupClient::refresh`], for at most `limit`.
+    pub async fn refresh_within(&self, limit: Duration) {
+        self.refresh(self.env.now() + limit).await;
     }
 
     /// Asks one node for a newer table and topology. True when it had a newer table.
