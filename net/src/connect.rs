@@ -14,9 +14,9 @@ use crate::frame::{self, Decoded, Decoder, FrameError, Header, Kind, RequestId, 
 use crate::handshake::{self, Agreement};
 use crate::hello::{Hello, HelloConfirm, HelloReply, Introduction, Judgement, SPOKEN, Verdict};
 use crate::link::Link;
+use crate::node::Inner;
 use crate::outbound::Outbound;
 use crate::pool::Entry;
-use crate::rpc::Inner;
 use crate::wire::WireError;
 use crate::{CallError, Message, Peer};
 

@@ -15,7 +15,7 @@ use crate::frame::{Decoded, Header, Kind, body_checksum};
 use crate::hello::HelloConfirm;
 use crate::link::{Handler, Link, Outgoing};
 use crate::multiplexer::ServeTable;
-use crate::rpc::{Inner, MAXIMUM_TIMEOUT, Serving};
+use crate::node::{Inner, MAXIMUM_TIMEOUT, Serving};
 use crate::signal::CloseReason;
 use crate::{Caller, Message, Refusal, RefusalCode, refusal};
 

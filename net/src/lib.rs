@@ -24,6 +24,7 @@ mod inbound;
 mod keep_alive;
 mod link;
 pub mod multiplexer;
+mod node;
 mod outbound;
 mod pool;
 mod refusal;

@@ -14,8 +14,8 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::frame::{Decoded, Header, Kind, RequestId, body_checksum};
 use crate::link::{Handler, Hold, Link, Outgoing};
 use crate::multiplexer::{Progress, RequestTable};
+use crate::node::Inner;
 use crate::pool::Entry;
-use crate::rpc::Inner;
 use crate::signal::CloseReason;
 use crate::{CallError, CallOptions, Message, RefusalCode, RpcConfig, ServiceId, refusal};
 

@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use crate::back_off::BackOff;
 use crate::connect;
 use crate::link::Link;
+use crate::node::Inner;
 use crate::outbound::Outbound;
-use crate::rpc::Inner;
 use crate::signal::CloseReason;
 use crate::{CallError, Lane, Peer};
 

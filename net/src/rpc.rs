@@ -4,85 +4,20 @@
 //! [`Rpc::shutdown`] began nothing new is served or called.
 //! Does not: stop by itself when dropped: its tasks hold it until `shutdown` or the node's end.
 
-use std::collections::BTreeMap;
-use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
-use hedgerow_env::{
-    BoxFuture, Env, Instant, Listener, NodeId, Random, StoreId, Stream, StreamKind, event,
-};
-use tokio::sync::{Notify, Semaphore};
+use hedgerow_env::{BoxFuture, Env, NodeId, StreamKind};
 
-use crate::inbound::Inbound;
-use crate::keep_alive::Smoothed;
-use crate::link::Link;
-use crate::multiplexer::Progress;
-use crate::outbound::Ticket;
-use crate::pool::{PeerKey, Pool};
-use crate::signal::{CloseReason, Signal};
+use crate::node::Inner;
 use crate::{
-    CallError, CallOptions, Caller, Identity, Message, NetError, Peer, PeerObserver, Refusal,
-    RefusalCode, RpcConfig, Service, ServiceId, StoreStamp, connect,
+    CallError, CallOptions, Identity, Message, NetError, Peer, PeerObserver, RpcConfig, Service,
+    ServiceId,
 };
-
-/// Nodes whose latency is remembered; the oldest numbers give way. Beyond any cluster's size.
-const MAXIMUM_LATENCIES: usize = 8192;
-/// No call waits longer, and no request is served longer: clocks need not reach further.
-pub(crate) const MAXIMUM_TIMEOUT: Duration = Duration::from_secs(3600);
-/// Connections beyond the limit that are told so at the same time; others are just dropped.
-const REFUSED_AT_ONCE: usize = 64;
-/// After an error of the listener (out of file descriptors, mostly).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// One node's server and client. Clones share everything.
 #[derive(Clone)]
 pub struct Rpc(Arc<Inner>);
-
-/// What all clones, links and tasks share.
-pub(crate) struct Inner {
-    pub(crate) env: Env,
-    pub(crate) config: RpcConfig,
-    pub(crate) pool: Pool,
-    pub(crate) stopped: Signal,
-    identity: Mutex<Arc<Identity>>,
-    identity_changes: AtomicU64,
-    services: Mutex<BTreeMap<ServiceId, Arc<dyn Service>>>,
-    observer: Mutex<Option<Arc<dyn PeerObserver>>>,
-    latencies: Mutex<BTreeMap<NodeId, (String, Smoothed)>>,
-    links: Mutex<Links>,
-    random: Mutex<Random>,
-    local_address: String,
-    local_slots: Semaphore,
-    /// Requests of others that are being served, and who waits for their end.
-    serving: Arc<(AtomicU64, Notify)>,
-}
-
-/// Every open link, in the order of opening.
-#[derive(Default)]
-struct Links {
-    next: u64,
-    open: BTreeMap<u64, Weak<Link>>,
-}
-
-/// The accepted connections: those that are served, and those that are told why they are not.
-struct Accepted {
-    served: Arc<Semaphore>,
-    refused: Semaphore,
-}
-
-/// Counts one request that is being served.
-pub(crate) struct Serving(Arc<(AtomicU64, Notify)>);
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        if self.0.0.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.1.notify_waiters();
-        }
-    }
-}
 
 impl Rpc {
     /// Listens at `listen` and serves; port 0 chooses one. An empty `identity.address` becomes the
@@ -103,11 +38,11 @@ impl Rpc {
         if identity.address.is_empty() {
             identity.address.clone_from(&local_address);
         }
-        let rpc = Self::assemble(env, identity, config, local_address);
-        rpc.0
+        let inner = Inner::new(env, identity, config, local_address);
+        inner
             .env
-            .spawn("rpc-accept", Arc::clone(&rpc.0).accept(listener));
-        Ok(rpc)
+            .spawn("rpc-accept", Arc::clone(&inner).accept(listener));
+        Ok(Self(inner))
     }
 
     /// A client that listens nowhere: for tools.
@@ -117,33 +52,13 @@ impl Rpc {
     pub fn start_client(env: Env, identity: Identity, config: RpcConfig) -> Result<Self, NetError> {
         config.validate()?;
         identity.validate()?;
-        Ok(Self::assemble(env, identity, config, String::new()))
-    }
-
-    fn assemble(env: Env, identity: Identity, config: RpcConfig, local_address: String) -> Self {
-        let slots = usize::try_from(config.served_requests).expect("32 bits fit a usize");
-        Self(Arc::new(Inner {
-            random: Mutex::new(env.random("net/rpc")),
-            env,
-            config,
-            pool: Pool::default(),
-            stopped: Signal::default(),
-            identity: Mutex::new(Arc::new(identity)),
-            identity_changes: AtomicU64::new(0),
-            services: Mutex::default(),
-            observer: Mutex::default(),
-            latencies: Mutex::default(),
-            links: Mutex::default(),
-            local_address,
-            local_slots: Semaphore::new(slots),
-            serving: Arc::default(),
-        }))
+        Ok(Self(Inner::new(env, identity, config, String::new())))
     }
 
     /// The address that is really listened at; empty for a pure client.
     #[must_use]
     pub fn local_address(&self) -> &str {
-        &self.0.local_address
+        self.0.local_address()
     }
 
     /// The identity that handshakes show now.
@@ -154,39 +69,23 @@ impl Rpc {
 
     /// Changes the identity, for instance when the cluster or the stores become known. When more
     /// than stamps changed, later calls use new connections, which show the new identity; calls
-    /// that run end on the old ones. An empty address stays what it was.
+    /// that run end on the old ones. Connections of members of another cluster end at once. An
+    /// empty address stays what it was.
     ///
     /// # Panics
     /// When the identity does not fit a handshake ([`Identity::validate`]).
-    pub fn set_identity(&self, mut identity: Identity) {
-        let changed = {
-            let mut own = locked(&self.0.identity);
-            if identity.address.is_empty() {
-                identity.address.clone_from(&own.address);
-            }
-            identity
-                .validate()
-                .expect("the node's own identity fits a handshake");
-            let changed = !own.is_same_but_for_stamps(&identity);
-            *own = Arc::new(identity);
-            if changed {
-                self.0.identity_changes.fetch_add(1, Ordering::AcqRel);
-            }
-            changed
-        };
-        if changed {
-            self.0.pool.retire_all();
-        }
+    pub fn set_identity(&self, identity: Identity) {
+        self.0.set_identity(identity);
     }
 
     /// Serves `service` from now on, in place of any earlier one of that number.
     pub fn serve(&self, id: ServiceId, service: Arc<dyn Service>) {
-        locked(&self.0.services).insert(id, service);
+        self.0.serve(id, service);
     }
 
     /// Tells `observer` of stores in every handshake from now on.
     pub fn on_peer(&self, observer: Arc<dyn PeerObserver>) {
-        *locked(&self.0.observer) = Some(observer);
+        self.0.observe(observer);
     }
 
     /// Calls `service` of `to`, on the data lane.
@@ -219,294 +118,21 @@ impl Rpc {
     /// The smoothed round-trip time to `node`, if it was measured.
     #[must_use]
     pub fn latency(&self, node: &NodeId) -> Option<Duration> {
-        locked(&self.0.latencies)
-            .get(node)
-            .and_then(|(_, smoothed)| smoothed.value())
+        self.0.latency(*node)
     }
 
     /// The smoothed round-trip time to whoever advertises `address`, if it was measured.
     #[must_use]
     pub fn latency_of_address(&self, address: &str) -> Option<Duration> {
-        let latencies = locked(&self.0.latencies);
-        let found = latencies
-            .values()
-            .find(|(advertised, _)| advertised == address);
-        found.and_then(|(_, smoothed)| smoothed.value())
+        self.0.latency_of_address(address)
     }
 
     /// Stops: from this call on nothing new is served or called. The returned future lets running
     /// requests finish for the configured time and then closes every connection.
     #[must_use = "connections close when the future is awaited"]
     pub fn shutdown(&self) -> BoxFuture<'static, ()> {
+        self.0.stop();
         let inner = Arc::clone(&self.0);
-        inner.stopped.fire(CloseReason::Stopped);
-        Box::pin(async move {
-            let drained = inner.drained();
-            if inner
-                .env
-                .timeout(inner.config.drain_limit, drained)
-                .await
-                .is_err()
-            {
-                event!(
-                    inner.env,
-                    Info,
-                    "net",
-                    "stopping while requests are being served"
-                );
-            }
-            let open: Vec<_> = locked(&inner.links).open.values().cloned().collect();
-            for link in open.iter().filter_map(Weak::upgrade) {
-                link.close(CloseReason::Stopped);
-            }
-        })
-    }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("no panic under this lock")
-}
-
-impl Inner {
-    pub(crate) fn identity(&self) -> Arc<Identity> {
-        Arc::clone(&locked(&self.identity))
-    }
-
-    /// Grows with each change that peers must see.
-    pub(crate) fn identity_changes(&self) -> u64 {
-        self.identity_changes.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn random_bits(&self) -> u64 {
-        locked(&self.random).bits()
-    }
-
-    fn observer(&self) -> Option<Arc<dyn PeerObserver>> {
-        locked(&self.observer).clone()
-    }
-
-    pub(crate) fn knowledge(&self, store: StoreId) -> Option<(u64, u64)> {
-        self.observer()?.knowledge(store)
-    }
-
-    pub(crate) fn tell_learned(&self, peer: &Identity) {
-        if let Some(observer) = self.observer()
-            && !peer.stores.is_empty()
-        {
-            observer.learned(peer.node, &peer.stores);
-        }
-    }
-
-    /// Passes on what a peer knows of our stores; of others it must not speak.
-    pub(crate) fn tell_judged(&self, by: NodeId, known: &[StoreStamp]) {
-        let own = self.identity();
-        let is_own = |stamp: &&StoreStamp| own.stores.iter().any(|own| own.store == stamp.store);
-        let known: Vec<StoreStamp> = known.iter().filter(is_own).copied().collect();
-        if let Some(observer) = self.observer()
-            && !own.stores.is_empty()
-        {
-            observer.judged(by, &known);
-        }
-    }
-
-    pub(crate) fn note_latency(&self, peer: &Identity, sample: Duration) {
-        let mut latencies = locked(&self.latencies);
-        if latencies.len() >= MAXIMUM_LATENCIES && !latencies.contains_key(&peer.node) {
-            latencies.pop_first();
-        }
-        let (address, smoothed) = latencies.entry(peer.node).or_default();
-        if *address != peer.address {
-            address.clone_from(&peer.address);
-        }
-        smoothed.sample(sample);
-    }
-
-    pub(crate) fn service(&self, id: ServiceId) -> Result<Arc<dyn Service>, Refusal> {
-        if self.stopped.fired().is_some() {
-            return Err(Refusal::new(RefusalCode::Stopping, "this node is stopping"));
-        }
-        let found = locked(&self.services).get(&id).cloned();
-        found.ok_or_else(|| Refusal::new(RefusalCode::NotHere, format!("no {id} here")))
-    }
-
-    pub(crate) fn serving(&self) -> Serving {
-        self.serving.0.fetch_add(1, Ordering::AcqRel);
-        Serving(Arc::clone(&self.serving))
-    }
-
-    async fn drained(&self) {
-        loop {
-            // Registered before the look, so that the last end in between is not missed.
-            let ended = self.serving.1.notified();
-            if self.serving.0.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            ended.await;
-        }
-    }
-
-    /// A link was opened: `shutdown` must find it.
-    pub(crate) fn opened(&self, link: &Arc<Link>) {
-        let mut links = locked(&self.links);
-        links.open.retain(|_, link| link.strong_count() > 0);
-        let number = links.next;
-        links.next += 1;
-        links.open.insert(number, Arc::downgrade(link));
-        drop(links);
-        if self.stopped.fired().is_some() {
-            link.close(CloseReason::Stopped);
-        }
-    }
-
-    async fn accept(self: Arc<Self>, mut listener: Box<dyn Listener>) {
-        let limit = usize::try_from(self.config.accepted_connections).unwrap_or(usize::MAX);
-        let connections = Arc::new(Accepted {
-            served: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
-            refused: Semaphore::new(REFUSED_AT_ONCE),
-        });
-        let mut stopped = pin!(self.stopped.wait());
-        loop {
-            let accepted = match select(stopped.as_mut(), listener.accept()).await {
-                Either::Left(_) => return,
-                Either::Right((accepted, _)) => accepted,
-            };
-            match accepted {
-                Ok(stream) => {
-                    let inner = Arc::clone(&self);
-                    let connections = Arc::clone(&connections);
-                    self.env
-                        .spawn("rpc-welcome", inner.admit(stream, connections));
-                }
-                Err(error) => {
-                    event!(self.env, Warn, "net", "cannot accept: {error}");
-                    self.env.sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    async fn admit(self: Arc<Self>, stream: Stream, connections: Arc<Accepted>) {
-        let room = Arc::clone(&connections.served).try_acquire_owned().ok();
-        let _refused = if room.is_none() {
-            let Ok(refused) = connections.refused.try_acquire() else {
-                event!(self.env, Warn, "net", "no time for {}", stream.peer_address);
-                return;
-            };
-            Some(refused)
-        } else {
-            None
-        };
-        let welcome = connect::welcome(&self, stream, room.is_some()).await;
-        let (Some((agreement, stream, decoder)), Some(connection)) = (welcome, room) else {
-            return;
-        };
-        let handler = Arc::new(Inbound::new(&self, connection));
-        let queue = self.config.served_requests;
-        let stream = (stream, decoder);
-        let link = Link::start(&self.env, &self.config, agreement, stream, queue, handler);
-        self.opened(&link);
-    }
-
-    async fn call(
-        self: Arc<Self>,
-        peer: Peer,
-        service: ServiceId,
-        request: Message,
-        options: CallOptions,
-    ) -> Result<Message, CallError> {
-        let address = peer.address.clone();
-        let limit = self.config.maximum_message_bytes;
-        if request.length() > limit {
-            return Err(CallError::TooLarge { limit });
-        }
-        if self.stopped.fired().is_some() {
-            let reason = "this node is stopping".to_owned();
-            return Err(CallError::Unreachable { address, reason });
-        }
-        let deadline = self.env.now() + options.timeout.min(MAXIMUM_TIMEOUT);
-        let own = self.identity();
-        if self.is_own(&own, &peer) {
-            return self
-                .call_own(&own, &peer, (service, request), (options, deadline))
-                .await;
-        }
-        let mut ticket = Ticket::default();
-        let call = async {
-            let key = PeerKey {
-                peer,
-                lane: options.lane,
-            };
-            let (link, outbound) = self.connection(&key).await?;
-            outbound
-                .call(&link, &mut ticket, (service, request), (options, deadline))
-                .await
-        };
-        match self.env.deadline(deadline, call).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(timed_out(address, ticket.abandon())),
-        }
-    }
-
-    fn is_own(&self, own: &Identity, peer: &Peer) -> bool {
-        let listens = !self.local_address.is_empty();
-        let here = peer.address == own.address || peer.address == self.local_address;
-        listens && (here || peer.node == Some(own.node))
-    }
-
-    /// Calls a service of this node, in place.
-    async fn call_own(
-        &self,
-        own: &Identity,
-        peer: &Peer,
-        (service, request): (ServiceId, Message),
-        (options, deadline): (CallOptions, Instant),
-    ) -> Result<Message, CallError> {
-        let address = peer.address.clone();
-        if let Some(expected) = peer.node
-            && expected != own.node
-        {
-            let reason = format!("this is node {}, not {expected}", own.node);
-            let (node, cluster) = (own.node, own.cluster);
-            return Err(CallError::Foreign {
-                address,
-                node,
-                cluster,
-                reason,
-            });
-        }
-        let found = self.service(service)?;
-        let mut caller = Caller::of(own);
-        caller.tenant = options.tenant;
-        caller.class = options.class;
-        let mut progress = Progress::NotSent;
-        let call = async {
-            let Ok(_slot) = self.local_slots.acquire().await else {
-                return Err(Refusal::new(RefusalCode::Stopping, "this node is stopping"));
-            };
-            progress = Progress::Sent;
-            found.call(caller, request, deadline).await
-        };
-        let response = match self.env.deadline(deadline, call).await {
-            Ok(response) => response?,
-            Err(_) => return Err(timed_out(address, progress)),
-        };
-        let limit = self.config.maximum_message_bytes;
-        if response.length() > limit {
-            return Err(CallError::TooLarge { limit });
-        }
-        Ok(response)
-    }
-}
-
-fn timed_out(address: String, progress: Progress) -> CallError {
-    match progress {
-        Progress::NotSent => CallError::Unreachable {
-            address,
-            reason: "the deadline passed before the request was sent".to_owned(),
-        },
-        Progress::Sent => CallError::Unknown {
-            address,
-            reason: "the deadline passed".to_owned(),
-        },
+        Box::pin(async move { inner.wind_down().await })
     }
 }

@@ -1,7 +1,9 @@
 //! Tests of RPC over a network in memory, on a virtual clock. [`Cluster`] is their one helper.
 
 mod calls;
+mod cores;
 mod faults;
+mod formats;
 mod greetings;
 mod limits;
 mod tcp;

@@ -145,6 +145,32 @@ async fn a_blank_node_reaches_bootstrap_services_alone_until_it_joins() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_joins_another_cluster_drops_whoever_called_it_while_it_was_blank() {
+    let cluster = Cluster::new();
+    let undecided = cluster.node_as(1, blank(1)).await;
+    let echo = Arc::new(Echo::default());
+    undecided.serve(ECHO, echo.clone());
+    let client = cluster.node(2).await;
+    assert!(
+        client
+            .call(&peer(1), ECHO, message("x"), SECOND)
+            .await
+            .is_ok()
+    );
+    undecided.set_identity(Identity {
+        cluster: Some(ClusterId(8)),
+        ..member(1)
+    });
+    cluster.sleep(SECOND).await;
+    let outcome = client.call(&peer(1), ECHO, message("x"), SECOND).await;
+    assert!(
+        matches!(outcome, Err(CallError::Foreign { .. })),
+        "{outcome:?}"
+    );
+    assert_eq!(echo.begun(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn peers_remember_each_others_stores() {
     let cluster = Cluster::new();
     let with = |number, stamps: &[StoreStamp]| Identity {
