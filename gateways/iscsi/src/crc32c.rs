@@ -9,7 +9,10 @@ const POLYNOMIAL: u32 = 0x82f6_3b78;
 /// `TABLES[k][b]` is the CRC of byte `b` followed by `k` zero bytes.
 static TABLES: [[u32; 256]; 8] = tables();
 
-#[expect(clippy::cast_possible_truncation, reason = "the index of a table of 256 entries")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the index of a table of 256 entries"
+)]
 const fn tables() -> [[u32; 256]; 8] {
     let mut tables = [[0_u32; 256]; 8];
     let mut byte = 0;
@@ -17,7 +20,11 @@ const fn tables() -> [[u32; 256]; 8] {
         let mut crc = byte as u32;
         let mut bit = 0;
         while bit < 8 {
-            crc = if crc & 1 == 1 { (crc >> 1) ^ POLYNOMIAL } else { crc >> 1 };
+            crc = if crc & 1 == 1 {
+                (crc >> 1) ^ POLYNOMIAL
+            } else {
+                crc >> 1
+            };
             bit += 1;
         }
         tables[0][byte] = crc;

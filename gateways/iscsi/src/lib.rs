@@ -12,8 +12,15 @@
 pub mod codec;
 pub mod crc32c;
 mod md5;
+pub mod memory;
 pub mod port;
 mod scsi;
 pub mod server;
 pub mod session;
 mod target;
+
+pub use port::{
+    BlockDevice, BlockError, ChapAccount, ChapCredentials, Geometry, LogicalUnit, NameError,
+    OperationTag, TARGET_NAME_PREFIX, TargetCatalog, TargetDescription, target_name,
+};
+pub use server::{IscsiServer, ServerError};

@@ -156,7 +156,10 @@ pub struct LogicalUnit {
 
 impl fmt::Debug for LogicalUnit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("LogicalUnit").field("name", &self.name).finish_non_exhaustive()
+        formatter
+            .debug_struct("LogicalUnit")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -171,7 +174,10 @@ pub struct ChapAccount {
 
 impl fmt::Debug for ChapAccount {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("ChapAccount").field("user", &self.user).finish_non_exhaustive()
+        formatter
+            .debug_struct("ChapAccount")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
     }
 }
 

@@ -86,9 +86,20 @@ impl IscsiServer {
         event!(env, Info, "iscsi", "portal at {address}");
         let accept = env.spawn(
             "iscsi-accept",
-            accept(env.clone(), listener, Arc::clone(&targets), Arc::clone(&places)),
+            accept(
+                env.clone(),
+                listener,
+                Arc::clone(&targets),
+                Arc::clone(&places),
+            ),
         );
-        Ok(Self { env: env.clone(), targets, address, places, accept })
+        Ok(Self {
+            env: env.clone(),
+            targets,
+            address,
+            places,
+            accept,
+        })
     }
 
     /// The address that the portal really listens at.
@@ -107,7 +118,10 @@ impl IscsiServer {
         self.accept.abort();
         self.targets.close_all();
         let all = u32::try_from(CONNECTIONS_MAX).expect("a small number");
-        let ended = self.env.timeout(STOP_TIMEOUT, self.places.acquire_many(all)).await;
+        let ended = self
+            .env
+            .timeout(STOP_TIMEOUT, self.places.acquire_many(all))
+            .await;
         if ended.is_err() {
             event!(self.env, Warn, "iscsi", "some sessions did not end in time");
         }
@@ -130,7 +144,13 @@ async fn accept(
             }
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            event!(env, Warn, "iscsi", "{}: too many connections", stream.peer_address);
+            event!(
+                env,
+                Warn,
+                "iscsi",
+                "{}: too many connections",
+                stream.peer_address
+            );
             continue;
         };
         let connection = Connection::new(env.clone(), stream, Arc::clone(&targets));
@@ -185,7 +205,12 @@ impl Connection {
         let mut challenge = [0; 16];
         challenge.copy_from_slice(&env.secret(16));
         let local_address = stream.local_address;
-        let seed = Seed { targets, wake: Arc::clone(&wake), local_address, challenge };
+        let seed = Seed {
+            targets,
+            wake: Arc::clone(&wake),
+            local_address,
+            challenge,
+        };
         let session = Session::new(seed, env.now());
         Self {
             env,
@@ -217,7 +242,9 @@ impl Connection {
             let happening = std::future::poll_fn(|context| self.poll(context)).await;
             self.take(happening);
             let flushed = self.writing.is_none() && self.outbound.length_bytes() == 0;
-            let late = self.closing.is_some_and(|deadline| self.env.now() >= deadline);
+            let late = self
+                .closing
+                .is_some_and(|deadline| self.env.now() >= deadline);
             if self.connected && self.closing.is_some() && (flushed || late) {
                 self.disconnect();
             }
@@ -243,7 +270,10 @@ impl Connection {
             && self.reading.is_none()
             && let Some(mut reader) = self.reader.take()
         {
-            let maximum = self.framer.missing_bytes().clamp(READ_BYTES_MIN, READ_BYTES_MAX);
+            let maximum = self
+                .framer
+                .missing_bytes()
+                .clamp(READ_BYTES_MIN, READ_BYTES_MAX);
             self.reading = Some(Box::pin(async move {
                 let result = reader.read(maximum).await;
                 (reader, result)
@@ -333,7 +363,14 @@ impl Connection {
 
     fn broken(&mut self, error: &NetworkError) {
         if self.closing.is_none() {
-            event!(self.env, Info, "iscsi", "{} ({}): {error}", self.session.label(), self.peer);
+            event!(
+                self.env,
+                Info,
+                "iscsi",
+                "{} ({}): {error}",
+                self.session.label(),
+                self.peer
+            );
         }
         self.disconnect();
     }
@@ -377,8 +414,18 @@ impl Connection {
                     ticket
                 }));
             }
-            Effect::Framing { digests, data_limit } => {
-                event!(self.env, Info, "iscsi", "{} ({})", self.session.label(), self.peer);
+            Effect::Framing {
+                digests,
+                data_limit,
+            } => {
+                event!(
+                    self.env,
+                    Info,
+                    "iscsi",
+                    "{} ({})",
+                    self.session.label(),
+                    self.peer
+                );
                 self.digests = digests;
                 self.framer.set_digests(digests);
                 self.framer.set_data_limit(data_limit);
@@ -408,14 +455,26 @@ fn woken(wake: &Arc<Notify>) -> BoxFuture<'static, ()> {
 }
 
 fn operation(operate: Operate) -> BoxFuture<'static, Completion> {
-    let Operate { operation, device, medium, tag } = operate;
+    let Operate {
+        operation,
+        device,
+        medium,
+        tag,
+    } = operate;
     let work: BoxFuture<'static, Result<Bytes, BlockError>> = match medium {
-        MediumOperation::Read { first_byte, length_bytes } => device.read(first_byte, length_bytes),
+        MediumOperation::Read {
+            first_byte,
+            length_bytes,
+        } => device.read(first_byte, length_bytes),
         MediumOperation::Write { first_byte, data } => {
             let write = device.write(first_byte, data, tag);
             Box::pin(async move { write.await.map(|()| Bytes::new()) })
         }
-        MediumOperation::WriteZeroes { first_byte, length_bytes, unmap } => {
+        MediumOperation::WriteZeroes {
+            first_byte,
+            length_bytes,
+            unmap,
+        } => {
             let write = device.write_zeroes(first_byte, length_bytes, unmap, tag);
             Box::pin(async move { write.await.map(|()| Bytes::new()) })
         }

@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
-use crate::port::{BlockDevice, Geometry, LogicalUnit, OperationTag, TargetCatalog, TargetDescription};
+use crate::port::{
+    BlockDevice, Geometry, LogicalUnit, OperationTag, TargetCatalog, TargetDescription,
+};
 use crate::scsi::mode::ModeParameters;
 use crate::scsi::reservation::Reservations;
 use crate::scsi::sense::attention;
@@ -27,7 +29,7 @@ const ATTENTIONS_MAX: usize = 8;
 
 /// Names a session for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId(pub u64);
+pub(crate) struct SessionId(pub u64);
 
 impl fmt::Display for SessionId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -41,7 +43,7 @@ pub(crate) struct TaskId(u64);
 
 /// An initiator port: iSCSI name and ISID (RFC 7143 4.4.1).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct InitiatorPort {
+pub(crate) struct InitiatorPort {
     /// InitiatorName.
     pub name: String,
     /// ISID.
@@ -51,7 +53,9 @@ pub struct InitiatorPort {
 impl fmt::Display for InitiatorPort {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{},i,0x", self.name)?;
-        self.isid.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+        self.isid
+            .iter()
+            .try_for_each(|byte| write!(formatter, "{byte:02x}"))
     }
 }
 
@@ -133,7 +137,10 @@ impl UnitState {
 
     /// The sessions of initiator ports.
     fn sessions_of(&self, ports: &[InitiatorPort]) -> BTreeSet<SessionId> {
-        let members = self.members.iter().filter(|(_, member)| ports.contains(&member.port));
+        let members = self
+            .members
+            .iter()
+            .filter(|(_, member)| ports.contains(&member.port));
         members.map(|(id, _)| *id).collect()
     }
 }
@@ -165,21 +172,36 @@ impl Unit {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, UnitState> {
-        self.state.lock().expect("no holder of a unit's lock panics")
+        self.state
+            .lock()
+            .expect("no holder of a unit's lock panics")
     }
 
     pub(crate) fn description(&self) -> LogicalUnit {
-        self.description.lock().expect("no holder of this lock panics").clone()
+        self.description
+            .lock()
+            .expect("no holder of this lock panics")
+            .clone()
     }
 
     pub(crate) fn device(&self) -> Arc<dyn BlockDevice> {
-        Arc::clone(&self.description.lock().expect("no holder of this lock panics").device)
+        Arc::clone(
+            &self
+                .description
+                .lock()
+                .expect("no holder of this lock panics")
+                .device,
+        )
     }
 
     fn attach(&self, session: SessionId, port: &InitiatorPort) {
         let block_count = self.device().geometry().block_count;
         let attentions = VecDeque::from([attention::POWER_ON]);
-        let member = Member { port: port.clone(), attentions, block_count };
+        let member = Member {
+            port: port.clone(),
+            attentions,
+            block_count,
+        };
         self.lock().members.insert(session, member);
     }
 
@@ -187,9 +209,10 @@ impl Unit {
         let mut state = self.lock();
         state.members.remove(&session);
         state.reservations.session_ended(session);
-        let leftover = state.tasks.values().any(|task| {
-            task.session == session && task.running.is_some()
-        });
+        let leftover = state
+            .tasks
+            .values()
+            .any(|task| task.session == session && task.running.is_some());
         assert!(!leftover, "a session ends after all of its operations");
         state.tasks.retain(|_, task| task.session != session);
     }
@@ -197,15 +220,28 @@ impl Unit {
     /// Enters a task.
     pub(crate) fn admit(&self, session: SessionId) -> TaskId {
         let id = TaskId(fresh_number());
-        self.lock().tasks.insert(id, TaskEntry { session, aborted: false, running: None });
+        self.lock().tasks.insert(
+            id,
+            TaskEntry {
+                session,
+                aborted: false,
+                running: None,
+            },
+        );
         id
     }
 
     /// Names the task's next state-changing operation; none when the task was aborted.
     pub(crate) fn begin_operation(&self, task: TaskId) -> Option<OperationTag> {
         let mut state = self.lock();
-        let entry = state.tasks.get_mut(&task).expect("a task is in the table until it finishes");
-        assert!(entry.running.is_none(), "a task runs one operation at a time");
+        let entry = state
+            .tasks
+            .get_mut(&task)
+            .expect("a task is in the table until it finishes");
+        assert!(
+            entry.running.is_none(),
+            "a task runs one operation at a time"
+        );
         if entry.aborted {
             return None;
         }
@@ -223,7 +259,10 @@ impl Unit {
     }
 
     pub(crate) fn is_aborted(&self, task: TaskId) -> bool {
-        self.lock().tasks.get(&task).is_none_or(|entry| entry.aborted)
+        self.lock()
+            .tasks
+            .get(&task)
+            .is_none_or(|entry| entry.aborted)
     }
 
     /// Removes a task that runs nothing.
@@ -288,7 +327,12 @@ impl Unit {
                 let mut ended = std::pin::pin!(ended);
                 // Registered before the check: an end in between is not missed.
                 ended.as_mut().enable();
-                if !self.lock().tasks.values().any(|task| task.running == Some(*tag)) {
+                if !self
+                    .lock()
+                    .tasks
+                    .values()
+                    .any(|task| task.running == Some(*tag))
+                {
                     break;
                 }
                 // An operation that is about to be issued is not known to the device yet; its end
@@ -311,7 +355,7 @@ struct SessionEntry {
 
 /// Why a target asks a session to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CloseCause {
+pub(crate) enum CloseCause {
     /// The same initiator port logged in again (RFC 7143 6.3.5).
     Reinstated,
     /// TARGET COLD RESET.
@@ -363,7 +407,10 @@ impl Target {
         for (number, unit) in description.units {
             match units.get(&number) {
                 Some(known) => {
-                    *known.description.lock().expect("no holder of this lock panics") = unit;
+                    *known
+                        .description
+                        .lock()
+                        .expect("no holder of this lock panics") = unit;
                 }
                 None => {
                     units.insert(number, Arc::new(Unit::new(number, unit)));
@@ -373,11 +420,20 @@ impl Target {
     }
 
     pub(crate) fn unit(&self, number: u16) -> Option<Arc<Unit>> {
-        self.units.lock().expect("no holder of this lock panics").get(&number).cloned()
+        self.units
+            .lock()
+            .expect("no holder of this lock panics")
+            .get(&number)
+            .cloned()
     }
 
     pub(crate) fn units(&self) -> Vec<Arc<Unit>> {
-        self.units.lock().expect("no holder of this lock panics").values().cloned().collect()
+        self.units
+            .lock()
+            .expect("no holder of this lock panics")
+            .values()
+            .cloned()
+            .collect()
     }
 
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
@@ -402,23 +458,39 @@ impl Target {
         let tsih = loop {
             sessions.last_tsih = sessions.last_tsih.checked_add(1).unwrap_or(1);
             let candidate = sessions.last_tsih;
-            if sessions.entries.values().all(|entry| entry.tsih != candidate) {
+            if sessions
+                .entries
+                .values()
+                .all(|entry| entry.tsih != candidate)
+            {
                 break candidate;
             }
         };
         let session = SessionId(fresh_number());
-        let entry = SessionEntry { port: port.clone(), tsih, closing: None, wake };
+        let entry = SessionEntry {
+            port: port.clone(),
+            tsih,
+            closing: None,
+            wake,
+        };
         sessions.entries.insert(session, entry);
         drop(sessions);
         for unit in self.units() {
             unit.attach(session, port);
         }
-        Some(Opened { session, tsih, displaced })
+        Some(Opened {
+            session,
+            tsih,
+            displaced,
+        })
     }
 
     /// Whether a session with this TSIH and initiator port exists.
     pub(crate) fn has_session(&self, port: &InitiatorPort, tsih: u16) -> bool {
-        self.sessions().entries.values().any(|entry| entry.tsih == tsih && entry.port == *port)
+        self.sessions()
+            .entries
+            .values()
+            .any(|entry| entry.tsih == tsih && entry.port == *port)
     }
 
     /// A session and all of its operations ended.
@@ -458,7 +530,10 @@ impl Target {
             let ended = self.session_ended.notified();
             let mut ended = std::pin::pin!(ended);
             ended.as_mut().enable();
-            if !displaced.iter().any(|id| self.sessions().entries.contains_key(id)) {
+            if !displaced
+                .iter()
+                .any(|id| self.sessions().entries.contains_key(id))
+            {
                 return;
             }
             ended.await;
@@ -474,7 +549,10 @@ pub(crate) struct Targets {
 
 impl Targets {
     pub(crate) fn new(catalog: Arc<dyn TargetCatalog>) -> Self {
-        Self { catalog, live: Mutex::default() }
+        Self {
+            catalog,
+            live: Mutex::default(),
+        }
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
@@ -499,7 +577,11 @@ impl Targets {
 
     /// Ends the sessions of a target that is not exported here any more and forgets its state.
     pub(crate) fn withdraw(&self, name: &str) {
-        let target = self.live.lock().expect("no holder of this lock panics").remove(name);
+        let target = self
+            .live
+            .lock()
+            .expect("no holder of this lock panics")
+            .remove(name);
         if let Some(target) = target {
             target.close_all(CloseCause::Withdrawn);
         }
@@ -507,7 +589,12 @@ impl Targets {
 
     /// Ends all sessions.
     pub(crate) fn close_all(&self) {
-        for target in self.live.lock().expect("no holder of this lock panics").values() {
+        for target in self
+            .live
+            .lock()
+            .expect("no holder of this lock panics")
+            .values()
+        {
             target.close_all(CloseCause::Withdrawn);
         }
     }

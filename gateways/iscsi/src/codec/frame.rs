@@ -48,8 +48,14 @@ impl RawPdu {
     /// # Panics
     /// When the data segment has 2^24 bytes or more, or the AHS is not whole words.
     pub fn encode(&self, digests: Digests, out: &mut Gather) {
-        assert!(self.data.len() < 1 << 24, "a data segment's length has 24 bits");
-        assert!(self.additional.len().is_multiple_of(4), "an AHS is whole words");
+        assert!(
+            self.data.len() < 1 << 24,
+            "a data segment's length has 24 bits"
+        );
+        assert!(
+            self.additional.len().is_multiple_of(4),
+            "an AHS is whole words"
+        );
         let words = u8::try_from(self.additional.len() / 4).expect("an AHS has at most 255 words");
         let length = u32::try_from(self.data.len()).expect("24 bits were checked");
         let mut header = self.header;
@@ -151,7 +157,11 @@ impl Framer {
     /// A framer without digests that accepts data segments of up to `data_limit` bytes.
     #[must_use]
     pub fn new(data_limit: usize) -> Self {
-        Self { buffer: BytesMut::new(), digests: Digests::default(), data_limit }
+        Self {
+            buffer: BytesMut::new(),
+            digests: Digests::default(),
+            data_limit,
+        }
     }
 
     /// Expects these digests from the next PDU on: agreed at the end of login.
@@ -191,7 +201,9 @@ impl Framer {
     /// # Errors
     /// The bytes are no iSCSI PDU within the limits; the stream cannot be used further.
     pub fn next_pdu(&mut self) -> Result<Option<RawPdu>, CodecError> {
-        let Some(extent) = self.extent() else { return Ok(None) };
+        let Some(extent) = self.extent() else {
+            return Ok(None);
+        };
         if self.buffer.len() < extent.headers() {
             return Ok(None);
         }
@@ -203,7 +215,10 @@ impl Framer {
         }
         if extent.data > self.data_limit {
             let (length_bytes, limit_bytes) = (extent.data, self.data_limit);
-            return Err(CodecError::DataTooLong { length_bytes, limit_bytes });
+            return Err(CodecError::DataTooLong {
+                length_bytes,
+                limit_bytes,
+            });
         }
         if self.buffer.len() < extent.whole() {
             self.buffer.reserve(extent.whole() - self.buffer.len());
@@ -221,12 +236,17 @@ impl Framer {
             }
         }
         pdu.truncate(extent.data);
-        Ok(Some(RawPdu { header, additional, data: pdu.freeze() }))
+        Ok(Some(RawPdu {
+            header,
+            additional,
+            data: pdu.freeze(),
+        }))
     }
 
     fn extent(&self) -> Option<Extent> {
         let header = self.buffer.get(..HEADER_BYTES)?;
-        let data = usize::from(header[5]) << 16 | usize::from(header[6]) << 8 | usize::from(header[7]);
+        let data =
+            usize::from(header[5]) << 16 | usize::from(header[6]) << 8 | usize::from(header[7]);
         Some(Extent {
             additional: usize::from(header[4]) * 4,
             header_digest: if self.digests.header { 4 } else { 0 },

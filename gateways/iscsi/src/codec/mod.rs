@@ -172,7 +172,11 @@ impl Header {
     }
 
     pub(crate) fn with(self, data: Bytes) -> RawPdu {
-        RawPdu { header: self.0, additional: Bytes::new(), data }
+        RawPdu {
+            header: self.0,
+            additional: Bytes::new(),
+            data,
+        }
     }
 }
 

@@ -370,7 +370,12 @@ fn decode_command(pdu: &RawPdu) -> Result<Command, CodecError> {
         2 => Attribute::Ordered,
         3 => Attribute::HeadOfQueue,
         4 => Attribute::Aca,
-        _ => return Err(CodecError::Field { opcode: COMMAND, field: "ATTR" }),
+        _ => {
+            return Err(CodecError::Field {
+                opcode: COMMAND,
+                field: "ATTR",
+            });
+        }
     };
     Ok(Command {
         immediate: pdu.is_immediate(),
@@ -394,7 +399,9 @@ fn extended_cdb(additional: &Bytes) -> Result<Bytes, CodecError> {
     let mut rest = additional.clone();
     let mut found = Bytes::new();
     while !rest.is_empty() {
-        let &[high, low, kind, ..] = &rest[..] else { return Err(CodecError::AdditionalHeader) };
+        let &[high, low, kind, ..] = &rest[..] else {
+            return Err(CodecError::AdditionalHeader);
+        };
         let length = usize::from(u16::from_be_bytes([high, low]));
         // AHSLength counts the bytes after type; the whole is padded to words.
         let whole = (3 + length).next_multiple_of(4);
@@ -421,8 +428,7 @@ fn encode_command(pdu: &Command) -> RawPdu {
         Attribute::HeadOfQueue => 3,
         Attribute::Aca => 4,
     };
-    let flags =
-        flag(pdu.last, 0x80) | flag(pdu.reads, 0x40) | flag(pdu.writes, 0x20) | attribute;
+    let flags = flag(pdu.last, 0x80) | flag(pdu.reads, 0x40) | flag(pdu.writes, 0x20) | attribute;
     let mut raw = start(COMMAND, pdu.immediate, flags)
         .put_lun(pdu.lun)
         .put_u32(16, pdu.task)

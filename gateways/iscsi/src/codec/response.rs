@@ -75,7 +75,10 @@ impl Residual {
             0 => Ok(Self::None),
             0x04 => Ok(Self::Overflow(count)),
             0x02 => Ok(Self::Underflow(count)),
-            _ => Err(CodecError::Field { opcode, field: "O and U" }),
+            _ => Err(CodecError::Field {
+                opcode,
+                field: "O and U",
+            }),
         }
     }
 }
@@ -257,13 +260,19 @@ impl Response {
         let task = header.u32(16);
         let counters = header.counters();
         Ok(match pdu.opcode() {
-            NOP_IN => {
-                Self::NopIn(NopIn { lun: header.lun(), task, transfer: header.u32(20), counters, data })
-            }
+            NOP_IN => Self::NopIn(NopIn {
+                lun: header.lun(),
+                task,
+                transfer: header.u32(20),
+                counters,
+                data,
+            }),
             COMMAND => Self::Command(decode_command(pdu)?),
-            TASK_MANAGEMENT => {
-                Self::TaskManagement(TaskManagement { response: header.u8(2), task, counters })
-            }
+            TASK_MANAGEMENT => Self::TaskManagement(TaskManagement {
+                response: header.u8(2),
+                task,
+                counters,
+            }),
             LOGIN => Self::Login(decode_login(header, data)),
             TEXT => Self::Text(Text {
                 last: header.u8(1) & 0x80 != 0,
@@ -297,7 +306,11 @@ impl Response {
                 event: header.u8(36),
                 parameters: [header.u16(38), header.u16(40), header.u16(42)],
             }),
-            REJECT => Self::Reject(Reject { reason: header.u8(2), counters, header: data }),
+            REJECT => Self::Reject(Reject {
+                reason: header.u8(2),
+                counters,
+                header: data,
+            }),
             opcode => return Err(CodecError::Opcode { opcode }),
         })
     }
@@ -350,7 +363,10 @@ impl Response {
 }
 
 fn start(opcode: u8, flags: u8, task: u32, counters: Counters) -> Header {
-    Header::new(opcode).put(1, &[flags]).put_u32(16, task).put_counters(counters)
+    Header::new(opcode)
+        .put(1, &[flags])
+        .put_u32(16, task)
+        .put_counters(counters)
 }
 
 fn decode_command(pdu: &RawPdu) -> Result<Command, CodecError> {
@@ -359,11 +375,17 @@ fn decode_command(pdu: &RawPdu) -> Result<Command, CodecError> {
     if !sense.is_empty() {
         // SenseLength, then the sense data (RFC 7143 11.4.7.2).
         let &[high, low, ..] = &sense[..] else {
-            return Err(CodecError::Field { opcode: COMMAND, field: "SenseLength" });
+            return Err(CodecError::Field {
+                opcode: COMMAND,
+                field: "SenseLength",
+            });
         };
         let length = usize::from(u16::from_be_bytes([high, low]));
         if length > sense.len() - 2 {
-            return Err(CodecError::Field { opcode: COMMAND, field: "SenseLength" });
+            return Err(CodecError::Field {
+                opcode: COMMAND,
+                field: "SenseLength",
+            });
         }
         sense = sense.slice(2..2 + length);
     }
@@ -397,7 +419,10 @@ fn decode_data_in(header: Header, data: Bytes) -> Result<DataIn, CodecError> {
     let status = if flags & 0x01 == 0 {
         None
     } else {
-        Some((header.u8(3), Residual::read(flags, header.u32(44), DATA_IN)?))
+        Some((
+            header.u8(3),
+            Residual::read(flags, header.u32(44), DATA_IN)?,
+        ))
     };
     Ok(DataIn {
         last: flags & 0x80 != 0,
@@ -417,7 +442,9 @@ fn encode_data_in(pdu: &DataIn) -> RawPdu {
         .put_u32(40, pdu.offset);
     if let Some((status, residual)) = pdu.status {
         let flags = flag(pdu.last, 0x80) | 0x01 | residual.flags();
-        header = header.put(1, &[flags, 0, status]).put_u32(44, residual.count());
+        header = header
+            .put(1, &[flags, 0, status])
+            .put_u32(44, residual.count());
     }
     header.with(pdu.data.clone())
 }

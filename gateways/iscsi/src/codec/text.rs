@@ -44,11 +44,17 @@ pub fn parse(text: &[u8]) -> Result<Vec<(String, String)>, TextError> {
         return Err(TextError::TooLong);
     }
     let mut pairs = Vec::new();
-    for pair in text.split(|byte| *byte == 0).filter(|pair| !pair.is_empty()) {
+    for pair in text
+        .split(|byte| *byte == 0)
+        .filter(|pair| !pair.is_empty())
+    {
         if pairs.len() == PAIRS_MAX {
             return Err(TextError::TooLong);
         }
-        let equals = pair.iter().position(|byte| *byte == b'=').ok_or(TextError::NoEquals)?;
+        let equals = pair
+            .iter()
+            .position(|byte| *byte == b'=')
+            .ok_or(TextError::NoEquals)?;
         let (key, value) = (&pair[..equals], &pair[equals + 1..]);
         if !is_key(key) {
             return Err(TextError::Key);
@@ -65,7 +71,9 @@ pub fn parse(text: &[u8]) -> Result<Vec<(String, String)>, TextError> {
 
 fn is_key(key: &[u8]) -> bool {
     (1..=KEY_BYTES_MAX).contains(&key.len())
-        && key.iter().all(|b| b.is_ascii_alphanumeric() || b".-+@_#".contains(b))
+        && key
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || b".-+@_#".contains(b))
 }
 
 /// The wire form of pairs: each ends with a zero byte.
@@ -106,7 +114,11 @@ pub fn hexadecimal_value(bytes: &[u8]) -> String {
 fn hexadecimal(digits: &str) -> Option<Vec<u8>> {
     let nibbles: Vec<u8> = digits
         .chars()
-        .map(|digit| digit.to_digit(16).and_then(|nibble| u8::try_from(nibble).ok()))
+        .map(|digit| {
+            digit
+                .to_digit(16)
+                .and_then(|nibble| u8::try_from(nibble).ok())
+        })
         .collect::<Option<_>>()?;
     if nibbles.is_empty() {
         return None;
@@ -151,16 +163,25 @@ mod tests {
 
     #[test]
     fn pairs_come_back_in_order_and_limits_hold() {
-        let text = write(&[("InitiatorName", "iqn.a:b"), ("HeaderDigest", "CRC32C,None")]);
+        let text = write(&[
+            ("InitiatorName", "iqn.a:b"),
+            ("HeaderDigest", "CRC32C,None"),
+        ]);
         let pairs = parse(&text).unwrap();
-        assert_eq!(pairs[1], ("HeaderDigest".to_owned(), "CRC32C,None".to_owned()));
+        assert_eq!(
+            pairs[1],
+            ("HeaderDigest".to_owned(), "CRC32C,None".to_owned())
+        );
 
         assert_eq!(parse(b"NoEquals\0"), Err(TextError::NoEquals));
         assert_eq!(parse(b"bad key=1\0"), Err(TextError::Key));
         assert_eq!(parse(b"=1\0"), Err(TextError::Key));
         assert_eq!(parse(b"k=\xff\0"), Err(TextError::Value));
         assert_eq!(parse(&[b'k'; TEXT_BYTES_MAX + 1]), Err(TextError::TooLong));
-        assert_eq!(parse(&b"k=v\0".repeat(PAIRS_MAX + 1)), Err(TextError::TooLong));
+        assert_eq!(
+            parse(&b"k=v\0".repeat(PAIRS_MAX + 1)),
+            Err(TextError::TooLong)
+        );
         let long = [b"k=".as_slice(), &[b'v'; VALUE_BYTES_MAX + 1]].concat();
         assert_eq!(parse(&long), Err(TextError::Value));
     }

@@ -27,28 +27,72 @@ pub(crate) enum ByteCheck {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
     TestUnitReady,
-    RequestSense { descriptor: bool, allocation: u32 },
-    Inquiry { page: Option<u8>, allocation: u32 },
+    RequestSense {
+        descriptor: bool,
+        allocation: u32,
+    },
+    Inquiry {
+        page: Option<u8>,
+        allocation: u32,
+    },
     ReadCapacity10,
-    ReadCapacity16 { allocation: u32 },
-    ReportLuns { select: u8, allocation: u32 },
+    ReadCapacity16 {
+        allocation: u32,
+    },
+    ReportLuns {
+        select: u8,
+        allocation: u32,
+    },
     ModeSense(ModeSense),
-    ModeSelect { long: bool, length: u32 },
+    ModeSelect {
+        long: bool,
+        length: u32,
+    },
     Read(Blocks),
-    Write { blocks: Blocks, verify: Option<ByteCheck> },
-    Verify { blocks: Blocks, check: ByteCheck },
-    WriteSame { blocks: Blocks, unmap: bool, no_data: bool },
-    Unmap { length: u32 },
+    Write {
+        blocks: Blocks,
+        verify: Option<ByteCheck>,
+    },
+    Verify {
+        blocks: Blocks,
+        check: ByteCheck,
+    },
+    WriteSame {
+        blocks: Blocks,
+        unmap: bool,
+        no_data: bool,
+    },
+    Unmap {
+        length: u32,
+    },
     SynchronizeCache(Blocks),
     Prefetch(Blocks),
     StartStop,
-    PreventAllow { prevent: bool },
+    PreventAllow {
+        prevent: bool,
+    },
     Reserve,
     Release,
-    PersistIn { action: u8, allocation: u32 },
-    PersistOut { action: u8, scope_and_kind: u8, length: u32 },
-    ReportOpcodes { options: u8, opcode: u8, action: u16, timeouts: bool, allocation: u32 },
-    ReportTaskFunctions { extended: bool, allocation: u32 },
+    PersistIn {
+        action: u8,
+        allocation: u32,
+    },
+    PersistOut {
+        action: u8,
+        scope_and_kind: u8,
+        length: u32,
+    },
+    ReportOpcodes {
+        options: u8,
+        opcode: u8,
+        action: u16,
+        timeouts: bool,
+        allocation: u32,
+    },
+    ReportTaskFunctions {
+        extended: bool,
+        allocation: u32,
+    },
 }
 
 /// MODE SENSE's fields (SPC-4 6.11).
@@ -93,9 +137,17 @@ impl Fields<'_> {
                     0 => 256,
                     count => u64::from(count),
                 };
-                Blocks { first: u64::from(first), count, count_byte: 4 }
+                Blocks {
+                    first: u64::from(first),
+                    count,
+                    count_byte: 4,
+                }
             }
-            4 => Blocks { first: self.u64(2), count: u64::from(self.u32(10)), count_byte: 10 },
+            4 => Blocks {
+                first: self.u64(2),
+                count: u64::from(self.u32(10)),
+                count_byte: 10,
+            },
             5 => Blocks {
                 first: u64::from(self.u32(2)),
                 count: u64::from(self.u32(6)),
@@ -111,7 +163,11 @@ impl Fields<'_> {
 
     /// READ and WRITE carry no protection information here (SBC-3 5.11: the field must be zero).
     fn unprotected(self) -> Result<Self, Sense> {
-        if self.0[1] & 0xe0 != 0 { Err(Sense::invalid_cdb_field(1, Some(7))) } else { Ok(self) }
+        if self.0[1] & 0xe0 != 0 {
+            Err(Sense::invalid_cdb_field(1, Some(7)))
+        } else {
+            Ok(self)
+        }
     }
 
     fn byte_check(self) -> Result<ByteCheck, Sense> {
@@ -151,18 +207,26 @@ fn medium(fields: Fields<'_>) -> Result<Operation, Sense> {
     let blocks = fields.blocks();
     Ok(match fields.0[0] {
         0x08 => Operation::Read(blocks),
-        0x0a => Operation::Write { blocks, verify: None },
+        0x0a => Operation::Write {
+            blocks,
+            verify: None,
+        },
         0x28 | 0x88 | 0xa8 => Operation::Read(fields.unprotected()?.blocks()),
-        0x2a | 0x8a | 0xaa => {
-            Operation::Write { blocks: fields.unprotected()?.blocks(), verify: None }
-        }
+        0x2a | 0x8a | 0xaa => Operation::Write {
+            blocks: fields.unprotected()?.blocks(),
+            verify: None,
+        },
         0x2e | 0x8e | 0xae => match fields.unprotected()?.byte_check()? {
             ByteCheck::OneBlock => return Err(Sense::invalid_cdb_field(1, Some(2))),
-            check => Operation::Write { blocks, verify: Some(check) },
+            check => Operation::Write {
+                blocks,
+                verify: Some(check),
+            },
         },
-        0x2f | 0x8f | 0xaf => {
-            Operation::Verify { blocks, check: fields.unprotected()?.byte_check()? }
-        }
+        0x2f | 0x8f | 0xaf => Operation::Verify {
+            blocks,
+            check: fields.unprotected()?.byte_check()?,
+        },
         0x34 | 0x90 => Operation::Prefetch(blocks),
         0x35 | 0x91 => Operation::SynchronizeCache(blocks),
         0x41 | 0x93 => {
@@ -171,13 +235,19 @@ fn medium(fields: Fields<'_>) -> Result<Operation, Sense> {
                 return Err(Sense::invalid_cdb_field(1, Some(4))); // ANCHOR
             }
             let no_data = fields.0[0] == 0x93 && fields.bit(1, 0);
-            Operation::WriteSame { blocks, unmap: fields.bit(1, 3), no_data }
+            Operation::WriteSame {
+                blocks,
+                unmap: fields.bit(1, 3),
+                no_data,
+            }
         }
         0x42 => {
             if fields.bit(1, 0) {
                 return Err(Sense::invalid_cdb_field(1, Some(0))); // ANCHOR
             }
-            Operation::Unmap { length: fields.u16(7) }
+            Operation::Unmap {
+                length: fields.u16(7),
+            }
         }
         _ => return Err(Sense::INVALID_OPCODE),
     })
@@ -188,8 +258,15 @@ fn reservation(fields: Fields<'_>) -> Operation {
     match fields.0[0] {
         0x16 | 0x56 => Operation::Reserve,
         0x17 | 0x57 => Operation::Release,
-        0x5e => Operation::PersistIn { action, allocation: fields.u16(7) },
-        _ => Operation::PersistOut { action, scope_and_kind: fields.0[2], length: fields.u32(5) },
+        0x5e => Operation::PersistIn {
+            action,
+            allocation: fields.u16(7),
+        },
+        _ => Operation::PersistOut {
+            action,
+            scope_and_kind: fields.0[2],
+            length: fields.u32(5),
+        },
     }
 }
 
@@ -198,22 +275,30 @@ fn primary(fields: Fields<'_>) -> Result<Operation, Sense> {
     let cdb = fields.0;
     Ok(match cdb[0] {
         0x00 => Operation::TestUnitReady,
-        0x03 => {
-            Operation::RequestSense { descriptor: fields.bit(1, 0), allocation: u32::from(cdb[4]) }
-        }
+        0x03 => Operation::RequestSense {
+            descriptor: fields.bit(1, 0),
+            allocation: u32::from(cdb[4]),
+        },
         0x12 => {
             let page = fields.bit(1, 0).then_some(cdb[2]);
             if page.is_none() && cdb[2] != 0 {
                 return Err(Sense::invalid_cdb_field(2, Some(7)));
             }
-            Operation::Inquiry { page, allocation: fields.u16(3) }
+            Operation::Inquiry {
+                page,
+                allocation: fields.u16(3),
+            }
         }
         0x15 | 0x55 => {
             if cdb[1] & 0x01 != 0 {
                 return Err(Sense::invalid_cdb_field(1, Some(0))); // SP: no pages are saved.
             }
             let long = cdb[0] == 0x55;
-            let length = if long { fields.u16(7) } else { u32::from(cdb[4]) };
+            let length = if long {
+                fields.u16(7)
+            } else {
+                u32::from(cdb[4])
+            };
             Operation::ModeSelect { long, length }
         }
         0x1a | 0x5a => {
@@ -225,7 +310,11 @@ fn primary(fields: Fields<'_>) -> Result<Operation, Sense> {
                 control: cdb[2] >> 6,
                 page: cdb[2] & 0x3f,
                 subpage: cdb[3],
-                allocation: if long { fields.u16(7) } else { u32::from(cdb[4]) },
+                allocation: if long {
+                    fields.u16(7)
+                } else {
+                    u32::from(cdb[4])
+                },
             })
         }
         0x1b => {
@@ -235,10 +324,17 @@ fn primary(fields: Fields<'_>) -> Result<Operation, Sense> {
             }
             Operation::StartStop
         }
-        0x1e => Operation::PreventAllow { prevent: cdb[4] & 0x03 != 0 },
+        0x1e => Operation::PreventAllow {
+            prevent: cdb[4] & 0x03 != 0,
+        },
         0x25 => Operation::ReadCapacity10,
-        0x9e => Operation::ReadCapacity16 { allocation: fields.u32(10) },
-        0xa0 => Operation::ReportLuns { select: cdb[2], allocation: fields.u32(6) },
+        0x9e => Operation::ReadCapacity16 {
+            allocation: fields.u32(10),
+        },
+        0xa0 => Operation::ReportLuns {
+            select: cdb[2],
+            allocation: fields.u32(6),
+        },
         0xa3 if cdb[1] & 0x1f == 0x0c => Operation::ReportOpcodes {
             options: cdb[2] & 0x07,
             opcode: cdb[3],

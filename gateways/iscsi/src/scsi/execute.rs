@@ -41,11 +41,19 @@ impl Reply {
     }
 
     fn data(data: Bytes) -> Self {
-        Self { status: status::GOOD, sense: None, data }
+        Self {
+            status: status::GOOD,
+            sense: None,
+            data,
+        }
     }
 
     pub(crate) fn status(status: u8) -> Self {
-        Self { status, sense: None, data: Bytes::new() }
+        Self {
+            status,
+            sense: None,
+            data: Bytes::new(),
+        }
     }
 
     /// Parameter data, cut to the allocation length (SPC-4 4.2.5.6).
@@ -57,7 +65,11 @@ impl Reply {
 
 impl From<Sense> for Reply {
     fn from(sense: Sense) -> Self {
-        Self { status: status::CHECK_CONDITION, sense: Some(sense), data: Bytes::new() }
+        Self {
+            status: status::CHECK_CONDITION,
+            sense: Some(sense),
+            data: Bytes::new(),
+        }
     }
 }
 
@@ -128,8 +140,18 @@ struct Range {
 enum Work {
     Read(Range),
     /// `written` once the medium has the data and the verification follows.
-    Write { range: Range, verify: Option<ByteCheck>, data: Bytes, written: bool },
-    Verify { range: Range, check: ByteCheck, data: Bytes, done: u64 },
+    Write {
+        range: Range,
+        verify: Option<ByteCheck>,
+        data: Bytes,
+        written: bool,
+    },
+    Verify {
+        range: Range,
+        check: ByteCheck,
+        data: Bytes,
+        done: u64,
+    },
     WriteSame {
         range: Range,
         unmap: bool,
@@ -140,9 +162,17 @@ enum Work {
         piece: u64,
         done: u64,
     },
-    Unmap { ranges: Vec<(u64, u64)>, done: usize },
-    ModeSelect { long: bool },
-    PersistOut { action: u8, scope_and_kind: u8 },
+    Unmap {
+        ranges: Vec<(u64, u64)>,
+        done: usize,
+    },
+    ModeSelect {
+        long: bool,
+    },
+    PersistOut {
+        action: u8,
+        scope_and_kind: u8,
+    },
     Flush,
 }
 
@@ -159,7 +189,9 @@ pub(crate) struct Execution {
 
 /// Judges a command and starts it.
 pub(crate) fn begin(context: Context<'_>, cdb: &[u8; 16]) -> Begun {
-    let Some(unit) = context.unit else { return without_unit(context, cdb) };
+    let Some(unit) = context.unit else {
+        return without_unit(context, cdb);
+    };
     let geometry = unit.device().geometry();
     let parsed = cdb::parse(cdb);
     let quiet = matches!(cdb[0], 0x03 | 0x12 | 0xa0); // REQUEST SENSE, INQUIRY, REPORT LUNS
@@ -175,7 +207,10 @@ pub(crate) fn begin(context: Context<'_>, cdb: &[u8; 16]) -> Begun {
                 Operation::PreventAllow { prevent: true } => Access::Read,
                 _ => row.access,
             };
-            if state.reservations.conflicts(access, context.session, context.port) {
+            if state
+                .reservations
+                .conflicts(access, context.session, context.port)
+            {
                 return Begun::Reply(Reply::status(status::RESERVATION_CONFLICT));
             }
         }
@@ -203,7 +238,13 @@ fn without_unit(context: Context<'_>, cdb: &[u8; 16]) -> Begun {
                 Begun::Reply(Reply::parameters(data, allocation))
             })
         }
-        Ok((_, Operation::RequestSense { descriptor, allocation })) => {
+        Ok((
+            _,
+            Operation::RequestSense {
+                descriptor,
+                allocation,
+            },
+        )) => {
             let data = Sense::NO_UNIT.encode(descriptor).to_vec();
             Begun::Reply(Reply::parameters(data, allocation))
         }
@@ -229,12 +270,21 @@ fn dispatch(
             let execution = Execution::new(Work::ModeSelect { long }, geometry);
             execution.with_parameters(length).map(Begun::Execution)
         }
-        Operation::PersistOut { action, scope_and_kind, length } => {
+        Operation::PersistOut {
+            action,
+            scope_and_kind,
+            length,
+        } => {
             if unit.lock().reservations.classic_blocks(context.session) {
                 return Ok(Begun::Reply(Reply::status(status::RESERVATION_CONFLICT)));
             }
-            let work = Work::PersistOut { action, scope_and_kind };
-            Execution::new(work, geometry).with_parameters(length).map(Begun::Execution)
+            let work = Work::PersistOut {
+                action,
+                scope_and_kind,
+            };
+            Execution::new(work, geometry)
+                .with_parameters(length)
+                .map(Begun::Execution)
         }
         _ => immediate(context, unit, geometry, operation).map(Begun::Reply),
     }
@@ -249,7 +299,10 @@ fn immediate(
 ) -> Result<Reply, Sense> {
     let session = context.session;
     Ok(match operation {
-        Operation::RequestSense { descriptor, allocation } => {
+        Operation::RequestSense {
+            descriptor,
+            allocation,
+        } => {
             let pending = unit.lock().take_attention(session).map(Sense::attention);
             let data = pending.unwrap_or(Sense::NONE).encode(descriptor);
             Reply::parameters(data.to_vec(), allocation)
@@ -283,7 +336,10 @@ fn immediate(
             } else {
                 reservations.release_classic(session)
             };
-            outcome.map_or_else(|_| Reply::status(status::RESERVATION_CONFLICT), |()| Reply::good())
+            outcome.map_or_else(
+                |_| Reply::status(status::RESERVATION_CONFLICT),
+                |()| Reply::good(),
+            )
         }
         Operation::PersistIn { action, allocation } => {
             let state = unit.lock();
@@ -292,12 +348,20 @@ fn immediate(
             }
             Reply::parameters(persist::answer(action, &state.reservations)?, allocation)
         }
-        Operation::ReportOpcodes { options, opcode, action, timeouts, allocation } => {
-            Reply::parameters(opcodes::report(options, opcode, action, timeouts)?, allocation)
-        }
-        Operation::ReportTaskFunctions { extended, allocation } => {
-            Reply::parameters(opcodes::task_functions(extended), allocation)
-        }
+        Operation::ReportOpcodes {
+            options,
+            opcode,
+            action,
+            timeouts,
+            allocation,
+        } => Reply::parameters(
+            opcodes::report(options, opcode, action, timeouts)?,
+            allocation,
+        ),
+        Operation::ReportTaskFunctions {
+            extended,
+            allocation,
+        } => Reply::parameters(opcodes::task_functions(extended), allocation),
         // The medium is always there and never leaves.
         Operation::TestUnitReady | Operation::StartStop | Operation::PreventAllow { .. } => {
             Reply::good()
@@ -320,13 +384,24 @@ fn medium(unit: &Unit, geometry: Geometry, operation: Operation) -> Result<Begun
         Operation::Read(blocks) => {
             let range = transfer_range(blocks, geometry)?;
             let length = u32::try_from(range.length).expect("transfers are limited");
-            Execution { data_in: length, ..new(Work::Read(range)) }
+            Execution {
+                data_in: length,
+                ..new(Work::Read(range))
+            }
         }
         Operation::Write { blocks, verify } => {
             let range = transfer_range(blocks, geometry)?;
             let length = u32::try_from(range.length).expect("transfers are limited");
-            let work = Work::Write { range, verify, data: Bytes::new(), written: false };
-            Execution { data_out: length, ..new(work) }
+            let work = Work::Write {
+                range,
+                verify,
+                data: Bytes::new(),
+                written: false,
+            };
+            Execution {
+                data_out: length,
+                ..new(work)
+            }
         }
         Operation::Verify { blocks, check } => {
             let range = match check {
@@ -338,23 +413,51 @@ fn medium(unit: &Unit, geometry: Geometry, operation: Operation) -> Result<Begun
                 ByteCheck::Data => u32::try_from(range.length).expect("transfers are limited"),
                 ByteCheck::OneBlock => geometry.block_size_bytes,
             };
-            let work = Work::Verify { range, check, data: Bytes::new(), done: 0 };
-            Execution { data_out, ..new(work) }
+            let work = Work::Verify {
+                range,
+                check,
+                data: Bytes::new(),
+                done: 0,
+            };
+            Execution {
+                data_out,
+                ..new(work)
+            }
         }
-        Operation::WriteSame { blocks, unmap, no_data } => {
+        Operation::WriteSame {
+            blocks,
+            unmap,
+            no_data,
+        } => {
             let range = write_same_range(blocks, geometry)?;
             let unmap = unmap && geometry.thin;
             let pattern = Bytes::new();
             let (zeros, piece, done) = (false, 0, 0);
-            let work =
-                Work::WriteSame { range, unmap, no_data, zeros, pattern, piece, done };
-            let data_out = if no_data { 0 } else { geometry.block_size_bytes };
-            Execution { data_out, ..new(work) }
+            let work = Work::WriteSame {
+                range,
+                unmap,
+                no_data,
+                zeros,
+                pattern,
+                piece,
+                done,
+            };
+            let data_out = if no_data {
+                0
+            } else {
+                geometry.block_size_bytes
+            };
+            Execution {
+                data_out,
+                ..new(work)
+            }
         }
         Operation::Unmap { .. } if !geometry.thin => return Err(Sense::INVALID_OPCODE),
-        Operation::Unmap { length } => {
-            new(Work::Unmap { ranges: Vec::new(), done: 0 }).with_parameters(length)?
-        }
+        Operation::Unmap { length } => new(Work::Unmap {
+            ranges: Vec::new(),
+            done: 0,
+        })
+        .with_parameters(length)?,
         Operation::SynchronizeCache(blocks) => {
             whole_range(blocks, geometry)?;
             new(Work::Flush)
@@ -371,12 +474,18 @@ fn medium(unit: &Unit, geometry: Geometry, operation: Operation) -> Result<Begun
 
 /// The bytes of a range of blocks inside the disk.
 fn whole_range(blocks: Blocks, geometry: Geometry) -> Result<Range, Sense> {
-    let end = blocks.first.checked_add(blocks.count).ok_or(Sense::OUT_OF_RANGE)?;
+    let end = blocks
+        .first
+        .checked_add(blocks.count)
+        .ok_or(Sense::OUT_OF_RANGE)?;
     if end > geometry.block_count || (blocks.first >= geometry.block_count && blocks.first > 0) {
         return Err(Sense::OUT_OF_RANGE);
     }
     let block = u64::from(geometry.block_size_bytes);
-    Ok(Range { first: blocks.first * block, length: blocks.count * block })
+    Ok(Range {
+        first: blocks.first * block,
+        length: blocks.count * block,
+    })
 }
 
 /// The same, within MAXIMUM TRANSFER LENGTH.
@@ -403,14 +512,23 @@ fn write_same_range(blocks: Blocks, geometry: Geometry) -> Result<Range, Sense> 
 
 impl Execution {
     fn new(work: Work, geometry: Geometry) -> Self {
-        Self { work, geometry, data_out: 0, data_in: 0, abort_ports: Vec::new() }
+        Self {
+            work,
+            geometry,
+            data_out: 0,
+            data_in: 0,
+            abort_ports: Vec::new(),
+        }
     }
 
     fn with_parameters(self, length: u32) -> Result<Self, Sense> {
         if length > PARAMETER_BYTES_MAX {
             return Err(Sense::PARAMETER_LENGTH);
         }
-        Ok(Self { data_out: length, ..self })
+        Ok(Self {
+            data_out: length,
+            ..self
+        })
     }
 
     /// Bytes that the CDB asks of the initiator.
@@ -465,7 +583,10 @@ impl Execution {
                 let long = *long;
                 Step::Reply(self.mode_select(context, long, &data))
             }
-            Work::PersistOut { action, scope_and_kind } => {
+            Work::PersistOut {
+                action,
+                scope_and_kind,
+            } => {
                 let (action, scope_and_kind) = (*action, *scope_and_kind);
                 Step::Reply(self.persist_out(context, action, scope_and_kind, &data))
             }
@@ -481,29 +602,46 @@ impl Execution {
         };
         match &mut self.work {
             Work::Read(range) => {
-                assert_eq!(bytes.len() as u64, range.length, "the port answers with that length");
+                assert_eq!(
+                    bytes.len() as u64,
+                    range.length,
+                    "the port answers with that length"
+                );
                 Step::Reply(Reply::data(bytes))
             }
             Work::Write { verify: None, .. } | Work::ModeSelect { .. } => {
                 Step::Reply(Reply::good())
             }
             Work::PersistOut { .. } | Work::Flush => Step::Reply(Reply::good()),
-            Work::Write { written: written @ false, .. } => {
+            Work::Write {
+                written: written @ false,
+                ..
+            } => {
                 *written = true;
                 self.next()
             }
             Work::Write { verify, data, .. } => {
                 let compared = *verify == Some(ByteCheck::Data);
-                Step::Reply(if compared { compare(data, &bytes, 0) } else { Reply::good() })
+                Step::Reply(if compared {
+                    compare(data, &bytes, 0)
+                } else {
+                    Reply::good()
+                })
             }
-            Work::Verify { check, data, done, .. } => {
+            Work::Verify {
+                check, data, done, ..
+            } => {
                 let checked = match check {
                     ByteCheck::Medium => Reply::good(),
                     ByteCheck::Data => compare(data, &bytes, 0),
                     ByteCheck::OneBlock => compare_each(data, &bytes),
                 };
                 *done += bytes.len() as u64;
-                if checked.status == status::GOOD { self.next() } else { Step::Reply(checked) }
+                if checked.status == status::GOOD {
+                    self.next()
+                } else {
+                    Step::Reply(checked)
+                }
             }
             Work::WriteSame { piece, done, .. } => {
                 *done += *piece;
@@ -527,7 +665,15 @@ impl Execution {
 
     /// A pattern of zeros needs no pattern; any other is spread over a piece, once.
     fn begin_pattern(&mut self) {
-        let Work::WriteSame { range, zeros, pattern, .. } = &mut self.work else { return };
+        let Work::WriteSame {
+            range,
+            zeros,
+            pattern,
+            ..
+        } = &mut self.work
+        else {
+            return;
+        };
         if pattern.iter().all(|byte| *byte == 0) {
             *zeros = true;
             return;
@@ -547,18 +693,38 @@ impl Execution {
             Work::Read(range) if range.length > 0 => Some(read(*range)),
             Work::Flush => Some(MediumOperation::Flush),
             Work::Write { range, .. } if range.length == 0 => None,
-            Work::Write { range, written: true, .. } => Some(read(*range)),
+            Work::Write {
+                range,
+                written: true,
+                ..
+            } => Some(read(*range)),
             Work::Write { range, data, .. } => {
                 assert_eq!(data.len() as u64, range.length, "all data was collected");
-                Some(MediumOperation::Write { first_byte: range.first, data: data.clone() })
+                Some(MediumOperation::Write {
+                    first_byte: range.first,
+                    data: data.clone(),
+                })
             }
-            Work::Verify { range, check, done, .. } if *done < range.length => {
-                let piece = if *check == ByteCheck::Data { range.length } else { PIECE_BYTES };
+            Work::Verify {
+                range, check, done, ..
+            } if *done < range.length => {
+                let piece = if *check == ByteCheck::Data {
+                    range.length
+                } else {
+                    PIECE_BYTES
+                };
                 let first = range.first + *done;
                 let length = piece.min(range.length - *done);
                 Some(read(Range { first, length }))
             }
-            Work::WriteSame { range, unmap, zeros: true, piece, done, .. } if *done == 0 => {
+            Work::WriteSame {
+                range,
+                unmap,
+                zeros: true,
+                piece,
+                done,
+                ..
+            } if *done == 0 => {
                 *piece = range.length;
                 (range.length > 0).then_some(MediumOperation::WriteZeroes {
                     first_byte: range.first,
@@ -566,19 +732,30 @@ impl Execution {
                     unmap: *unmap,
                 })
             }
-            Work::WriteSame { range, pattern, piece, done, .. } if *done < range.length => {
+            Work::WriteSame {
+                range,
+                pattern,
+                piece,
+                done,
+                ..
+            } if *done < range.length => {
                 let length = (range.length - *done).min(pattern.len() as u64);
                 *piece = length;
                 let data = pattern.slice(..usize::try_from(length).expect("within the pattern"));
-                Some(MediumOperation::Write { first_byte: range.first + *done, data })
+                Some(MediumOperation::Write {
+                    first_byte: range.first + *done,
+                    data,
+                })
             }
-            Work::Unmap { ranges, done } => ranges.get(*done).map(|(first, length)| {
-                MediumOperation::WriteZeroes {
-                    first_byte: *first,
-                    length_bytes: *length,
-                    unmap: true,
-                }
-            }),
+            Work::Unmap { ranges, done } => {
+                ranges
+                    .get(*done)
+                    .map(|(first, length)| MediumOperation::WriteZeroes {
+                        first_byte: *first,
+                        length_bytes: *length,
+                        unmap: true,
+                    })
+            }
             _ => None,
         };
         operation.map_or_else(|| Step::Reply(Reply::good()), Step::Operate)
@@ -630,7 +807,10 @@ impl Execution {
 
 fn read(range: Range) -> MediumOperation {
     let length_bytes = u32::try_from(range.length).expect("transfers are limited");
-    MediumOperation::Read { first_byte: range.first, length_bytes }
+    MediumOperation::Read {
+        first_byte: range.first,
+        length_bytes,
+    }
 }
 
 /// Compares the data-out buffer, from `offset` of it, with the medium.
@@ -643,7 +823,9 @@ fn compare(expected: &[u8], found: &[u8], offset: u64) -> Reply {
 
 /// Compares every block found with one expected block.
 fn compare_each(block: &[u8], found: &[u8]) -> Reply {
-    let bad = found.chunks(block.len()).find(|chunk| *chunk != &block[..chunk.len()]);
+    let bad = found
+        .chunks(block.len())
+        .find(|chunk| *chunk != &block[..chunk.len()]);
     bad.map_or_else(Reply::good, |chunk| compare(block, chunk, 0))
 }
 

@@ -38,7 +38,11 @@ pub(crate) fn standard(unit: Option<&LogicalUnit>) -> Vec<u8> {
 
 /// The product revision: major and minor version, at most four characters.
 fn revision() -> [u8; 4] {
-    let text = concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
+    let text = concat!(
+        env!("CARGO_PKG_VERSION_MAJOR"),
+        ".",
+        env!("CARGO_PKG_VERSION_MINOR")
+    );
     let mut revision = [b' '; 4];
     for (slot, byte) in revision.iter_mut().zip(text.bytes()) {
         *slot = byte;
@@ -80,7 +84,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Device identification (SPC-4 7.8.6): the unit as NAA 6, EUI-64 based and T10 vendor designator;
+/// Device identification (SPC-4 7.8.6): the unit as NAA 3, EUI-64 based and T10 vendor designator;
 /// the target port by relative number, portal group and iSCSI name.
 fn identification(unit: &LogicalUnit, target_name: &str) -> Vec<u8> {
     let mut page = Vec::new();
@@ -89,28 +93,45 @@ fn identification(unit: &LogicalUnit, target_name: &str) -> Vec<u8> {
         page.extend_from_slice(&[protocol_and_set, kind, 0, length]);
         page.extend_from_slice(value);
     };
-    // NAA 6 would need a registered company id; the locally assigned form needs none, and its 60
-    // bits are the identity's own.
-    let mut naa = [0_u8; 8];
-    naa.copy_from_slice(&unit.identity[..8]);
-    naa[0] = 0x30 | (naa[0] & 0x0f);
-    designator(0x01, 0x03, &naa);
+    designator(0x01, 0x03, &locally_assigned(unit.identity));
     designator(0x01, 0x02, &unit.identity);
 
     let mut vendor = VENDOR.to_vec();
     vendor.extend_from_slice(hexadecimal(&unit.identity).as_bytes());
     vendor.push(b' ');
-    vendor.extend(unit.name.bytes().filter(|b| (0x20..0x7f).contains(b)).take(128));
+    vendor.extend(
+        unit.name
+            .bytes()
+            .filter(|b| (0x20..0x7f).contains(b))
+            .take(128),
+    );
     designator(0x02, 0x01, &vendor);
 
     // Association 1 with PIV: the target port, protocol iSCSI (5).
     let [high, low] = PORTAL_GROUP.to_be_bytes();
     designator(0x51, 0x94, &[0, 0, 0, 1]);
     designator(0x51, 0x95, &[0, 0, high, low]);
-    designator(0x53, 0x98, &padded_name(&format!("{target_name},t,0x{PORTAL_GROUP:04x}")));
+    designator(
+        0x53,
+        0x98,
+        &padded_name(&format!("{target_name},t,0x{PORTAL_GROUP:04x}")),
+    );
     // Association 2: the target device.
     designator(0x53, 0xa8, &padded_name(target_name));
     page
+}
+
+/// NAA 3, locally assigned (SPC-4 7.8.6.6.4): NAA 6 would need a registered company id. Its 60 bits
+/// are mixed from all of the identity, for disks of one family share half of theirs.
+fn locally_assigned(identity: [u8; 16]) -> [u8; 8] {
+    // FNV-1a with a final avalanche: fixed for ever, for initiators remember the value.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in identity {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^= hash >> 33;
+    (0x3 << 60 | hash >> 4).to_be_bytes()
 }
 
 /// A SCSI name string: ended by a zero and padded to words (SPC-4 7.8.6.11).
@@ -130,7 +151,8 @@ fn block_limits(geometry: Geometry) -> Vec<u8> {
     let mut page = vec![0_u8; 60];
     let granularity = blocks(u64::from(geometry.optimal_io_bytes), geometry).max(1);
     let narrow = u16::try_from(granularity).unwrap_or(u16::MAX);
-    let mut put = |at: usize, bytes: &[u8]| page[at - 4..at - 4 + bytes.len()].copy_from_slice(bytes);
+    let mut put =
+        |at: usize, bytes: &[u8]| page[at - 4..at - 4 + bytes.len()].copy_from_slice(bytes);
     put(6, &narrow.to_be_bytes()); // optimal transfer length granularity
     put(8, &blocks(TRANSFER_BYTES_MAX, geometry).to_be_bytes());
     put(12, &blocks(OPTIMAL_TRANSFER_BYTES, geometry).to_be_bytes());
@@ -140,7 +162,10 @@ fn block_limits(geometry: Geometry) -> Vec<u8> {
         put(28, &granularity.to_be_bytes());
         put(32, &0x8000_0000_u32.to_be_bytes()); // UGAVALID, aligned at block 0
     }
-    put(36, &u64::from(blocks(WRITE_SAME_BYTES_MAX, geometry)).to_be_bytes());
+    put(
+        36,
+        &u64::from(blocks(WRITE_SAME_BYTES_MAX, geometry)).to_be_bytes(),
+    );
     page
 }
 

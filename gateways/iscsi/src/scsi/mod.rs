@@ -15,21 +15,21 @@ pub(crate) mod opcodes;
 pub(crate) mod parameters;
 pub(crate) mod persist;
 pub(crate) mod reservation;
-pub mod sense;
+pub(crate) mod sense;
 pub(crate) mod table;
 
 /// Status codes (SAM-5 5.3).
-pub mod status {
+pub(crate) mod status {
     /// Done.
-    pub const GOOD: u8 = 0x00;
+    pub(crate) const GOOD: u8 = 0x00;
     /// See the sense data.
-    pub const CHECK_CONDITION: u8 = 0x02;
+    pub(crate) const CHECK_CONDITION: u8 = 0x02;
     /// Try again soon.
-    pub const BUSY: u8 = 0x08;
+    pub(crate) const BUSY: u8 = 0x08;
     /// Another initiator holds a reservation.
-    pub const RESERVATION_CONFLICT: u8 = 0x18;
+    pub(crate) const RESERVATION_CONFLICT: u8 = 0x18;
     /// No room for the task.
-    pub const TASK_SET_FULL: u8 = 0x28;
+    pub(crate) const TASK_SET_FULL: u8 = 0x28;
 }
 
 /// The longest transfer of one READ, WRITE or VERIFY, in bytes (block limits VPD page): bounds what

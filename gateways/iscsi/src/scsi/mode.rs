@@ -37,7 +37,10 @@ impl ModeParameters {
         let state = match values {
             Values::Current => self,
             Values::Default => Self::default(),
-            Values::Changeable => Self { descriptor_sense: true, write_protect: true },
+            Values::Changeable => Self {
+                descriptor_sense: true,
+                write_protect: true,
+            },
         };
         let fixed = values != Values::Changeable;
         match code {
@@ -85,7 +88,9 @@ impl ModeParameters {
         }
         let descriptor_bytes = body.len();
         for page in pages {
-            let bytes = self.page(page, values).ok_or(Sense::invalid_cdb_field(2, Some(5)))?;
+            let bytes = self
+                .page(page, values)
+                .ok_or(Sense::invalid_cdb_field(2, Some(5)))?;
             body.extend_from_slice(&bytes);
         }
         let specific = self.device_specific(geometry);
@@ -106,19 +111,26 @@ impl ModeParameters {
         let header_bytes = if long { 8 } else { 4 };
         let header = list.get(..header_bytes).ok_or(Sense::PARAMETER_LENGTH)?;
         let (descriptor_bytes, long_lba) = if long {
-            (usize::from(u16::from_be_bytes([header[6], header[7]])), header[4] & 1 == 1)
+            (
+                usize::from(u16::from_be_bytes([header[6], header[7]])),
+                header[4] & 1 == 1,
+            )
         } else {
             (usize::from(header[3]), false)
         };
         let rest = &list[header_bytes..];
-        let descriptor = rest.get(..descriptor_bytes).ok_or(Sense::PARAMETER_LENGTH)?;
+        let descriptor = rest
+            .get(..descriptor_bytes)
+            .ok_or(Sense::PARAMETER_LENGTH)?;
         let at = u16::try_from(header_bytes).expect("4 or 8");
         check_descriptor(descriptor, long_lba, geometry, at)?;
         let mut changed = self;
         let mut pages = &rest[descriptor_bytes..];
         while !pages.is_empty() {
             let offset = list.len() - pages.len();
-            let &[code, length, ..] = pages else { return Err(Sense::PARAMETER_LENGTH) };
+            let &[code, length, ..] = pages else {
+                return Err(Sense::PARAMETER_LENGTH);
+            };
             let whole = 2 + usize::from(length);
             let page = pages.get(..whole).ok_or(Sense::PARAMETER_LENGTH)?;
             changed = changed.apply(code & 0x7f, page, offset)?;
@@ -133,7 +145,9 @@ impl ModeParameters {
             Sense::invalid_parameter(u16::try_from(offset + index).unwrap_or(u16::MAX), None)
         };
         let current = self.page(code, Values::Current).ok_or_else(|| invalid(0))?;
-        let changeable = self.page(code, Values::Changeable).ok_or_else(|| invalid(0))?;
+        let changeable = self
+            .page(code, Values::Changeable)
+            .ok_or_else(|| invalid(0))?;
         if page.len() != current.len() {
             return Err(invalid(1));
         }
@@ -197,7 +211,11 @@ fn check_descriptor(bytes: &[u8], long: bool, geometry: Geometry, at: u16) -> Re
         }
         _ => false,
     };
-    if same { Ok(()) } else { Err(Sense::invalid_parameter(at, None)) }
+    if same {
+        Ok(())
+    } else {
+        Err(Sense::invalid_parameter(at, None))
+    }
 }
 
 #[cfg(test)]
@@ -231,7 +249,10 @@ mod tests {
         list.extend_from_slice(&data[12..]);
         assert_eq!(mode.select(false, &list, geometry()), Ok(mode));
         list[6] |= 0x04;
-        assert_eq!(mode.select(false, &list, geometry()), Err(Sense::invalid_parameter(6, None)));
+        assert_eq!(
+            mode.select(false, &list, geometry()),
+            Err(Sense::invalid_parameter(6, None))
+        );
     }
 
     #[test]
@@ -257,7 +278,10 @@ mod tests {
             assert!(cut == 4 || result.is_err(), "cut at {cut}");
         }
         let list = [0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0x10, 0];
-        assert_eq!(mode.select(false, &list, geometry()), Err(Sense::invalid_parameter(4, None)));
+        assert_eq!(
+            mode.select(false, &list, geometry()),
+            Err(Sense::invalid_parameter(4, None))
+        );
         let saved = mode.sense(request(3, ALL_PAGES), geometry()).unwrap_err();
         assert_eq!(saved.code, NO_SAVED_PAGES);
     }

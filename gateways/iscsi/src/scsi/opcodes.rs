@@ -7,8 +7,15 @@ use super::table::{self, Lookup, ROWS, Row};
 const TIMEOUTS: [u8; 12] = [0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// REPORT SUPPORTED OPERATION CODES.
-pub(crate) fn report(options: u8, opcode: u8, action: u16, timeouts: bool) -> Result<Vec<u8>, Sense> {
-    let has_actions = ROWS.iter().any(|row| row.opcode == opcode && row.action.is_some());
+pub(crate) fn report(
+    options: u8,
+    opcode: u8,
+    action: u16,
+    timeouts: bool,
+) -> Result<Vec<u8>, Sense> {
+    let has_actions = ROWS
+        .iter()
+        .any(|row| row.opcode == opcode && row.action.is_some());
     match options {
         0 => Ok(all(timeouts)),
         1 if has_actions => Err(Sense::invalid_cdb_field(3, None)),
@@ -45,7 +52,9 @@ fn all(timeouts: bool) -> Vec<u8> {
 }
 
 fn one(row: Option<&Row>, timeouts: bool) -> Vec<u8> {
-    let Some(row) = row else { return vec![0, 0x01, 0, 0] };
+    let Some(row) = row else {
+        return vec![0, 0x01, 0, 0];
+    };
     let length = u8::try_from(row.usage.len()).expect("a CDB has at most 16 bytes");
     // SUPPORT 3: conforms to a standard. CTDP announces the timeouts descriptor.
     let mut answer = vec![0, 0x03 | u8::from(timeouts) << 7, 0, length];

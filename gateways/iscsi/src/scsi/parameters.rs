@@ -32,7 +32,10 @@ pub(crate) fn luns(select: u8, target: &Target) -> Result<Vec<u8>, Sense> {
     let luns: Vec<u64> = match select {
         0x00 | 0x02 => {
             let units = target.units();
-            units.iter().map(|unit| crate::codec::Lun::from_number(unit.number).0).collect()
+            units
+                .iter()
+                .map(|unit| crate::codec::Lun::from_number(unit.number).0)
+                .collect()
         }
         0x01 => Vec::new(), // no well-known logical units
         _ => return Err(Sense::invalid_cdb_field(2, Some(7))),
@@ -51,7 +54,9 @@ pub(crate) fn unmap_ranges(list: &[u8], geometry: Geometry) -> Result<Vec<(u64, 
     }
     let header = list.get(..8).ok_or(Sense::PARAMETER_LENGTH)?;
     let descriptor_bytes = usize::from(u16::from_be_bytes([header[2], header[3]])) / 16 * 16;
-    let descriptors = list.get(8..8 + descriptor_bytes).ok_or(Sense::PARAMETER_LENGTH)?;
+    let descriptors = list
+        .get(8..8 + descriptor_bytes)
+        .ok_or(Sense::PARAMETER_LENGTH)?;
     let count = u32::try_from(descriptor_bytes / 16).expect("the length has 16 bits");
     if count > UNMAP_DESCRIPTORS_MAX {
         return Err(Sense::invalid_parameter(2, None));
@@ -64,14 +69,20 @@ pub(crate) fn unmap_ranges(list: &[u8], geometry: Geometry) -> Result<Vec<(u64, 
         first.copy_from_slice(&descriptor[..8]);
         let mut count = [0; 4];
         count.copy_from_slice(&descriptor[8..12]);
-        let (first, count) = (u64::from_be_bytes(first), u64::from(u32::from_be_bytes(count)));
+        let (first, count) = (
+            u64::from_be_bytes(first),
+            u64::from(u32::from_be_bytes(count)),
+        );
         if count == 0 {
             if first > geometry.block_count {
                 return Err(Sense::OUT_OF_RANGE);
             }
             continue;
         }
-        if first.checked_add(count).is_none_or(|end| end > geometry.block_count) {
+        if first
+            .checked_add(count)
+            .is_none_or(|end| end > geometry.block_count)
+        {
             return Err(Sense::OUT_OF_RANGE);
         }
         total += count * block;
@@ -114,7 +125,10 @@ mod tests {
         assert_eq!(many, Err(Sense::invalid_parameter(2, None)));
         let good = list(&[(8, 8)]);
         for cut in 1..good.len() {
-            assert_eq!(unmap_ranges(&good[..cut], geometry), Err(Sense::PARAMETER_LENGTH));
+            assert_eq!(
+                unmap_ranges(&good[..cut], geometry),
+                Err(Sense::PARAMETER_LENGTH)
+            );
         }
     }
 }

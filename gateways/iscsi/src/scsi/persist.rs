@@ -11,8 +11,11 @@ const LIST_BYTES: usize = 24;
 pub(crate) fn answer(action: u8, state: &Reservations) -> Result<Vec<u8>, Sense> {
     Ok(match action {
         0 => {
-            let keys: Vec<u8> =
-                state.registrations.values().flat_map(|key| key.to_be_bytes()).collect();
+            let keys: Vec<u8> = state
+                .registrations
+                .values()
+                .flat_map(|key| key.to_be_bytes())
+                .collect();
             with_generation(state, &keys)
         }
         1 => match &state.held {
@@ -48,7 +51,11 @@ fn full_status(state: &Reservations) -> Vec<u8> {
     let mut body = Vec::new();
     for (port, key) in &state.registrations {
         let holder = state.is_holder(port);
-        let kind = state.held.as_ref().filter(|_| holder).map_or(0, |held| held.kind.code());
+        let kind = state
+            .held
+            .as_ref()
+            .filter(|_| holder)
+            .map_or(0, |held| held.kind.code());
         let transport = transport_id(port);
         let length = u32::try_from(transport.len()).expect("a name is limited");
         body.extend_from_slice(&key.to_be_bytes());

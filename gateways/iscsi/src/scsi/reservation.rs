@@ -110,7 +110,12 @@ pub(crate) struct Reservations {
 
 impl Reservations {
     /// Whether a command of this kind must be refused with RESERVATION CONFLICT.
-    pub(crate) fn conflicts(&self, access: Access, session: SessionId, port: &InitiatorPort) -> bool {
+    pub(crate) fn conflicts(
+        &self,
+        access: Access,
+        session: SessionId,
+        port: &InitiatorPort,
+    ) -> bool {
         if matches!(access, Access::Always | Access::Reservation) {
             return false;
         }
@@ -198,7 +203,9 @@ impl Reservations {
         let was_holder = self.held.as_ref().is_some_and(|held| held.holder == *port);
         self.registrations.remove(port);
         let mut concerned = Concerned::default();
-        let Some(held) = &mut self.held else { return concerned };
+        let Some(held) = &mut self.held else {
+            return concerned;
+        };
         if held.kind.is_all_registrants() {
             match self.registrations.keys().next() {
                 Some(next) => held.holder = next.clone(),
@@ -215,7 +222,11 @@ impl Reservations {
     }
 
     fn check_key(&self, port: &InitiatorPort, key: u64) -> Result<(), Refusal> {
-        if self.registrations.get(port) == Some(&key) { Ok(()) } else { Err(Refusal::Conflict) }
+        if self.registrations.get(port) == Some(&key) {
+            Ok(())
+        } else {
+            Err(Refusal::Conflict)
+        }
     }
 
     /// RESERVE.
@@ -227,7 +238,12 @@ impl Reservations {
     ) -> Result<(), Refusal> {
         self.check_key(port, key)?;
         match &self.held {
-            None => self.held = Some(Held { kind, holder: port.clone() }),
+            None => {
+                self.held = Some(Held {
+                    kind,
+                    holder: port.clone(),
+                })
+            }
             Some(held) if self.is_holder(port) && held.kind == kind => {}
             Some(_) => return Err(Refusal::Conflict),
         }
@@ -242,7 +258,9 @@ impl Reservations {
         kind: Option<Kind>,
     ) -> Result<Concerned, Refusal> {
         self.check_key(port, key)?;
-        let Some(held) = &self.held else { return Ok(Concerned::default()) };
+        let Some(held) = &self.held else {
+            return Ok(Concerned::default());
+        };
         if !self.is_holder(port) {
             return Ok(Concerned::default());
         }
@@ -253,7 +271,10 @@ impl Reservations {
         self.held = None;
         let others = |other: &&InitiatorPort| shared && *other != port;
         let released = self.registrations.keys().filter(others).cloned().collect();
-        Ok(Concerned { released, ..Concerned::default() })
+        Ok(Concerned {
+            released,
+            ..Concerned::default()
+        })
     }
 
     /// CLEAR.
@@ -263,7 +284,10 @@ impl Reservations {
         self.generation = self.generation.wrapping_add(1);
         let all = std::mem::take(&mut self.registrations);
         let preempted = all.into_keys().filter(|other| other != port).collect();
-        Ok(Concerned { preempted, ..Concerned::default() })
+        Ok(Concerned {
+            preempted,
+            ..Concerned::default()
+        })
     }
 
     /// PREEMPT (SPC-4 5.13.11.4).
@@ -275,9 +299,15 @@ impl Reservations {
         kind: Kind,
     ) -> Result<Concerned, Refusal> {
         self.check_key(port, key)?;
-        let holder_key =
-            self.held.as_ref().and_then(|held| self.registrations.get(&held.holder)).copied();
-        let all_registrants = self.held.as_ref().is_some_and(|held| held.kind.is_all_registrants());
+        let holder_key = self
+            .held
+            .as_ref()
+            .and_then(|held| self.registrations.get(&held.holder))
+            .copied();
+        let all_registrants = self
+            .held
+            .as_ref()
+            .is_some_and(|held| held.kind.is_all_registrants());
         let takes_over = match (all_registrants, victim_key) {
             (true, 0) => true,
             (false, 0) => return Err(Refusal::ZeroKey),
@@ -299,7 +329,10 @@ impl Reservations {
         }
         let mut concerned = Concerned::default();
         if takes_over {
-            let before = self.held.replace(Held { kind, holder: port.clone() });
+            let before = self.held.replace(Held {
+                kind,
+                holder: port.clone(),
+            });
             let changed = before.is_some_and(|held| held.kind != kind);
             for victim in &preempted {
                 self.registrations.remove(victim);
@@ -324,7 +357,10 @@ mod tests {
     use super::*;
 
     fn port(name: &str) -> InitiatorPort {
-        InitiatorPort { name: name.to_owned(), isid: [0; 6] }
+        InitiatorPort {
+            name: name.to_owned(),
+            isid: [0; 6],
+        }
     }
 
     const A: SessionId = SessionId(1);
@@ -334,13 +370,19 @@ mod tests {
     fn an_exclusive_reservation_shuts_others_out_until_released() {
         let (a, b) = (port("a"), port("b"));
         let mut state = Reservations::default();
-        assert_eq!(state.reserve(&a, 1, Kind::ExclusiveAccess), Err(Refusal::Conflict));
+        assert_eq!(
+            state.reserve(&a, 1, Kind::ExclusiveAccess),
+            Err(Refusal::Conflict)
+        );
         state.register(&a, 0, 1, false).unwrap();
         state.reserve(&a, 1, Kind::ExclusiveAccess).unwrap();
         assert!(!state.conflicts(Access::Write, A, &a));
         assert!(state.conflicts(Access::Read, B, &b));
         state.register(&b, 0, 2, false).unwrap();
-        assert!(state.conflicts(Access::Read, B, &b), "registered is not enough");
+        assert!(
+            state.conflicts(Access::Read, B, &b),
+            "registered is not enough"
+        );
         assert_eq!(
             state.release(&a, 1, Some(Kind::WriteExclusive)),
             Err(Refusal::InvalidRelease)
@@ -361,7 +403,10 @@ mod tests {
         assert!(state.is_holder(&b) && !state.registrations.contains_key(&a));
         assert!(state.conflicts(Access::Write, A, &a));
         assert!(!state.conflicts(Access::Read, A, &a));
-        assert_eq!(state.preempt(&b, 2, 9, Kind::WriteExclusive), Err(Refusal::Conflict));
+        assert_eq!(
+            state.preempt(&b, 2, 9, Kind::WriteExclusive),
+            Err(Refusal::Conflict)
+        );
     }
 
     #[test]
@@ -399,9 +444,17 @@ mod tests {
         state.register(&a, 7, 1, true).unwrap();
         assert_eq!(state.clear(&a, 2), Err(Refusal::Conflict));
         for index in 1..REGISTRATIONS_MAX {
-            state.register(&port(&index.to_string()), 0, 5, false).unwrap();
+            state
+                .register(&port(&index.to_string()), 0, 5, false)
+                .unwrap();
         }
-        assert_eq!(state.register(&port("more"), 0, 5, false), Err(Refusal::Full));
-        assert_eq!(state.clear(&a, 1).unwrap().preempted.len(), REGISTRATIONS_MAX - 1);
+        assert_eq!(
+            state.register(&port("more"), 0, 5, false),
+            Err(Refusal::Full)
+        );
+        assert_eq!(
+            state.clear(&a, 1).unwrap().preempted.len(),
+            REGISTRATIONS_MAX - 1
+        );
     }
 }

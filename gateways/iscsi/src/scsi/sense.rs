@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 /// Sense keys (SPC-4 table 47).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Key {
+pub(crate) enum Key {
     /// Nothing to say.
     NoSense,
     /// The unit cannot be used now.
@@ -40,31 +40,36 @@ impl Key {
 
 /// Points at the offending field (SPC-4 4.5.2.4.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FieldPointer {
+pub(crate) struct FieldPointer {
     /// In the CDB; otherwise in the parameter data.
-    pub in_cdb: bool,
+    pub(crate) in_cdb: bool,
     /// The byte's index.
-    pub byte: u16,
+    pub(crate) byte: u16,
     /// The most significant bit of the field.
-    pub bit: Option<u8>,
+    pub(crate) bit: Option<u8>,
 }
 
 /// One sense: key, additional code and qualifier, and what belongs to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sense {
+pub(crate) struct Sense {
     /// Sense key.
-    pub key: Key,
+    pub(crate) key: Key,
     /// ASC and ASCQ.
-    pub code: u16,
+    pub(crate) code: u16,
     /// INFORMATION: an offset or a logical block address.
-    pub information: Option<u64>,
+    pub(crate) information: Option<u64>,
     /// Which field is wrong.
-    pub field: Option<FieldPointer>,
+    pub(crate) field: Option<FieldPointer>,
 }
 
 impl Sense {
     const fn new(key: Key, code: u16) -> Self {
-        Self { key, code, information: None, field: None }
+        Self {
+            key,
+            code,
+            information: None,
+            field: None,
+        }
     }
 
     const fn illegal(code: u16) -> Self {
@@ -72,64 +77,70 @@ impl Sense {
     }
 
     /// NO ADDITIONAL SENSE INFORMATION.
-    pub const NONE: Self = Self::new(Key::NoSense, 0x0000);
+    pub(crate) const NONE: Self = Self::new(Key::NoSense, 0x0000);
     /// INVALID COMMAND OPERATION CODE.
-    pub const INVALID_OPCODE: Self = Self::illegal(0x2000);
+    pub(crate) const INVALID_OPCODE: Self = Self::illegal(0x2000);
     /// LOGICAL BLOCK ADDRESS OUT OF RANGE.
-    pub const OUT_OF_RANGE: Self = Self::illegal(0x2100);
+    pub(crate) const OUT_OF_RANGE: Self = Self::illegal(0x2100);
     /// LOGICAL UNIT NOT SUPPORTED.
-    pub const NO_UNIT: Self = Self::illegal(0x2500);
+    pub(crate) const NO_UNIT: Self = Self::illegal(0x2500);
     /// PARAMETER LIST LENGTH ERROR.
-    pub const PARAMETER_LENGTH: Self = Self::illegal(0x1a00);
+    pub(crate) const PARAMETER_LENGTH: Self = Self::illegal(0x1a00);
     /// INVALID FIELD IN COMMAND INFORMATION UNIT: the expected length does not fit the CDB.
-    pub const INFORMATION_UNIT: Self = Self::illegal(0x0e03);
+    pub(crate) const INFORMATION_UNIT: Self = Self::illegal(0x0e03);
     /// INVALID RELEASE OF PERSISTENT RESERVATION.
-    pub const INVALID_RELEASE: Self = Self::illegal(0x2604);
+    pub(crate) const INVALID_RELEASE: Self = Self::illegal(0x2604);
     /// INSUFFICIENT REGISTRATION RESOURCES.
-    pub const REGISTRATIONS_FULL: Self = Self::illegal(0x5504);
+    pub(crate) const REGISTRATIONS_FULL: Self = Self::illegal(0x5504);
     /// LOGICAL UNIT NOT READY, CAUSE: IN PROCESS OF BECOMING READY.
-    pub const BECOMING_READY: Self = Self::new(Key::NotReady, 0x0401);
+    pub(crate) const BECOMING_READY: Self = Self::new(Key::NotReady, 0x0401);
     /// LOGICAL UNIT NOT ACCESSIBLE, TARGET PORT IN UNAVAILABLE STATE: another path has the disk.
-    pub const NOT_ACCESSIBLE: Self = Self::new(Key::NotReady, 0x040c);
+    pub(crate) const NOT_ACCESSIBLE: Self = Self::new(Key::NotReady, 0x040c);
     /// UNRECOVERED READ ERROR.
-    pub const READ_ERROR: Self = Self::new(Key::MediumError, 0x1100);
+    pub(crate) const READ_ERROR: Self = Self::new(Key::MediumError, 0x1100);
     /// WRITE ERROR.
-    pub const WRITE_ERROR: Self = Self::new(Key::MediumError, 0x0c00);
+    pub(crate) const WRITE_ERROR: Self = Self::new(Key::MediumError, 0x0c00);
     /// WRITE PROTECTED.
-    pub const WRITE_PROTECTED: Self = Self::new(Key::DataProtect, 0x2700);
+    pub(crate) const WRITE_PROTECTED: Self = Self::new(Key::DataProtect, 0x2700);
     /// SPACE ALLOCATION FAILED WRITE PROTECT.
-    pub const NO_SPACE: Self = Self::new(Key::DataProtect, 0x2707);
+    pub(crate) const NO_SPACE: Self = Self::new(Key::DataProtect, 0x2707);
     /// NO ADDITIONAL SENSE INFORMATION: the target gave the command up.
-    pub const ABORTED: Self = Self::new(Key::AbortedCommand, 0x0000);
-    /// INTERNAL TARGET FAILURE.
-    pub const TARGET_FAILURE: Self = Self::new(Key::AbortedCommand, 0x4400);
+    pub(crate) const ABORTED: Self = Self::new(Key::AbortedCommand, 0x0000);
 
     /// A unit attention (see [`attention`]).
     #[must_use]
-    pub const fn attention(code: u16) -> Self {
+    pub(crate) const fn attention(code: u16) -> Self {
         Self::new(Key::UnitAttention, code)
     }
 
     /// INVALID FIELD IN CDB at `byte`.
     #[must_use]
-    pub const fn invalid_cdb_field(byte: u16, bit: Option<u8>) -> Self {
+    pub(crate) const fn invalid_cdb_field(byte: u16, bit: Option<u8>) -> Self {
         let mut sense = Self::illegal(0x2400);
-        sense.field = Some(FieldPointer { in_cdb: true, byte, bit });
+        sense.field = Some(FieldPointer {
+            in_cdb: true,
+            byte,
+            bit,
+        });
         sense
     }
 
     /// INVALID FIELD IN PARAMETER LIST at `byte`.
     #[must_use]
-    pub const fn invalid_parameter(byte: u16, bit: Option<u8>) -> Self {
+    pub(crate) const fn invalid_parameter(byte: u16, bit: Option<u8>) -> Self {
         let mut sense = Self::illegal(0x2600);
-        sense.field = Some(FieldPointer { in_cdb: false, byte, bit });
+        sense.field = Some(FieldPointer {
+            in_cdb: false,
+            byte,
+            bit,
+        });
         sense
     }
 
     /// MISCOMPARE DURING VERIFY OPERATION; `offset` is the first differing byte of the data-out
     /// buffer.
     #[must_use]
-    pub const fn miscompare(offset: u64) -> Self {
+    pub(crate) const fn miscompare(offset: u64) -> Self {
         let mut sense = Self::new(Key::Miscompare, 0x1d00);
         sense.information = Some(offset);
         sense
@@ -137,8 +148,12 @@ impl Sense {
 
     /// The bytes: fixed format (SPC-4 4.5.3), or descriptor format (4.5.2) when D_SENSE is set.
     #[must_use]
-    pub fn encode(&self, descriptor: bool) -> Bytes {
-        if descriptor { self.encode_descriptors() } else { self.encode_fixed() }
+    pub(crate) fn encode(&self, descriptor: bool) -> Bytes {
+        if descriptor {
+            self.encode_descriptors()
+        } else {
+            self.encode_fixed()
+        }
     }
 
     fn encode_fixed(&self) -> Bytes {
@@ -183,23 +198,21 @@ fn field_bytes(field: FieldPointer) -> [u8; 3] {
 }
 
 /// Additional sense codes of unit attentions (SPC-4 table 49).
-pub mod attention {
+pub(crate) mod attention {
     /// POWER ON, RESET, OR BUS DEVICE RESET OCCURRED: the first command of a new nexus.
-    pub const POWER_ON: u16 = 0x2900;
+    pub(crate) const POWER_ON: u16 = 0x2900;
     /// BUS DEVICE RESET FUNCTION OCCURRED: after LOGICAL UNIT RESET or a target reset.
-    pub const RESET: u16 = 0x2903;
+    pub(crate) const RESET: u16 = 0x2903;
     /// MODE PARAMETERS CHANGED.
-    pub const MODE_CHANGED: u16 = 0x2a01;
+    pub(crate) const MODE_CHANGED: u16 = 0x2a01;
     /// RESERVATIONS PREEMPTED.
-    pub const RESERVATIONS_PREEMPTED: u16 = 0x2a03;
+    pub(crate) const RESERVATIONS_PREEMPTED: u16 = 0x2a03;
     /// RESERVATIONS RELEASED.
-    pub const RESERVATIONS_RELEASED: u16 = 0x2a04;
+    pub(crate) const RESERVATIONS_RELEASED: u16 = 0x2a04;
     /// REGISTRATIONS PREEMPTED.
-    pub const REGISTRATIONS_PREEMPTED: u16 = 0x2a05;
+    pub(crate) const REGISTRATIONS_PREEMPTED: u16 = 0x2a05;
     /// CAPACITY DATA HAS CHANGED.
-    pub const CAPACITY_CHANGED: u16 = 0x2a09;
-    /// COMMANDS CLEARED BY ANOTHER INITIATOR.
-    pub const COMMANDS_CLEARED: u16 = 0x2f00;
+    pub(crate) const CAPACITY_CHANGED: u16 = 0x2a09;
 }
 
 #[cfg(test)]
@@ -222,6 +235,9 @@ mod tests {
         let sense = Sense::miscompare(1 << 40);
         assert_eq!(sense.encode(false)[0], 0x70);
         assert_eq!(sense.encode(true)[12..20], (1_u64 << 40).to_be_bytes());
-        assert_eq!(Sense::miscompare(7).encode(false)[..7], [0xf0, 0, 0x0e, 0, 0, 0, 7]);
+        assert_eq!(
+            Sense::miscompare(7).encode(false)[..7],
+            [0xf0, 0, 0x0e, 0, 0, 0, 7]
+        );
     }
 }

@@ -28,12 +28,22 @@ pub(crate) struct Row {
 }
 
 const fn row(access: Access, usage: &'static [u8]) -> Row {
-    Row { opcode: usage[0], action: None, access, usage }
+    Row {
+        opcode: usage[0],
+        action: None,
+        access,
+        usage,
+    }
 }
 
 const fn action(access: Access, usage: &'static [u8]) -> Row {
     // In the usage map the service action stands as its value (SPC-4 6.35.3).
-    Row { opcode: usage[0], action: Some(usage[1] & 0x1f), access, usage }
+    Row {
+        opcode: usage[0],
+        action: Some(usage[1] & 0x1f),
+        access,
+        usage,
+    }
 }
 
 const F: u8 = 0xff;
@@ -75,17 +85,47 @@ pub(crate) static ROWS: &[Row] = &[
     action(Access::Reservation, &[0x5f, 0x04, F, 0, 0, F, F, F, F, 0]), // PREEMPT
     action(Access::Reservation, &[0x5f, 0x05, F, 0, 0, F, F, F, F, 0]), // PREEMPT AND ABORT
     action(Access::Reservation, &[0x5f, 0x06, F, 0, 0, F, F, F, F, 0]), // REGISTER, IGNORE KEY
-    row(Access::Read, &[0x88, 0x18, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]), // READ (16)
-    row(Access::Write, &[0x8a, 0x18, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]), // WRITE (16)
-    row(Access::Write, &[0x8e, 0x16, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]), // WRITE VERIFY (16)
-    row(Access::Read, &[0x8f, 0x16, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]), // VERIFY (16)
-    row(Access::Read, &[0x90, 0x02, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]), // PRE-FETCH (16)
-    row(Access::Write, &[0x91, 0x02, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]), // SYNC CACHE (16)
-    row(Access::Write, &[0x93, 0x09, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]), // WRITE SAME (16)
-    action(Access::Always, &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0]), // CAPACITY (16)
+    row(
+        Access::Read,
+        &[0x88, 0x18, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0],
+    ), // READ (16)
+    row(
+        Access::Write,
+        &[0x8a, 0x18, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0],
+    ), // WRITE (16)
+    row(
+        Access::Write,
+        &[0x8e, 0x16, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0],
+    ), // WRITE VERIFY (16)
+    row(
+        Access::Read,
+        &[0x8f, 0x16, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0],
+    ), // VERIFY (16)
+    row(
+        Access::Read,
+        &[0x90, 0x02, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0],
+    ), // PRE-FETCH (16)
+    row(
+        Access::Write,
+        &[0x91, 0x02, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0],
+    ), // SYNC CACHE (16)
+    row(
+        Access::Write,
+        &[0x93, 0x09, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0],
+    ), // WRITE SAME (16)
+    action(
+        Access::Always,
+        &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0],
+    ), // CAPACITY (16)
     row(Access::Always, &[0xa0, 0, F, 0, 0, 0, F, F, F, F, 0, 0]), // REPORT LUNS
-    action(Access::Always, &[0xa3, 0x0c, 0x87, F, F, F, F, F, F, F, 0, 0]), // REPORT OPCODES
-    action(Access::Always, &[0xa3, 0x0d, 0x80, 0, 0, 0, F, F, F, F, 0, 0]), // REPORT TASK FUNCTIONS
+    action(
+        Access::Always,
+        &[0xa3, 0x0c, 0x87, F, F, F, F, F, F, F, 0, 0],
+    ), // REPORT OPCODES
+    action(
+        Access::Always,
+        &[0xa3, 0x0d, 0x80, 0, 0, 0, F, F, F, F, 0, 0],
+    ), // REPORT TASK FUNCTIONS
     row(Access::Read, &[0xa8, 0x18, F, F, F, F, F, F, F, F, 0, 0]), // READ (12)
     row(Access::Write, &[0xaa, 0x18, F, F, F, F, F, F, F, F, 0, 0]), // WRITE (12)
     row(Access::Write, &[0xae, 0x16, F, F, F, F, F, F, F, F, 0, 0]), // WRITE AND VERIFY (12)

@@ -42,7 +42,12 @@ pub(crate) struct Chap {
 
 impl Chap {
     pub(crate) fn new(credentials: ChapCredentials, challenge: [u8; 16]) -> Self {
-        Self { credentials, identifier: challenge[0], challenge, state: State::Selected }
+        Self {
+            credentials,
+            identifier: challenge[0],
+            challenge,
+            state: State::Selected,
+        }
     }
 
     pub(crate) fn is_proven(&self) -> bool {
@@ -55,12 +60,19 @@ impl Chap {
         keys: &[(String, String)],
     ) -> Result<Vec<(String, String)>, Denied> {
         let find = |wanted: &str| {
-            keys.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str())
+            keys.iter()
+                .find(|(key, _)| key == wanted)
+                .map(|(_, value)| value.as_str())
         };
         match self.state {
             State::Selected => {
-                let Some(algorithms) = find("CHAP_A") else { return Ok(Vec::new()) };
-                if !algorithms.split(',').any(|algorithm| algorithm == ALGORITHM_MD5) {
+                let Some(algorithms) = find("CHAP_A") else {
+                    return Ok(Vec::new());
+                };
+                if !algorithms
+                    .split(',')
+                    .any(|algorithm| algorithm == ALGORITHM_MD5)
+                {
                     return Err(Denied("no common CHAP algorithm"));
                 }
                 self.state = State::Challenged;
@@ -89,9 +101,17 @@ impl Chap {
         let given = binary_value(answer).unwrap_or_default();
         // Every byte is looked at, whatever the first ones say.
         let same = given.len() == expected.len()
-            && given.iter().zip(expected).fold(0, |all, (a, b)| all | (a ^ b)) == 0;
+            && given
+                .iter()
+                .zip(expected)
+                .fold(0, |all, (a, b)| all | (a ^ b))
+                == 0;
         let named = name == account.user;
-        if same & named { Ok(()) } else { Err(Denied("wrong CHAP user or secret")) }
+        if same & named {
+            Ok(())
+        } else {
+            Err(Denied("wrong CHAP user or secret"))
+        }
     }
 
     /// The target's own proof, when the initiator asks for one.
@@ -105,8 +125,14 @@ impl Chap {
             (Some(identifier), Some(challenge)) => (identifier, challenge),
             _ => return Err(Denied("CHAP_I and CHAP_C belong together")),
         };
-        let account = self.credentials.target.as_ref().ok_or(Denied("no secret for mutual CHAP"))?;
-        let identifier: u8 = identifier.parse().map_err(|_| Denied("CHAP_I is no byte"))?;
+        let account = self
+            .credentials
+            .target
+            .as_ref()
+            .ok_or(Denied("no secret for mutual CHAP"))?;
+        let identifier: u8 = identifier
+            .parse()
+            .map_err(|_| Denied("CHAP_I is no byte"))?;
         let challenge = binary_value(challenge).ok_or(Denied("CHAP_C is no binary value"))?;
         if challenge.len() > CHALLENGE_BYTES_MAX {
             return Err(Denied("CHAP_C is too long"));
@@ -129,7 +155,9 @@ mod tests {
     use crate::port::ChapAccount;
 
     fn pairs(keys: &[(&str, &str)]) -> Vec<(String, String)> {
-        keys.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        keys.iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
     }
 
     fn chap() -> Chap {
@@ -150,9 +178,17 @@ mod tests {
         let challenge = chap.step(&pairs(&[("CHAP_A", "7,5")])).unwrap();
         assert_eq!(challenge[1].1, "7");
         let proof = hexadecimal_value(&response(7, b"a-long-secret", &[7; 16]));
-        let keys = [("CHAP_N", "alice"), ("CHAP_R", &proof), ("CHAP_I", "9"), ("CHAP_C", "0x01")];
+        let keys = [
+            ("CHAP_N", "alice"),
+            ("CHAP_R", &proof),
+            ("CHAP_I", "9"),
+            ("CHAP_C", "0x01"),
+        ];
         let back = chap.step(&pairs(&keys)).unwrap();
-        assert_eq!(back[1].1, hexadecimal_value(&response(9, b"another-secret", &[1])));
+        assert_eq!(
+            back[1].1,
+            hexadecimal_value(&response(9, b"another-secret", &[1]))
+        );
         assert!(chap.is_proven());
     }
 
@@ -164,13 +200,21 @@ mod tests {
             &[("CHAP_N", "mallory"), ("CHAP_R", &proof)],
             &[("CHAP_N", "alice"), ("CHAP_R", "0x00")],
             &[("CHAP_N", "alice")],
-            &[("CHAP_N", "alice"), ("CHAP_R", &proof), ("CHAP_I", "1"), ("CHAP_C", &mine)],
+            &[
+                ("CHAP_N", "alice"),
+                ("CHAP_R", &proof),
+                ("CHAP_I", "1"),
+                ("CHAP_C", &mine),
+            ],
             &[("CHAP_N", "alice"), ("CHAP_R", &proof), ("CHAP_I", "1")],
         ];
         for keys in bad {
             let mut chap = chap();
             chap.step(&pairs(&[("CHAP_A", "5")])).unwrap();
-            assert!(chap.step(&pairs(keys)).is_err() && !chap.is_proven(), "{keys:?}");
+            assert!(
+                chap.step(&pairs(keys)).is_err() && !chap.is_proven(),
+                "{keys:?}"
+            );
         }
         assert!(chap().step(&pairs(&[("CHAP_A", "6")])).is_err());
     }

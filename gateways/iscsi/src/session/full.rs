@@ -17,12 +17,14 @@ use super::task::{Addressed, Gathering, Stage, Task};
 use super::text::{Shown, TextExchange};
 use super::{CloseReason, Effect, Event, Operate, OperationId, PING_AFTER, PING_TIMEOUT};
 use crate::codec::response::Residual;
-use crate::codec::{Counters, HEADER_BYTES, Lun, RawPdu, Request, Response, TAG_NONE, request, response};
+use crate::codec::{
+    Counters, HEADER_BYTES, Lun, RawPdu, Request, Response, TAG_NONE, request, response,
+};
 use crate::port::{BlockError, OperationTag};
 use crate::scsi::execute::{self, Begun, Context, Execution, Reply, Step};
 use crate::scsi::sense::{Key, Sense};
 use crate::scsi::status;
-use crate::target::{CloseCause, InitiatorPort, SessionId, Target, TaskId, Targets, Unit};
+use crate::target::{CloseCause, InitiatorPort, SessionId, Target, Targets, TaskId, Unit};
 
 /// Tasks beyond the command window, which only immediate commands can make.
 const IMMEDIATE_TASKS_MAX: usize = 16;
@@ -156,13 +158,20 @@ impl FullFeature {
     }
 
     fn woken(&mut self, effects: &mut Vec<Effect>) {
-        let Some((target, session)) = &self.start.session else { return };
+        let Some((target, session)) = &self.start.session else {
+            return;
+        };
         if let Some(cause) = target.closing(*session) {
             if cause != CloseCause::Reinstated {
                 // The target will drop the connection (RFC 7143 11.9.1, event 2); retry at once.
                 let parameters = [self.start.connection, 0, 0];
                 let counters = self.numbered();
-                let message = response::Async { lun: Lun(0), counters, event: 2, parameters };
+                let message = response::Async {
+                    lun: Lun(0),
+                    counters,
+                    event: 2,
+                    parameters,
+                };
                 effects.push(Effect::Send(Response::Async(message)));
             }
             effects.push(Effect::Close(cause.into()));
@@ -225,7 +234,11 @@ impl FullFeature {
     fn reject(&mut self, reason: u8, header: &[u8; HEADER_BYTES], effects: &mut Vec<Effect>) {
         let counters = self.numbered();
         let header = Bytes::copy_from_slice(header);
-        effects.push(Effect::Send(Response::Reject(response::Reject { reason, counters, header })));
+        effects.push(Effect::Send(Response::Reject(response::Reject {
+            reason,
+            counters,
+            header,
+        })));
     }
 
     /// Rejects a PDU that breaks the protocol and closes: at ErrorRecoveryLevel 0 there is no way
@@ -267,7 +280,9 @@ impl FullFeature {
         if immediate {
             return self.perform((request, header), effects);
         }
-        let Some(first) = self.window.take(number, (request, header)) else { return };
+        let Some(first) = self.window.take(number, (request, header)) else {
+            return;
+        };
         self.perform(first, effects);
         while let Some(next) = self.window.next_held() {
             self.perform(next, effects);
@@ -319,12 +334,21 @@ impl FullFeature {
             if request.continues {
                 return self.send_text(request, Bytes::new(), false, TAG_NONE, effects);
             }
-            let own = self.start.session.as_ref().map(|(target, _)| target.name.as_str());
-            let shown = Shown { own, names: self.start.targets.names() };
+            let own = self
+                .start
+                .session
+                .as_ref()
+                .map(|(target, _)| target.name.as_str());
+            let shown = Shown {
+                own,
+                names: self.start.targets.names(),
+            };
             let (targets, local) = (&self.start.targets, &self.start.local_address);
             let answered = self.text.answer(&shown, |name| {
                 let portals = targets.describe(name).map(|target| target.portals);
-                portals.filter(|list| !list.is_empty()).unwrap_or_else(|| vec![local.clone()])
+                portals
+                    .filter(|list| !list.is_empty())
+                    .unwrap_or_else(|| vec![local.clone()])
             });
             if answered.is_err() {
                 return self.violation("a malformed text", header, effects);
@@ -369,9 +393,15 @@ impl FullFeature {
         if let Err(what) = self.check_data(&command) {
             return self.violation(what, header, effects);
         }
-        let (target, session) = self.start.session.clone().expect("discovery was turned away");
+        let (target, session) = self
+            .start
+            .session
+            .clone()
+            .expect("discovery was turned away");
         let unit = command.lun.number().and_then(|number| target.unit(number));
-        let descriptor_sense = unit.as_ref().is_some_and(|u| u.lock().mode.descriptor_sense);
+        let descriptor_sense = unit
+            .as_ref()
+            .is_some_and(|u| u.lock().mode.descriptor_sense);
         let mut addressed = Addressed {
             task: command.task,
             expected_bytes: command.expected_bytes,
@@ -380,8 +410,12 @@ impl FullFeature {
             transfers: 0,
             descriptor_sense,
         };
-        let context =
-            Context { target: &target, unit: unit.as_deref(), session, port: &self.start.port };
+        let context = Context {
+            target: &target,
+            unit: unit.as_deref(),
+            session,
+            port: &self.start.port,
+        };
         let limit = usize::try_from(COMMAND_WINDOW).expect("small") + IMMEDIATE_TASKS_MAX;
         let begun = if self.tasks.len() >= limit {
             Begun::Reply(Reply::status(status::TASK_SET_FULL))
@@ -393,7 +427,11 @@ impl FullFeature {
         match (begun, unit) {
             (Begun::Execution(mut execution), Some(unit)) => {
                 addressed.wanted_out = execution.data_out_bytes();
-                let out = if command.writes { command.expected_bytes } else { 0 };
+                let out = if command.writes {
+                    command.expected_bytes
+                } else {
+                    0
+                };
                 if let Err(sense) = execution.fit(out) {
                     return self.respond(addressed, sense.into(), effects);
                 }
@@ -430,7 +468,11 @@ impl FullFeature {
         unit: Arc<Unit>,
         effects: &mut Vec<Effect>,
     ) {
-        let (_, session) = self.start.session.clone().expect("discovery was turned away");
+        let (_, session) = self
+            .start
+            .session
+            .clone()
+            .expect("discovery was turned away");
         let first_burst = self.start.agreed.first_burst.min(command.expected_bytes);
         let unsolicited = (!command.last).then_some(first_burst);
         let used = execution.data_out_bytes();
@@ -447,7 +489,10 @@ impl FullFeature {
             cost,
             transfers: 0,
             changing: false,
-            command: request::Command { data: Bytes::new(), ..command },
+            command: request::Command {
+                data: Bytes::new(),
+                ..command
+            },
         };
         self.by_tag.insert(task.command.task, number);
         self.tasks.insert(number, task);
@@ -472,8 +517,13 @@ impl FullFeature {
         }
         let ready = |task: &Task| task.stage == Stage::Ready;
         while self.tasks.values().any(ready) {
-            let next = self.tasks.iter().find(|(n, task)| ready(task) && !self.must_wait(**n));
-            let Some(number) = next.map(|(number, _)| *number) else { break };
+            let next = self
+                .tasks
+                .iter()
+                .find(|(n, task)| ready(task) && !self.must_wait(**n));
+            let Some(number) = next.map(|(number, _)| *number) else {
+                break;
+            };
             self.start(number, effects);
         }
     }
@@ -484,9 +534,12 @@ impl FullFeature {
         loop {
             let transfer = self.transfer_tag();
             let counters = self.counters();
-            let Some(task) = self.tasks.get_mut(&number) else { return };
+            let Some(task) = self.tasks.get_mut(&number) else {
+                return;
+            };
             let burst =
-                task.gathering.next_burst(transfer, agreed.max_burst, agreed.outstanding_r2t);
+                task.gathering
+                    .next_burst(transfer, agreed.max_burst, agreed.outstanding_r2t);
             let Some((offset, length_bytes)) = burst else {
                 if task.gathering.is_complete() {
                     task.stage = Stage::Ready;
@@ -495,15 +548,17 @@ impl FullFeature {
             };
             let r2t_sn = task.transfers;
             task.transfers += 1;
-            effects.push(Effect::Send(Response::ReadyToTransfer(response::ReadyToTransfer {
-                lun: task.command.lun,
-                task: task.command.task,
-                transfer,
-                counters,
-                r2t_sn,
-                offset,
-                length_bytes,
-            })));
+            effects.push(Effect::Send(Response::ReadyToTransfer(
+                response::ReadyToTransfer {
+                    lun: task.command.lun,
+                    task: task.command.task,
+                    transfer,
+                    counters,
+                    r2t_sn,
+                    offset,
+                    length_bytes,
+                },
+            )));
         }
     }
 
@@ -513,10 +568,16 @@ impl FullFeature {
         header: &[u8; HEADER_BYTES],
         effects: &mut Vec<Effect>,
     ) {
-        let Request::DataOut(pdu) = request else { return };
+        let Request::DataOut(pdu) = request else {
+            return;
+        };
         // Data for a task that was answered early or aborted is still under way: it is dropped.
-        let Some(number) = self.by_tag.get(&pdu.task).copied() else { return };
-        let Some(task) = self.tasks.get_mut(&number) else { return };
+        let Some(number) = self.by_tag.get(&pdu.task).copied() else {
+            return;
+        };
+        let Some(task) = self.tasks.get_mut(&number) else {
+            return;
+        };
         if let Err(what) = task.gathering.data_out(pdu) {
             return self.violation(what, header, effects);
         }
@@ -529,7 +590,9 @@ impl FullFeature {
     /// Task attributes (SAM-5 8): an ordered task waits for all older ones of its unit, and younger
     /// ones wait for it; the head of the queue waits for nobody.
     fn must_wait(&self, number: u64) -> bool {
-        let Some(task) = self.tasks.get(&number) else { return false };
+        let Some(task) = self.tasks.get(&number) else {
+            return false;
+        };
         if task.jumps_queue() {
             return false;
         }
@@ -541,10 +604,16 @@ impl FullFeature {
 
     fn start(&mut self, number: u64, effects: &mut Vec<Effect>) {
         let (target, session) = self.start.session.clone().expect("tasks have a target");
-        let Some(task) = self.tasks.get_mut(&number) else { return };
+        let Some(task) = self.tasks.get_mut(&number) else {
+            return;
+        };
         let unit = Arc::clone(&task.unit);
-        let context =
-            Context { target: &target, unit: Some(&unit), session, port: &self.start.port };
+        let context = Context {
+            target: &target,
+            unit: Some(&unit),
+            session,
+            port: &self.start.port,
+        };
         task.stage = Stage::Operating;
         let data = task.gathering.take();
         let step = task.execution.start(context, data);
@@ -552,7 +621,9 @@ impl FullFeature {
     }
 
     fn step(&mut self, number: u64, step: Step, effects: &mut Vec<Effect>) {
-        let Some(task) = self.tasks.get_mut(&number) else { return };
+        let Some(task) = self.tasks.get_mut(&number) else {
+            return;
+        };
         match step {
             Step::Operate(medium) => {
                 task.changing = medium.changes();
@@ -604,7 +675,9 @@ impl FullFeature {
             self.end_if_drained(effects);
             return;
         }
-        let Some(task) = self.tasks.get_mut(&number) else { return };
+        let Some(task) = self.tasks.get_mut(&number) else {
+            return;
+        };
         if std::mem::take(&mut task.changing) {
             task.unit.end_operation(task.id);
         }
@@ -619,7 +692,9 @@ impl FullFeature {
 
     /// Removes a task without a response. A changing operation under way becomes an orphan.
     pub(super) fn forget(&mut self, number: u64) {
-        let Some(task) = self.tasks.remove(&number) else { return };
+        let Some(task) = self.tasks.remove(&number) else {
+            return;
+        };
         self.by_tag.remove(&task.command.task);
         if task.stage != Stage::Queued {
             self.in_use -= task.cost;
@@ -640,13 +715,19 @@ impl FullFeature {
     ) {
         let length = u32::try_from(reply.data.len()).expect("transfers are limited");
         let residual = residual(addressed, &reply, length);
-        let room = if addressed.reads { addressed.expected_bytes } else { 0 };
+        let room = if addressed.reads {
+            addressed.expected_bytes
+        } else {
+            0
+        };
         let mut data = reply.data;
         data.truncate(usize::try_from(room).unwrap_or(usize::MAX));
         if !data.is_empty() && reply.status == status::GOOD {
             return self.send_data(addressed.task, data, residual, effects);
         }
-        let sense = reply.sense.map(|sense| sense.encode(addressed.descriptor_sense));
+        let sense = reply
+            .sense
+            .map(|sense| sense.encode(addressed.descriptor_sense));
         let counters = self.numbered();
         effects.push(Effect::Send(Response::Command(response::Command {
             response: 0,
@@ -677,7 +758,10 @@ impl FullFeature {
             let counters = if ends {
                 self.numbered()
             } else {
-                Counters { status: 0, ..self.counters() }
+                Counters {
+                    status: 0,
+                    ..self.counters()
+                }
             };
             in_burst += length;
             let last = ends || in_burst == burst;
@@ -717,7 +801,14 @@ fn unsupported(command: &request::Command) -> Option<Sense> {
 /// What was not moved of what the initiator expected, or would have been beyond it.
 fn residual(addressed: Addressed, reply: &Reply, length: u32) -> Residual {
     let (wanted, expected) = if length > 0 {
-        (length, if addressed.reads { addressed.expected_bytes } else { 0 })
+        (
+            length,
+            if addressed.reads {
+                addressed.expected_bytes
+            } else {
+                0
+            },
+        )
     } else if addressed.reads || reply.status == status::GOOD || addressed.wanted_out > 0 {
         (addressed.wanted_out, addressed.expected_bytes)
     } else {

@@ -97,7 +97,10 @@ impl Login {
     }
 
     pub(super) fn label(&self) -> String {
-        let name = self.identity.as_ref().map_or("unknown initiator", |i| i.port.name.as_str());
+        let name = self
+            .identity
+            .as_ref()
+            .map_or("unknown initiator", |i| i.port.name.as_str());
         format!("login of {name}")
     }
 
@@ -177,11 +180,23 @@ impl Login {
                     Ok(Some((target, mut opened))) => {
                         let displaced = std::mem::take(&mut opened.displaced);
                         if displaced.is_empty() {
-                            return self.finish(now, reply, Some((target, opened)), request, effects);
+                            return self.finish(
+                                now,
+                                reply,
+                                Some((target, opened)),
+                                request,
+                                effects,
+                            );
                         }
                         let sessions = Some((Arc::clone(&target), displaced));
-                        let settlement = Settlement { sessions, ..Settlement::default() };
-                        effects.push(Effect::Await { ticket: 0, settlement });
+                        let settlement = Settlement {
+                            sessions,
+                            ..Settlement::default()
+                        };
+                        effects.push(Effect::Await {
+                            ticket: 0,
+                            settlement,
+                        });
                         self.waiting = Some((reply, target, opened, request.clone()));
                         Outcome::Continue
                     }
@@ -194,7 +209,14 @@ impl Login {
             }
             Ok(None) => {
                 let reply = self.reply(request, Vec::new());
-                self.send(response::Login { transit: false, next_stage: 0, ..reply }, effects);
+                self.send(
+                    response::Login {
+                        transit: false,
+                        next_stage: 0,
+                        ..reply
+                    },
+                    effects,
+                );
                 Outcome::Continue
             }
             Err(refused) => self.refuse(request, refused, effects),
@@ -223,7 +245,11 @@ impl Login {
             transit: request.transit,
             continues: false,
             current_stage: request.current_stage,
-            next_stage: if request.transit { request.next_stage } else { 0 },
+            next_stage: if request.transit {
+                request.next_stage
+            } else {
+                0
+            },
             isid: request.isid,
             tsih: request.tsih,
             task: request.task,
@@ -257,9 +283,14 @@ impl Login {
             (true, OPERATIONAL) => request.next_stage == FULL_FEATURE,
             _ => false,
         };
-        let same_stage = self.stage.is_none_or(|stage| stage == request.current_stage);
+        let same_stage = self
+            .stage
+            .is_none_or(|stage| stage == request.current_stage);
         if !valid_next || !same_stage || (request.transit && request.continues) {
-            return Err(Refused(INVALID_DURING_LOGIN, "the stages do not follow each other"));
+            return Err(Refused(
+                INVALID_DURING_LOGIN,
+                "the stages do not follow each other",
+            ));
         }
         self.stage = Some(request.current_stage);
         if self.text.len() + request.data.len() > TEXT_BYTES_MAX {
@@ -296,7 +327,10 @@ impl Login {
 
     /// TargetPortalGroupTag stands in the first response of a normal session (RFC 7143 13.9).
     fn tell_group(&mut self, answers: &mut Vec<(String, String)>) {
-        let normal = self.identity.as_ref().is_some_and(|identity| identity.target.is_some());
+        let normal = self
+            .identity
+            .as_ref()
+            .is_some_and(|identity| identity.target.is_some());
         if normal && !self.group_told {
             self.group_told = true;
             answers.push(("TargetPortalGroupTag".to_owned(), PORTAL_GROUP.to_string()));
@@ -309,14 +343,22 @@ impl Login {
         keys: &[(String, String)],
     ) -> Result<Identity, Refused> {
         let find = |wanted: &str| {
-            keys.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str())
+            keys.iter()
+                .find(|(key, _)| key == wanted)
+                .map(|(_, value)| value.as_str())
         };
-        let name = find("InitiatorName")
-            .ok_or(Refused(MISSING_PARAMETER, "InitiatorName is missing"))?;
+        let name =
+            find("InitiatorName").ok_or(Refused(MISSING_PARAMETER, "InitiatorName is missing"))?;
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
-            return Err(Refused(INITIATOR_ERROR, "InitiatorName is empty or too long"));
+            return Err(Refused(
+                INITIATOR_ERROR,
+                "InitiatorName is empty or too long",
+            ));
         }
-        let port = InitiatorPort { name: name.to_owned(), isid: request.isid };
+        let port = InitiatorPort {
+            name: name.to_owned(),
+            isid: request.isid,
+        };
         let target = match find("SessionType") {
             Some("Discovery") => None,
             None | Some("Normal") => {
@@ -331,7 +373,10 @@ impl Login {
     }
 
     fn needs_authentication(&self) -> bool {
-        let target = self.identity.as_ref().and_then(|identity| identity.target.as_ref());
+        let target = self
+            .identity
+            .as_ref()
+            .and_then(|identity| identity.target.as_ref());
         target.is_some_and(|target| target.chap.is_some())
     }
 
@@ -351,12 +396,19 @@ impl Login {
         let Some((_, offers)) = keys.iter().find(|(key, _)| key == "AuthMethod") else {
             return Ok(());
         };
-        let wanted = if self.needs_authentication() { "CHAP" } else { "None" };
+        let wanted = if self.needs_authentication() {
+            "CHAP"
+        } else {
+            "None"
+        };
         if !offers.split(',').any(|offer| offer == wanted) {
             return Err(Refused(AUTHENTICATION_FAILURE, "no common AuthMethod"));
         }
         answers.push(("AuthMethod".to_owned(), wanted.to_owned()));
-        let target = self.identity.as_ref().and_then(|identity| identity.target.as_ref());
+        let target = self
+            .identity
+            .as_ref()
+            .and_then(|identity| identity.target.as_ref());
         if let Some(credentials) = target.and_then(|target| target.chap.clone()) {
             self.chap = Some(Chap::new(credentials, self.seed.challenge));
         }
@@ -391,8 +443,13 @@ impl Login {
 
     /// Enters the session in its target; none for discovery.
     fn enter(&self, request: &request::Login) -> Result<Option<(Arc<Target>, Opened)>, Refused> {
-        let identity = self.identity.as_ref().expect("an answered request named the initiator");
-        let Some(described) = &identity.target else { return Ok(None) };
+        let identity = self
+            .identity
+            .as_ref()
+            .expect("an answered request named the initiator");
+        let Some(described) = &identity.target else {
+            return Ok(None);
+        };
         // What the catalog said at the first request may be old by now.
         let described = self.seed.targets.describe(&described.name);
         let target = described.map(|described| self.seed.targets.open(described));
@@ -405,7 +462,10 @@ impl Login {
             });
         }
         let opened = target.open_session(&identity.port, Arc::clone(&self.seed.wake));
-        let opened = opened.ok_or(Refused(OUT_OF_RESOURCES, "the target has too many sessions"))?;
+        let opened = opened.ok_or(Refused(
+            OUT_OF_RESOURCES,
+            "the target has too many sessions",
+        ))?;
         Ok(Some((target, opened)))
     }
 
@@ -419,7 +479,10 @@ impl Login {
     ) -> Outcome {
         // A discovery session needs a TSIH too; nothing can refer to it.
         last.tsih = entered.as_ref().map_or(1, |(_, opened)| opened.tsih);
-        let identity = self.identity.take().expect("an answered request named the initiator");
+        let identity = self
+            .identity
+            .take()
+            .expect("an answered request named the initiator");
         let mut agreed = self.agreed;
         agreed.first_burst = agreed.first_burst.min(agreed.max_burst);
         let status_sn = self.status_sn.wrapping_add(1);
@@ -437,7 +500,11 @@ impl Login {
         last.counters.expected_command = request.command_sn;
         last.counters.maximum_command = full.maximum_command();
         self.send(last, effects);
-        let limit = if self.declared { OUR_DATA_SEGMENT_BYTES } else { DEFAULT_DATA_SEGMENT_BYTES };
+        let limit = if self.declared {
+            OUR_DATA_SEGMENT_BYTES
+        } else {
+            DEFAULT_DATA_SEGMENT_BYTES
+        };
         effects.push(Effect::Framing {
             digests: agreed.digests,
             data_limit: usize::try_from(limit).expect("a length fits memory"),

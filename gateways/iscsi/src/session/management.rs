@@ -39,10 +39,18 @@ impl FullFeature {
         let immediate = |this: &mut Self, response, effects: &mut Vec<Effect>| {
             let counters = this.numbered();
             let task = request.task;
-            let answer = response::TaskManagement { response, task, counters };
+            let answer = response::TaskManagement {
+                response,
+                task,
+                counters,
+            };
             effects.push(Effect::Send(Response::TaskManagement(answer)));
         };
-        let (target, session) = self.start.session.clone().expect("discovery was turned away");
+        let (target, session) = self
+            .start
+            .session
+            .clone()
+            .expect("discovery was turned away");
         let unit = request.lun.number().and_then(|number| target.unit(number));
         let settlement = match (request.function, unit) {
             // ABORT TASK
@@ -65,7 +73,9 @@ impl FullFeature {
             // TARGET WARM RESET, TARGET COLD RESET
             (6 | 7, _) => {
                 let units = target.units();
-                let reset = units.iter().map(|unit| (Arc::clone(unit), unit.reset(session)));
+                let reset = units
+                    .iter()
+                    .map(|unit| (Arc::clone(unit), unit.reset(session)));
                 let aborted = reset.collect();
                 let mut settlement = self.settlement(aborted);
                 settlement.resets = units;
@@ -78,14 +88,24 @@ impl FullFeature {
             _ => return immediate(self, code::REJECTED, effects),
         };
         let restart = request.function == 7;
-        self.wait(settlement, Pending::Function { task: request.task, restart }, effects);
+        self.wait(
+            settlement,
+            Pending::Function {
+                task: request.task,
+                restart,
+            },
+            effects,
+        );
         self.go_on(effects);
     }
 
     /// Aborts one of our own tasks; none when it is not there (any more).
     fn abort_task(&mut self, tag: u32, unit: &Arc<Unit>) -> Option<Aborted> {
         let number = self.by_tag.get(&tag)?;
-        let task = self.tasks.get(number).filter(|task| Arc::ptr_eq(&task.unit, unit))?;
+        let task = self
+            .tasks
+            .get(number)
+            .filter(|task| Arc::ptr_eq(&task.unit, unit))?;
         Some(unit.abort_task(task.id))
     }
 
@@ -102,7 +122,10 @@ impl FullFeature {
             others.remove(session);
             target.wake(&others);
         }
-        Settlement { operations, ..Settlement::default() }
+        Settlement {
+            operations,
+            ..Settlement::default()
+        }
     }
 
     /// Forgets all tasks that somebody aborted.
@@ -159,12 +182,7 @@ impl FullFeature {
         self.wait(settlement, Pending::Logout(request), effects);
     }
 
-    fn answer_logout(
-        &mut self,
-        request: request::Logout,
-        response: u8,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn answer_logout(&mut self, request: request::Logout, response: u8, effects: &mut Vec<Effect>) {
         let counters = self.numbered();
         effects.push(Effect::Send(Response::Logout(response::Logout {
             response,
@@ -196,7 +214,11 @@ impl FullFeature {
             Pending::Function { task, restart } => {
                 let counters = self.numbered();
                 let response = code::COMPLETE;
-                let answer = response::TaskManagement { response, task, counters };
+                let answer = response::TaskManagement {
+                    response,
+                    task,
+                    counters,
+                };
                 effects.push(Effect::Send(Response::TaskManagement(answer)));
                 if restart {
                     self.restart(effects);
@@ -217,7 +239,12 @@ impl FullFeature {
         }
         let parameters = [self.start.connection, 0, 0];
         let counters = self.numbered();
-        let message = response::Async { lun: Lun(0), counters, event: 2, parameters };
+        let message = response::Async {
+            lun: Lun(0),
+            counters,
+            event: 2,
+            parameters,
+        };
         effects.push(Effect::Send(Response::Async(message)));
         effects.push(Effect::Close(CloseReason::ColdReset));
     }

@@ -235,7 +235,11 @@ pub struct Session {
 impl Session {
     pub(crate) fn new(seed: Seed, now: Instant) -> Self {
         let phase = Phase::Login(Box::new(Login::new(seed, now + LOGIN_TIMEOUT)));
-        Self { phase, closing: false, ended: false }
+        Self {
+            phase,
+            closing: false,
+            ended: false,
+        }
     }
 
     /// What the session is called in logs.
@@ -287,7 +291,10 @@ impl Session {
             keep
         });
         self.closing |= closing;
-        if effects[first..].iter().any(|effect| matches!(effect, Effect::Ended)) {
+        if effects[first..]
+            .iter()
+            .any(|effect| matches!(effect, Effect::Ended))
+        {
             self.ended = true;
             self.phase = Phase::Closed;
         }

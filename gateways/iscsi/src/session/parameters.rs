@@ -80,7 +80,9 @@ impl Answer {
 }
 
 fn number(value: &str) -> Option<u32> {
-    let hexadecimal = value.strip_prefix("0x").or_else(|| value.strip_prefix("0X"));
+    let hexadecimal = value
+        .strip_prefix("0x")
+        .or_else(|| value.strip_prefix("0X"));
     match hexadecimal {
         Some(digits) => u32::from_str_radix(digits, 16).ok(),
         None => value.parse().ok(),
@@ -101,7 +103,9 @@ fn yes_or_no(value: bool) -> Answer {
 
 /// The smaller of offer and `ours`, within the admissible range.
 fn minimum(value: &str, range: std::ops::RangeInclusive<u32>, ours: u32) -> Option<u32> {
-    number(value).filter(|offer| range.contains(offer)).map(|offer| offer.min(ours))
+    number(value)
+        .filter(|offer| range.contains(offer))
+        .map(|offer| offer.min(ours))
 }
 
 impl Agreed {
@@ -119,12 +123,8 @@ impl Agreed {
                     None => Answer::Reject,
                 }
             }
-            "MaxBurstLength" => {
-                length(value, OUR_BURST_BYTES, &mut self.max_burst)
-            }
-            "FirstBurstLength" => {
-                length(value, OUR_FIRST_BURST_BYTES, &mut self.first_burst)
-            }
+            "MaxBurstLength" => length(value, OUR_BURST_BYTES, &mut self.max_burst),
+            "FirstBurstLength" => length(value, OUR_FIRST_BURST_BYTES, &mut self.first_burst),
             "MaxOutstandingR2T" => match minimum(value, 1..=65_535, OUR_OUTSTANDING_R2T) {
                 Some(count) => {
                     self.outstanding_r2t = count;
@@ -154,7 +154,11 @@ impl Agreed {
             },
             "TaskReporting" => {
                 let known = value.split(',').any(|offer| offer == "RFC3720");
-                if known { Answer::Value("RFC3720".to_owned()) } else { Answer::Reject }
+                if known {
+                    Answer::Value("RFC3720".to_owned())
+                } else {
+                    Answer::Reject
+                }
             }
             // RFC 7144: level 1 is RFC 7143 itself.
             "iSCSIProtocolLevel" => fixed(value, 0..=31, 1),
@@ -167,7 +171,9 @@ impl Agreed {
 
 /// The first digest of the initiator's list that we have.
 fn digest(value: &str, on: &mut bool) -> Answer {
-    let first = value.split(',').find(|offer| matches!(*offer, "CRC32C" | "None"));
+    let first = value
+        .split(',')
+        .find(|offer| matches!(*offer, "CRC32C" | "None"));
     match first {
         Some(choice) => {
             *on = choice == "CRC32C";
@@ -189,8 +195,7 @@ fn length(value: &str, ours: u32, agreed: &mut u32) -> Answer {
 
 /// A key whose result is the smaller value and where ours is the smallest or nearly so.
 fn fixed(value: &str, range: std::ops::RangeInclusive<u32>, ours: u32) -> Answer {
-    minimum(value, range, ours)
-        .map_or(Answer::Reject, |result| Answer::Value(result.to_string()))
+    minimum(value, range, ours).map_or(Answer::Reject, |result| Answer::Value(result.to_string()))
 }
 
 #[cfg(test)]
@@ -224,6 +229,9 @@ mod tests {
             assert_eq!(got.as_deref(), answer, "{key}={offer}");
         }
         assert!(agreed.digests.header && !agreed.digests.data && !agreed.initial_r2t);
-        assert_eq!((agreed.peer_data_segment, agreed.first_burst), (262_144, 65_536));
+        assert_eq!(
+            (agreed.peer_data_segment, agreed.first_burst),
+            (262_144, 65_536)
+        );
     }
 }

@@ -26,7 +26,11 @@ impl<T> CommandWindow<T> {
     /// A window whose first request will be `first`.
     pub(super) fn new(first: u32) -> Self {
         let maximum = first.wrapping_add(COMMAND_WINDOW - 1);
-        Self { expected: first, maximum, held: BTreeMap::new() }
+        Self {
+            expected: first,
+            maximum,
+            held: BTreeMap::new(),
+        }
     }
 
     pub(super) fn expected(&self) -> u32 {
@@ -39,8 +43,13 @@ impl<T> CommandWindow<T> {
 
     /// Opens the window as far as `active` tasks allow.
     pub(super) fn open(&mut self, active: usize) {
-        let active = u32::try_from(active).unwrap_or(u32::MAX).min(COMMAND_WINDOW);
-        let maximum = self.expected.wrapping_add(COMMAND_WINDOW - active).wrapping_sub(1);
+        let active = u32::try_from(active)
+            .unwrap_or(u32::MAX)
+            .min(COMMAND_WINDOW);
+        let maximum = self
+            .expected
+            .wrapping_add(COMMAND_WINDOW - active)
+            .wrapping_sub(1);
         if before(self.maximum, maximum) {
             self.maximum = maximum;
         }
@@ -55,7 +64,10 @@ impl<T> CommandWindow<T> {
         }
         if before(self.expected, number) && !before(self.maximum, number) {
             self.held.entry(number).or_insert(request);
-            debug_assert!(self.held.len() <= 2 * COMMAND_WINDOW as usize, "the window bounds it");
+            debug_assert!(
+                self.held.len() <= 2 * COMMAND_WINDOW as usize,
+                "the window bounds it"
+            );
         }
         None
     }

@@ -130,7 +130,8 @@ impl Gathering {
         if self.several.is_empty() {
             let whole = usize::try_from(self.wanted).expect("transfers are limited");
             self.several.reserve(whole);
-            self.several.extend_from_slice(&std::mem::take(&mut self.single));
+            self.several
+                .extend_from_slice(&std::mem::take(&mut self.single));
         }
         self.several.extend_from_slice(&data);
     }
@@ -138,7 +139,10 @@ impl Gathering {
     /// Takes a Data-Out PDU.
     pub(super) fn data_out(&mut self, pdu: request::DataOut) -> Result<(), &'static str> {
         let length = u32::try_from(pdu.data.len()).expect("a data segment has 24 bits");
-        let end = pdu.offset.checked_add(length).ok_or("a Data-Out ends beyond 4 GiB")?;
+        let end = pdu
+            .offset
+            .checked_add(length)
+            .ok_or("a Data-Out ends beyond 4 GiB")?;
         if pdu.offset != self.received {
             return Err("a Data-Out does not start where the last one ended");
         }
@@ -157,7 +161,10 @@ impl Gathering {
                 self.unsolicited = None;
             }
         } else {
-            let burst = self.bursts.front_mut().ok_or("solicited data where none may come")?;
+            let burst = self
+                .bursts
+                .front_mut()
+                .ok_or("solicited data where none may come")?;
             if pdu.transfer != burst.transfer {
                 return Err("a Data-Out has a foreign transfer tag");
             }
@@ -193,13 +200,12 @@ impl Gathering {
         }
         let length = max_burst.min(self.wanted - offset);
         self.requested = offset + length;
-        self.bursts.push_back(Burst { transfer, end: offset + length, next_sn: 0 });
+        self.bursts.push_back(Burst {
+            transfer,
+            end: offset + length,
+            next_sn: 0,
+        });
         Some((offset, length))
-    }
-
-    /// Bytes that must still be asked for.
-    pub(super) fn missing(&self) -> u32 {
-        if self.unsolicited.is_some() { 0 } else { self.wanted.saturating_sub(self.received) }
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -222,7 +228,13 @@ mod tests {
     use super::*;
     use crate::codec::Lun;
 
-    fn data_out(transfer: u32, data_sn: u32, offset: u32, length: usize, last: bool) -> request::DataOut {
+    fn data_out(
+        transfer: u32,
+        data_sn: u32,
+        offset: u32,
+        length: usize,
+        last: bool,
+    ) -> request::DataOut {
         request::DataOut {
             last,
             lun: Lun(0),
@@ -238,14 +250,26 @@ mod tests {
     #[test]
     fn immediate_unsolicited_and_solicited_data_join_up() {
         let mut gathering = Gathering::new(4096, Bytes::from(vec![7; 512]), Some(1024));
-        assert_eq!(gathering.next_burst(5, 2048, 1), None, "not while unsolicited data comes");
-        gathering.data_out(data_out(TAG_NONE, 0, 512, 512, true)).unwrap();
+        assert_eq!(
+            gathering.next_burst(5, 2048, 1),
+            None,
+            "not while unsolicited data comes"
+        );
+        gathering
+            .data_out(data_out(TAG_NONE, 0, 512, 512, true))
+            .unwrap();
         assert_eq!(gathering.next_burst(5, 2048, 1), Some((1024, 2048)));
         assert_eq!(gathering.next_burst(6, 2048, 1), None, "one R2T at a time");
-        gathering.data_out(data_out(5, 0, 1024, 1024, false)).unwrap();
-        gathering.data_out(data_out(5, 1, 2048, 1024, true)).unwrap();
+        gathering
+            .data_out(data_out(5, 0, 1024, 1024, false))
+            .unwrap();
+        gathering
+            .data_out(data_out(5, 1, 2048, 1024, true))
+            .unwrap();
         assert_eq!(gathering.next_burst(6, 2048, 1), Some((3072, 1024)));
-        gathering.data_out(data_out(6, 0, 3072, 1024, true)).unwrap();
+        gathering
+            .data_out(data_out(6, 0, 3072, 1024, true))
+            .unwrap();
         assert!(gathering.is_complete());
         assert_eq!(gathering.take(), Bytes::from(vec![7; 4096]));
     }
@@ -270,14 +294,23 @@ mod tests {
             assert!(solicited().data_out(pdu).is_err(), "{why}");
         }
         let mut unsolicited = Gathering::new(4096, Bytes::new(), Some(1024));
-        assert!(unsolicited.data_out(data_out(TAG_NONE, 0, 0, 2048, true)).is_err());
+        assert!(
+            unsolicited
+                .data_out(data_out(TAG_NONE, 0, 0, 2048, true))
+                .is_err()
+        );
     }
 
     #[test]
     fn data_that_the_command_does_not_use_is_dropped() {
         let mut gathering = Gathering::new(512, Bytes::from(vec![7; 600]), Some(2048));
-        assert!(!gathering.is_complete(), "the unsolicited sequence has not ended");
-        gathering.data_out(data_out(TAG_NONE, 0, 600, 424, true)).unwrap();
+        assert!(
+            !gathering.is_complete(),
+            "the unsolicited sequence has not ended"
+        );
+        gathering
+            .data_out(data_out(TAG_NONE, 0, 600, 424, true))
+            .unwrap();
         assert_eq!(gathering.take().len(), 512);
     }
 }

@@ -89,10 +89,19 @@ fn send_targets(
             return;
         }
         ("", Some(own)) => vec![own],
-        (name, Some(own)) => if name == own { vec![own] } else { Vec::new() },
-        (name, None) => {
-            shown.names.iter().map(String::as_str).filter(|known| *known == name).collect()
+        (name, Some(own)) => {
+            if name == own {
+                vec![own]
+            } else {
+                Vec::new()
+            }
         }
+        (name, None) => shown
+            .names
+            .iter()
+            .map(String::as_str)
+            .filter(|known| *known == name)
+            .collect(),
     };
     for name in names {
         answers.push(("TargetName".to_owned(), name.to_owned()));
@@ -109,11 +118,18 @@ mod tests {
 
     #[test]
     fn a_long_list_comes_in_parts() {
-        let names: Vec<String> = (0..50).map(|n| format!("iqn.2026-11.io.hedgerow:d{n}")).collect();
-        let shown = Shown { own: None, names: names.clone() };
+        let names: Vec<String> = (0..50)
+            .map(|n| format!("iqn.2026-11.io.hedgerow:d{n}"))
+            .collect();
+        let shown = Shown {
+            own: None,
+            names: names.clone(),
+        };
         let mut exchange = TextExchange::default();
         exchange.add(b"SendTargets=All\0").unwrap();
-        exchange.answer(&shown, |_| vec!["127.0.0.1:3260".to_owned()]).unwrap();
+        exchange
+            .answer(&shown, |_| vec!["127.0.0.1:3260".to_owned()])
+            .unwrap();
         let mut whole = Vec::new();
         loop {
             let part = exchange.next_part(512, 9);
@@ -124,16 +140,25 @@ mod tests {
             }
         }
         let pairs = text::parse(&whole[..]).map(|pairs| pairs.len());
-        assert_eq!(pairs, Err(TextError::TooLong), "more pairs than we would accept ourselves");
+        assert_eq!(
+            pairs,
+            Err(TextError::TooLong),
+            "more pairs than we would accept ourselves"
+        );
         let text = String::from_utf8(whole).unwrap();
         for name in &names {
-            assert!(text.contains(&format!("TargetName={name}\0TargetAddress=127.0.0.1:3260,1\0")));
+            assert!(text.contains(&format!(
+                "TargetName={name}\0TargetAddress=127.0.0.1:3260,1\0"
+            )));
         }
     }
 
     #[test]
     fn a_normal_session_sees_only_its_own_target() {
-        let shown = Shown { own: Some("iqn.a"), names: vec!["iqn.a".into(), "iqn.b".into()] };
+        let shown = Shown {
+            own: Some("iqn.a"),
+            names: vec!["iqn.a".into(), "iqn.b".into()],
+        };
         let ask = |text: &str| {
             let mut exchange = TextExchange::default();
             exchange.add(text.as_bytes()).unwrap();
