@@ -19,6 +19,7 @@ mod store_open;
 pub mod superblock;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod verified;
 
 pub use extent::ExtentConfig;
 pub use journal::{
@@ -33,3 +34,4 @@ pub use store_open::Recovery;
 pub use superblock::{
     JournalGeometry, PeerKnowledge, Superblock, SuperblockContent, SuperblockError,
 };
+pub use verified::{PAGE_BYTES, VerifiedConfig, VerifiedError, VerifiedFile};
