@@ -5,10 +5,14 @@
 //! promises in time; they see a group only through [`GroupReplica`]. `raft/` alone names openraft
 //! and redb, and implements [`GroupReplica`].
 
+mod fields;
 mod replica;
 mod state;
 
+pub mod placement;
 pub mod raft;
+pub mod root;
+pub mod shard;
 
 pub use replica::{GroupReplica, Leadership, ProposeError, Proposed};
-pub use state::{Machine, MemoryState, StateError, Update, View};
+pub use state::{Machine, MemoryState, Pair, StateError, Update, View};

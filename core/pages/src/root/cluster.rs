@@ -1,0 +1,243 @@
+//! Commands on the cluster itself: identity, nodes, groups, replica numbers.
+//!
+//! Invariants: the cluster id never changes; a store stands in one node's record at most (a disk
+//! moved to another node moves its store); the map epoch rises with each change of the shard table;
+//! a replica number is handed out once.
+
+use hedgerow_env::{ClusterId, GroupId, NodeId, ReplicaNumber, StoreId};
+use hedgerow_protocol::{
+    GroupMember, GroupRecord, NodeRecord, NodeState, ROOT_GROUP, RootOutcome, RootRefusal, encode,
+};
+
+use super::keys;
+use super::tables::{self, Stop};
+use crate::fields::Put;
+use crate::{StateError, Update};
+
+/// Most stores of a node: the limit of a handshake.
+const MAXIMUM_STORES: usize = 64;
+/// Longest name, address, rack, data centre or reason, in bytes.
+const MAXIMUM_TEXT_BYTES: usize = 512;
+/// Most shards: each costs every Pages node a share of a log.
+const MAXIMUM_SHARDS: usize = 1024;
+/// Most members of a group: five voters, and as many that are joining.
+const MAXIMUM_GROUP_MEMBERS: usize = 10;
+
+pub(super) fn invalid(reason: impl Into<String>) -> RootRefusal {
+    RootRefusal::Invalid {
+        reason: reason.into(),
+    }
+}
+
+fn check_initialised(state: &dyn Update) -> Result<(), Stop> {
+    match tables::cluster(state)? {
+        Some(_) => Ok(()),
+        None => Err(invalid("the cluster is not initialised").into()),
+    }
+}
+
+fn check_node(record: &NodeRecord) -> Result<(), RootRefusal> {
+    let texts = [
+        ("name", &record.name),
+        ("address", &record.address),
+        ("rack", &record.location.rack),
+        ("data centre", &record.location.data_centre),
+        ("reason", &record.reason),
+    ];
+    for (what, text) in texts {
+        if text.len() > MAXIMUM_TEXT_BYTES {
+            return Err(invalid(format!(
+                "the {what} of {} is longer than {MAXIMUM_TEXT_BYTES} bytes",
+                record.node
+            )));
+        }
+    }
+    if record.address.is_empty() {
+        return Err(invalid(format!("{} has no address", record.node)));
+    }
+    if record.stores.len() > MAXIMUM_STORES {
+        return Err(invalid(format!("more than {MAXIMUM_STORES} stores")));
+    }
+    Ok(())
+}
+
+fn check_members(record: &GroupRecord) -> Result<(), RootRefusal> {
+    if record.members.is_empty() || record.members.len() > MAXIMUM_GROUP_MEMBERS {
+        return Err(invalid(format!(
+            "{} must have 1 to {MAXIMUM_GROUP_MEMBERS} members",
+            record.group
+        )));
+    }
+    for member in &record.members {
+        if member.address.len() > MAXIMUM_TEXT_BYTES {
+            return Err(invalid("an address is too long"));
+        }
+    }
+    Ok(())
+}
+
+/// Initialise.
+pub(super) fn initialise(
+    state: &mut dyn Update,
+    index: u64,
+    cluster: ClusterId,
+    nodes: &[NodeRecord],
+    members: &[GroupMember],
+) -> Result<RootOutcome, Stop> {
+    if let Some(standing) = tables::cluster(state)? {
+        return if standing == cluster {
+            Ok(RootOutcome::Done)
+        } else {
+            Err(RootRefusal::Initialised { cluster: standing }.into())
+        };
+    }
+    let root = GroupRecord {
+        group: ROOT_GROUP,
+        members: members.to_vec(),
+    };
+    check_members(&root)?;
+    for node in nodes {
+        check_node(node)?;
+    }
+    state.put(&keys::cluster(), &Put::value().u128(cluster.0).done())?;
+    for node in nodes {
+        put_node(state, index, node)?;
+    }
+    tables::note_replicas(state, &root)?;
+    let mut table = tables::table(state)?;
+    table.root = root;
+    tables::write_table(state, table)?;
+    Ok(RootOutcome::Done)
+}
+
+fn put_node(state: &mut dyn Update, index: u64, record: &NodeRecord) -> Result<(), StateError> {
+    state.put(&keys::node(record.node), &encode(record))?;
+    tables::write_number(state, &keys::topology_index(), index)
+}
+
+/// Join.
+pub(super) fn join(
+    state: &mut dyn Update,
+    index: u64,
+    record: &NodeRecord,
+) -> Result<RootOutcome, Stop> {
+    check_initialised(state)?;
+    check_node(record)?;
+    let mut record = record.clone();
+    let known = tables::read::<NodeRecord>(state, &keys::node(record.node))?;
+    if let Some(known) = &known {
+        if known.state == NodeState::Draining {
+            // An operator's decision outlives a restart.
+            record.state = NodeState::Draining;
+            record.reason.clone_from(&known.reason);
+        }
+        if *known == record {
+            return Ok(RootOutcome::Done);
+        }
+    }
+    for mut other in tables::nodes(state)? {
+        let before = other.stores.len();
+        let taken = |store: StoreId| record.stores.iter().any(|own| own.store == store);
+        other.stores.retain(|store| !taken(store.store));
+        if other.node != record.node && other.stores.len() != before {
+            put_node(state, index, &other)?;
+        }
+    }
+    put_node(state, index, &record)?;
+    Ok(RootOutcome::Done)
+}
+
+/// `SetNodeState`.
+pub(super) fn set_node_state(
+    state: &mut dyn Update,
+    index: u64,
+    node: NodeId,
+    node_state: NodeState,
+    reason: &str,
+) -> Result<RootOutcome, Stop> {
+    if reason.len() > MAXIMUM_TEXT_BYTES {
+        return Err(invalid("the reason is too long").into());
+    }
+    let Some(mut record) = tables::read::<NodeRecord>(state, &keys::node(node))? else {
+        return Err(RootRefusal::NoSuchNode {
+            node: node.to_string(),
+        }
+        .into());
+    };
+    if record.state != node_state || record.reason != reason {
+        record.state = node_state;
+        reason.clone_into(&mut record.reason);
+        put_node(state, index, &record)?;
+    }
+    Ok(RootOutcome::Done)
+}
+
+/// `CreateShards`.
+pub(super) fn create_shards(
+    state: &mut dyn Update,
+    shards: &[GroupRecord],
+) -> Result<RootOutcome, Stop> {
+    check_initialised(state)?;
+    let mut table = tables::table(state)?;
+    if !table.shards.is_empty() {
+        // Made once; whoever asks again goes by the table.
+        return Ok(RootOutcome::Done);
+    }
+    if !shards.len().is_power_of_two() || shards.len() > MAXIMUM_SHARDS {
+        let reason = format!(
+            "{} shards: use a power of two to {MAXIMUM_SHARDS}",
+            shards.len()
+        );
+        return Err(invalid(reason).into());
+    }
+    for (number, shard) in (1_u32..).zip(shards) {
+        if shard.group != GroupId(number) {
+            return Err(invalid("shards are numbered from 1 on, in order").into());
+        }
+        check_members(shard)?;
+    }
+    for shard in shards {
+        tables::note_replicas(state, shard)?;
+    }
+    table.shards = shards.to_vec();
+    tables::write_table(state, table)?;
+    Ok(RootOutcome::Done)
+}
+
+/// `SetGroupMembers`.
+pub(super) fn set_group_members(
+    state: &mut dyn Update,
+    record: &GroupRecord,
+) -> Result<RootOutcome, Stop> {
+    check_members(record)?;
+    let mut table = tables::table(state)?;
+    let standing = if record.group == ROOT_GROUP {
+        Some(&mut table.root)
+    } else {
+        let mut shards = table.shards.iter_mut();
+        shards.find(|shard| shard.group == record.group)
+    };
+    let Some(standing) = standing else {
+        return Err(invalid(format!("no group {}", record.group)).into());
+    };
+    if standing != record {
+        standing.clone_from(record);
+        tables::note_replicas(state, record)?;
+        tables::write_table(state, table)?;
+    }
+    Ok(RootOutcome::Done)
+}
+
+/// `NextReplica`.
+pub(super) fn next_replica(state: &mut dyn Update, group: GroupId) -> Result<RootOutcome, Stop> {
+    if tables::table(state)?.group(group).is_none() {
+        return Err(invalid(format!("no group {group}")).into());
+    }
+    let key = keys::replica(group);
+    let next = tables::read_number(state, &key)?.unwrap_or(0) + 1;
+    let Ok(number) = u32::try_from(next) else {
+        return Err(invalid(format!("{group} has handed out every replica number")).into());
+    };
+    tables::write_number(state, &key, next)?;
+    Ok(RootOutcome::Replica(ReplicaNumber(number)))
+}

@@ -1,0 +1,203 @@
+//! Commands on virtual disks: create, resize, delete, and the shards' word that one is gone.
+//!
+//! Invariants: a name belongs to one disk that is not being deleted; ids are never reused; a
+//! creation that is repeated with its nonce answers the disk made first; a disk's record stays until
+//! every shard has dropped it.
+
+use hedgerow_env::{FamilyId, Generation, GroupId, LayerId, TenantId, VirtualDiskId};
+use hedgerow_protocol::{DiskRecord, DiskState, Policy, RootOutcome, RootRefusal};
+
+use super::cluster::invalid;
+use super::keys::{self, Counter};
+use super::tables::{self, Stop};
+use crate::Update;
+
+/// Longest name of a disk, in bytes: what every access protocol can carry.
+pub const MAXIMUM_NAME_BYTES: usize = 128;
+/// Longest description, in bytes.
+pub const MAXIMUM_DESCRIPTION_BYTES: usize = 1024;
+/// Containers lie between these sizes; blocks within one are numbered by 32 bits of 512 bytes.
+pub const CONTAINER_BYTES: std::ops::RangeInclusive<u64> = (1 << 20)..=(1 << 36);
+
+/// A disk that someone asks for.
+pub(super) struct Wish<'a> {
+    pub(super) nonce: u64,
+    pub(super) name: &'a str,
+    pub(super) size_bytes: u64,
+    pub(super) container_bytes: u64,
+    pub(super) policy: &'a Policy,
+    pub(super) description: &'a str,
+}
+
+fn check_name(name: &str) -> Result<(), RootRefusal> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.len() > MAXIMUM_NAME_BYTES || !name.chars().all(plain) {
+        return Err(invalid(format!(
+            "name {name:?}: use 1 to {MAXIMUM_NAME_BYTES} letters, digits, '-', '_' and '.'"
+        )));
+    }
+    Ok(())
+}
+
+fn check_size(size_bytes: u64, container_bytes: u64, policy: &Policy) -> Result<(), RootRefusal> {
+    let block = u64::from(policy.block_size);
+    if size_bytes == 0 || !size_bytes.is_multiple_of(block) {
+        return Err(invalid(format!(
+            "size {size_bytes}: use a multiple of the block size, {block} bytes"
+        )));
+    }
+    if u32::try_from(size_bytes.div_ceil(container_bytes)).is_err() {
+        return Err(invalid(format!(
+            "size {size_bytes}: at most 2^32 containers of {container_bytes} bytes are possible"
+        )));
+    }
+    Ok(())
+}
+
+fn check_wish(wish: &Wish<'_>) -> Result<(), RootRefusal> {
+    check_name(wish.name)?;
+    wish.policy.check().map_err(invalid)?;
+    if !CONTAINER_BYTES.contains(&wish.container_bytes) || !wish.container_bytes.is_power_of_two() {
+        return Err(invalid(format!(
+            "container size {}: use a power of two from {} to {} bytes",
+            wish.container_bytes,
+            CONTAINER_BYTES.start(),
+            CONTAINER_BYTES.end()
+        )));
+    }
+    check_size(wish.size_bytes, wish.container_bytes, wish.policy)?;
+    if wish.description.len() > MAXIMUM_DESCRIPTION_BYTES {
+        return Err(invalid(format!(
+            "the description is longer than {MAXIMUM_DESCRIPTION_BYTES} bytes"
+        )));
+    }
+    Ok(())
+}
+
+/// `CreateDisk`.
+pub(super) fn create(state: &mut dyn Update, wish: &Wish<'_>) -> Result<RootOutcome, Stop> {
+    let creation = keys::creation(wish.nonce);
+    if let Some(made) = tables::read_number(state, &creation)?
+        && let Some(record) = tables::disk(state, VirtualDiskId(made))?
+    {
+        return Ok(RootOutcome::Disk(record));
+    }
+    check_wish(wish)?;
+    let name_key = keys::name(wish.name);
+    if state.get(&name_key)?.is_some() {
+        return Err(RootRefusal::NameTaken {
+            name: wish.name.to_owned(),
+        }
+        .into());
+    }
+    let disk = tables::next_number(state, Counter::Disk)?;
+    let record = DiskRecord {
+        disk: VirtualDiskId(disk),
+        family: FamilyId(tables::next_number(state, Counter::Family)?),
+        name: wish.name.to_owned(),
+        size_bytes: wish.size_bytes,
+        container_bytes: wish.container_bytes,
+        policy: wish.policy.clone(),
+        layers: vec![LayerId(tables::next_number(state, Counter::Layer)?)],
+        generation: Generation(1),
+        attachments: Vec::new(),
+        state: DiskState::Ready,
+        tenant: TenantId(0),
+        qos_class: 0,
+        description: wish.description.to_owned(),
+    };
+    tables::write_disk(state, &record)?;
+    tables::write_number(state, &name_key, disk)?;
+    tables::write_number(state, &creation, disk)?;
+    tables::write_number(state, &keys::nonce_of(record.disk), wish.nonce)?;
+    Ok(RootOutcome::Disk(record))
+}
+
+/// The record of a disk that can be used.
+pub(super) fn ready(state: &dyn Update, disk: VirtualDiskId) -> Result<DiskRecord, Stop> {
+    match tables::disk(state, disk)? {
+        Some(record) if record.state == DiskState::Ready => Ok(record),
+        _ => Err(RootRefusal::NoSuchDisk {
+            disk: disk.to_string(),
+        }
+        .into()),
+    }
+}
+
+/// `ResizeDisk`. A shrink raises the generation: what was written under the former size is fenced
+/// at the next touch of each container.
+pub(super) fn resize(
+    state: &mut dyn Update,
+    disk: VirtualDiskId,
+    size_bytes: u64,
+) -> Result<RootOutcome, Stop> {
+    let mut record = ready(state, disk)?;
+    check_size(size_bytes, record.container_bytes, &record.policy)?;
+    if size_bytes < record.size_bytes {
+        record.generation.0 += 1;
+    }
+    if size_bytes != record.size_bytes {
+        record.size_bytes = size_bytes;
+        tables::write_disk(state, &record)?;
+    }
+    Ok(RootOutcome::Disk(record))
+}
+
+/// `DeleteDisk`.
+pub(super) fn delete(state: &mut dyn Update, disk: VirtualDiskId) -> Result<RootOutcome, Stop> {
+    let Some(mut record) = tables::disk(state, disk)? else {
+        return Err(RootRefusal::NoSuchDisk {
+            disk: disk.to_string(),
+        }
+        .into());
+    };
+    if record.state == DiskState::Deleting {
+        return Ok(RootOutcome::Disk(record));
+    }
+    state.delete(&keys::name(&record.name))?;
+    for attachment in std::mem::take(&mut record.attachments) {
+        state.delete(&keys::attached(attachment.session, disk))?;
+    }
+    record.state = DiskState::Deleting;
+    record.generation.0 += 1;
+    tables::write_disk(state, &record)?;
+    // The drop raises the floor to the highest: what was pending is overtaken.
+    for (key, _) in tables::rows(state, &keys::pending_of(keys::PENDING_FLOOR, disk))? {
+        state.delete(&key)?;
+    }
+    let table = tables::table(state)?;
+    for shard in &table.shards {
+        state.put(&keys::pending(keys::PENDING_DROP, disk, shard.group), &[])?;
+    }
+    if table.shards.is_empty() {
+        forget(state, disk)?;
+    }
+    Ok(RootOutcome::Disk(record))
+}
+
+/// `DiskDropped`.
+pub(super) fn dropped(
+    state: &mut dyn Update,
+    disk: VirtualDiskId,
+    group: GroupId,
+) -> Result<RootOutcome, Stop> {
+    let key = keys::pending(keys::PENDING_DROP, disk, group);
+    if state.get(&key)?.is_some() {
+        state.delete(&key)?;
+        if tables::rows(state, &keys::pending_of(keys::PENDING_DROP, disk))?.is_empty() {
+            forget(state, disk)?;
+        }
+    }
+    Ok(RootOutcome::Done)
+}
+
+/// Nothing of the disk is left anywhere.
+fn forget(state: &mut dyn Update, disk: VirtualDiskId) -> Result<(), Stop> {
+    let nonce_key = keys::nonce_of(disk);
+    if let Some(nonce) = tables::read_number(state, &nonce_key)? {
+        state.delete(&keys::creation(nonce))?;
+        state.delete(&nonce_key)?;
+    }
+    state.delete(&keys::disk(disk))?;
+    Ok(())
+}

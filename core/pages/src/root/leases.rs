@@ -1,0 +1,186 @@
+//! Attachments, writer ids and leases.
+//!
+//! Invariants: writer ids are never granted twice; every change of a disk's admitted writers raises
+//! its generation; an exclusive disk is attached by one session at most, and another session waits
+//! for its release or the end of its lease; a session whose lease was ended gets nothing more; the
+//! end of a lease leaves a floor pending at every shard for each disk it held.
+//! Does not: know time. `ExpireLease` names the count of renewals at which the grantor's wait began,
+//! and is void when there were more since.
+
+use hedgerow_env::{Generation, GroupId, VirtualDiskId, WriterId};
+use hedgerow_protocol::{Attachment, DiskRecord, Grant, ProxySession, RootOutcome, RootRefusal};
+
+use super::disks::ready;
+use super::keys::{self, Counter};
+use super::tables::{self, Stop};
+use crate::{StateError, Update};
+
+/// Ended sessions remembered for each node: a request of an older one, delayed past as many restarts
+/// of its proxy, would be granted a lease that nobody renews, and lose it again.
+const REMEMBERED_SESSIONS: usize = 32;
+
+fn check_lease_not_ended(state: &dyn Update, session: ProxySession) -> Result<(), Stop> {
+    match state.get(&keys::ended(session))? {
+        Some(_) => Err(RootRefusal::LeaseEnded.into()),
+        None => Ok(()),
+    }
+}
+
+/// Counts a renewal; answers the count.
+fn count_renewal(state: &mut dyn Update, session: ProxySession) -> Result<u64, StateError> {
+    let key = keys::lease(session);
+    let renewals = tables::read_number(state, &key)?.unwrap_or(0) + 1;
+    tables::write_number(state, &key, renewals)?;
+    Ok(renewals)
+}
+
+/// Attach.
+pub(super) fn attach(
+    state: &mut dyn Update,
+    disk: VirtualDiskId,
+    session: ProxySession,
+    nonce: u64,
+) -> Result<RootOutcome, Stop> {
+    check_lease_not_ended(state, session)?;
+    let mut record = ready(state, disk)?;
+    let mut standing = record.attachments.iter();
+    if let Some(granted) = standing.find(|held| held.session == session && held.nonce == nonce) {
+        let writer = granted.writer;
+        count_renewal(state, session)?;
+        return Ok(RootOutcome::Granted(Grant {
+            disk: record,
+            writer,
+        }));
+    }
+    let mut others = record.attachments.iter();
+    if let Some(other) = others.find(|held| held.session != session)
+        && !record.policy.clustered
+    {
+        return Err(RootRefusal::Held {
+            holder: other.session,
+        }
+        .into());
+    }
+    let writer = WriterId(tables::next_number(state, Counter::Writer)?);
+    // The same session again: its former attachment is released by this.
+    record.attachments.retain(|held| held.session != session);
+    record.attachments.push(Attachment {
+        session,
+        nonce,
+        writer,
+    });
+    record.generation.0 += 1;
+    tables::write_disk(state, &record)?;
+    state.put(&keys::attached(session, disk), &[])?;
+    count_renewal(state, session)?;
+    Ok(RootOutcome::Granted(Grant {
+        disk: record,
+        writer,
+    }))
+}
+
+/// Detach.
+pub(super) fn detach(
+    state: &mut dyn Update,
+    disk: VirtualDiskId,
+    writer: WriterId,
+) -> Result<RootOutcome, Stop> {
+    let Some(mut record) = tables::disk(state, disk)? else {
+        return Ok(RootOutcome::Done);
+    };
+    let mut held = record.attachments.iter();
+    if let Some(at) = held.position(|attachment| attachment.writer == writer) {
+        let attachment = record.attachments.remove(at);
+        record.generation.0 += 1;
+        tables::write_disk(state, &record)?;
+        state.delete(&keys::attached(attachment.session, disk))?;
+    }
+    Ok(RootOutcome::Done)
+}
+
+/// Renew.
+pub(super) fn renew(state: &mut dyn Update, session: ProxySession) -> Result<RootOutcome, Stop> {
+    check_lease_not_ended(state, session)?;
+    let renewals = count_renewal(state, session)?;
+    Ok(RootOutcome::Renewed { renewals })
+}
+
+/// `ExpireLease`. Answers the renewals when the lease stands.
+pub(super) fn expire(
+    state: &mut dyn Update,
+    index: u64,
+    session: ProxySession,
+    renewals: u64,
+) -> Result<RootOutcome, Stop> {
+    let key = keys::lease(session);
+    let Some(counted) = tables::read_number(state, &key)? else {
+        return Ok(RootOutcome::Done);
+    };
+    if counted != renewals {
+        return Ok(RootOutcome::Renewed { renewals: counted });
+    }
+    state.delete(&key)?;
+    let disks = tables::attached(state, session)?;
+    if disks.is_empty() {
+        // It held nothing: nobody is fenced, and it may come back as it is.
+        return Ok(RootOutcome::Done);
+    }
+    for disk in disks {
+        state.delete(&keys::attached(session, disk))?;
+        let Some(mut record) = tables::disk(state, disk)? else {
+            continue;
+        };
+        record.attachments.retain(|held| held.session != session);
+        record.generation.0 += 1;
+        tables::write_disk(state, &record)?;
+        floor_pending(state, &record)?;
+    }
+    remember_ended(state, index, session)?;
+    Ok(RootOutcome::Done)
+}
+
+fn floor_pending(state: &mut dyn Update, record: &DiskRecord) -> Result<(), StateError> {
+    for shard in &tables::table(state)?.shards {
+        let key = keys::pending(keys::PENDING_FLOOR, record.disk, shard.group);
+        tables::write_number(state, &key, record.generation.0)?;
+    }
+    Ok(())
+}
+
+fn remember_ended(
+    state: &mut dyn Update,
+    index: u64,
+    session: ProxySession,
+) -> Result<(), StateError> {
+    tables::write_number(state, &keys::ended(session), index)?;
+    let rows = tables::rows(state, &keys::ended_of(session.node))?;
+    if rows.len() > REMEMBERED_SESSIONS {
+        let mut oldest: Option<(u64, &[u8])> = None;
+        for (key, value) in &rows {
+            let ended = tables::number(value)?;
+            if oldest.is_none_or(|(known, _)| ended < known) {
+                oldest = Some((ended, key));
+            }
+        }
+        if let Some((_, key)) = oldest {
+            state.delete(key)?;
+        }
+    }
+    Ok(())
+}
+
+/// `FloorApplied`.
+pub(super) fn floor_applied(
+    state: &mut dyn Update,
+    disk: VirtualDiskId,
+    generation: Generation,
+    group: GroupId,
+) -> Result<RootOutcome, Stop> {
+    let key = keys::pending(keys::PENDING_FLOOR, disk, group);
+    if let Some(pending) = tables::read_number(state, &key)?
+        && pending <= generation.0
+    {
+        state.delete(&key)?;
+    }
+    Ok(RootOutcome::Done)
+}

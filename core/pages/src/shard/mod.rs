@@ -1,0 +1,23 @@
+//! A shard group's state machine and the questions to it.
+//!
+//! `machine` takes one log entry apart; `place`, `fence`, `commit`, `blobs` and `drop` hold one
+//! family of commands each; `query` answers.
+//!
+//! Invariants: docs/protocol/pages.md. Every command is a pure function of (command, state).
+//! Does not: know of time, nodes' liveness, Raft or the network.
+
+mod apply;
+mod blobs;
+mod commit;
+mod drop;
+mod fence;
+mod keys;
+mod machine;
+mod map;
+mod marks;
+mod place;
+pub mod query;
+mod rows;
+mod tables;
+
+pub use machine::ShardMachine;

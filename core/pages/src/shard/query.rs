@@ -1,0 +1,314 @@
+//! Questions to a shard: pure functions over a view and the log index that it reflects.
+//!
+//! Invariants: a look-up has no gaps; a page of a feed never ends within one log index, so that an
+//! index alone says where to go on; what a feed row says in full is read from the present state.
+
+use std::collections::BTreeSet;
+
+use hedgerow_env::{BlobName, ContainerId, FamilyId, LayerId, StoreId, VirtualDiskId};
+use hedgerow_protocol::{
+    Change, MAXIMUM_NAMES, MapTarget, MapView, Placement, ShardRefusal, ShardReply, ShardStatistics,
+};
+
+use super::blobs::name_state;
+use super::keys::{self, Position};
+use super::map;
+use super::rows::{BlobRow, CollectedRow, ContainerRow, FeedRow, PlacementRow};
+use super::tables::{self, standing_fence, walk};
+use crate::{Pair, StateError, View};
+
+/// Most blocks in one look-up: 64 MiB. Its answer stays within one message, whatever is mapped.
+pub const MAXIMUM_LOOKUP_BLOCKS: u32 = 1 << 17;
+
+/// Most changes in one pull; a page that ends within one log index is completed beyond it.
+pub const MAXIMUM_PULL_CHANGES: u32 = 4096;
+
+/// Marks the feed positions of a full listing. Stores hand positions back as they got them.
+pub const FULL_LISTING: u64 = 1 << 63;
+
+fn refused(reason: String) -> ShardReply {
+    ShardReply::Refused(ShardRefusal::Malformed { reason })
+}
+
+/// Answers a look-up.
+///
+/// # Errors
+/// [`StateError`].
+pub fn look_up(
+    view: &dyn View,
+    index: u64,
+    container: ContainerId,
+    layers: &[LayerId],
+    first_block: u32,
+    blocks: u32,
+) -> Result<ShardReply, StateError> {
+    if blocks == 0 || blocks > MAXIMUM_LOOKUP_BLOCKS {
+        return Ok(refused(format!(
+            "{blocks} blocks: look 1 to {MAXIMUM_LOOKUP_BLOCKS} up at once"
+        )));
+    }
+    let Some(end) = first_block.checked_add(blocks) else {
+        return Ok(refused("the range ends past the last block".into()));
+    };
+    let floor = tables::floor(view, container.disk)?;
+    let row = tables::container(view, container)?;
+    let extents = map::look_up(view, container, layers, first_block, end)?;
+    let names: BTreeSet<BlobName> = extents
+        .iter()
+        .filter_map(|extent| match extent.target {
+            MapTarget::Data { blob, .. } => Some(blob),
+            MapTarget::Hole => None,
+        })
+        .collect();
+    let mut placements: Vec<(ContainerId, PlacementRow)> = Vec::new();
+    let mut incomplete = Vec::new();
+    for name in names {
+        if placements
+            .last()
+            .is_none_or(|(last, _)| *last != name.container)
+        {
+            let home = tables::container(view, name.container)?;
+            let placement = home.and_then(|home| home.placement).ok_or_else(|| {
+                StateError::Damaged(format!("{name} is mapped, its container not placed"))
+            })?;
+            placements.push((name.container, placement));
+        }
+        let (_, placement) = placements.last().expect("just pushed, or there before");
+        let blob = tables::blob(view, name)?
+            .ok_or_else(|| StateError::Damaged(format!("{name} is mapped and has no row")))?;
+        let lacking = lacking(placement, &blob);
+        if !lacking.is_empty() {
+            incomplete.push((name, lacking));
+        }
+    }
+    Ok(ShardReply::View(MapView {
+        index,
+        last_change: row.as_ref().map_or(0, |row| row.last_change),
+        generation: standing_fence(floor.as_ref(), row.as_ref()).map(|fence| fence.generation),
+        extents,
+        placements: placements
+            .into_iter()
+            .map(|(container, placement)| (container, placement.view()))
+            .collect(),
+        incomplete,
+    }))
+}
+
+fn lacking(placement: &PlacementRow, blob: &BlobRow) -> Vec<StoreId> {
+    let members = placement.members.iter();
+    members
+        .filter(|member| !blob.is_held_by(member.slot))
+        .map(|member| member.store)
+        .collect()
+}
+
+fn holding(placement: &PlacementRow, blob: &BlobRow) -> Vec<StoreId> {
+    let members = placement.members.iter();
+    members
+        .filter(|member| blob.is_held_by(member.slot))
+        .map(|member| member.store)
+        .collect()
+}
+
+/// Answers a pull.
+///
+/// # Errors
+/// [`StateError`].
+pub fn pull(
+    view: &dyn View,
+    index: u64,
+    store: StoreId,
+    after: u64,
+    limit: u32,
+) -> Result<ShardReply, StateError> {
+    let goes_on = after & FULL_LISTING != 0;
+    let position = after & !FULL_LISTING;
+    let behind = !goes_on && position < tables::store(view, store)?.dropped;
+    let full = goes_on || behind;
+    let from = if behind { 0 } else { position + 1 };
+    let (rows, end) = feed_page(view, store, from, limit.clamp(1, MAXIMUM_PULL_CHANGES))?;
+    let mut changes = Vec::with_capacity(rows.len());
+    for (key, value) in rows {
+        changes.extend(resolve(view, store, &key, &value)?);
+    }
+    let next = match end {
+        Some(end) if full => end | FULL_LISTING,
+        Some(end) => end,
+        None => index,
+    };
+    Ok(ShardReply::Changes {
+        changes,
+        next,
+        more: end.is_some(),
+        full,
+    })
+}
+
+/// A page of both feeds of a store in order, and the index through which it is complete if more
+/// waits behind it.
+fn feed_page(
+    view: &dyn View,
+    store: StoreId,
+    from: u64,
+    limit: u32,
+) -> Result<(Vec<Pair>, Option<u64>), StateError> {
+    let mut limit = usize::try_from(limit).expect("a u32 fits a usize here");
+    loop {
+        let mut horizon: Option<u64> = None;
+        let mut rows: Vec<(Position, Pair)> = Vec::new();
+        for (start, stop) in keys::feed_from(store, from) {
+            let page = view.scan(&start, &stop, limit)?;
+            if page.len() == limit
+                && let Some((last, _)) = page.last()
+            {
+                // The last index may go on in rows that were not read.
+                let complete = keys::feed_position(last)?.index.saturating_sub(1);
+                horizon = Some(horizon.map_or(complete, |known| known.min(complete)));
+            }
+            for pair in page {
+                rows.push((keys::feed_position(&pair.0)?, pair));
+            }
+        }
+        rows.sort_by_key(|(position, _)| *position);
+        if let Some(horizon) = horizon {
+            rows.retain(|(position, _)| position.index <= horizon);
+        }
+        if rows.is_empty() && horizon.is_some() {
+            // One log index has more rows than the page: take it whole.
+            limit *= 2;
+            continue;
+        }
+        return Ok((rows.into_iter().map(|(_, pair)| pair).collect(), horizon));
+    }
+}
+
+/// What a feed row says at present; nothing when it was overtaken.
+fn resolve(
+    view: &dyn View,
+    store: StoreId,
+    key: &[u8],
+    value: &[u8],
+) -> Result<Option<Change>, StateError> {
+    if keys::is_collected(key) {
+        let row = CollectedRow::decode(value)?;
+        return Ok(Some(Change::Collected {
+            container: row.container,
+            writer: row.writer,
+            sequences: row.sequences,
+        }));
+    }
+    let placement_of = |container| -> Result<Option<PlacementRow>, StateError> {
+        Ok(tables::container(view, container)?.and_then(|row| row.placement))
+    };
+    match FeedRow::decode(value)? {
+        FeedRow::Retire(container, epoch) => Ok(Some(Change::Retire { container, epoch })),
+        FeedRow::Placed(container) => {
+            let placement = placement_of(container)?;
+            Ok(placement.map(|placement| Change::Placed {
+                container,
+                placement: placement.view(),
+            }))
+        }
+        FeedRow::Incomplete(name) => {
+            let (Some(placement), Some(blob)) =
+                (placement_of(name.container)?, tables::blob(view, name)?)
+            else {
+                return Ok(None);
+            };
+            let expected = placement
+                .member(store)
+                .is_some_and(|member| member.is_writable() && !blob.is_held_by(member.slot));
+            Ok(expected.then(|| Change::Incomplete {
+                blob: name,
+                epoch: placement.epoch,
+                sources: holding(&placement, &blob),
+            }))
+        }
+    }
+}
+
+/// Answers what is known of names.
+///
+/// # Errors
+/// [`StateError`].
+pub fn names(view: &dyn View, names: &[BlobName]) -> Result<ShardReply, StateError> {
+    if names.len() > MAXIMUM_NAMES {
+        return Ok(refused(format!("more than {MAXIMUM_NAMES} names")));
+    }
+    let mut states = Vec::with_capacity(names.len());
+    for name in names {
+        let floor = tables::floor(view, name.container.disk)?;
+        let row = tables::container(view, name.container)?;
+        let low_water = tables::marks(view, name.container, name.writer)?.low_water();
+        let state = name_state(view, floor.as_ref(), row.as_ref(), *name, low_water)?;
+        states.push(state);
+    }
+    Ok(ShardReply::Names(states))
+}
+
+/// The placed containers of a disk.
+///
+/// # Errors
+/// [`StateError`].
+pub fn containers(
+    view: &dyn View,
+    family: FamilyId,
+    disk: VirtualDiskId,
+) -> Result<ShardReply, StateError> {
+    let mut found: Vec<(ContainerId, Placement)> = Vec::new();
+    walk(view, &keys::containers_of(family), None, |(key, value)| {
+        let container = keys::container_of_key(key)?;
+        if container.disk == disk
+            && let Some(placement) = ContainerRow::decode(value)?.placement
+        {
+            found.push((container, placement.view()));
+        }
+        Ok(true)
+    })?;
+    Ok(ShardReply::Containers(found))
+}
+
+/// One container as it stands: the placement and the generation of the fence.
+///
+/// # Errors
+/// [`StateError`].
+pub fn placement(view: &dyn View, container: ContainerId) -> Result<Option<Placement>, StateError> {
+    let row = tables::container(view, container)?;
+    Ok(row.and_then(|row| row.placement).map(|row| row.view()))
+}
+
+/// The counters.
+///
+/// # Errors
+/// [`StateError`].
+pub fn statistics(view: &dyn View) -> Result<ShardStatistics, StateError> {
+    let mut sum = ShardStatistics::default();
+    walk(view, &keys::kind(keys::CONTAINER), None, |(_, value)| {
+        let row = ContainerRow::decode(value)?;
+        sum.blobs += row.live_blobs;
+        sum.stored_bytes += row.stored_bytes;
+        if let Some(placement) = &row.placement {
+            sum.containers += 1;
+            for member in placement
+                .members
+                .iter()
+                .filter(|member| member.is_writable())
+            {
+                sum.incomplete += member.missing;
+                sum.under_replicated_bytes += member.missing_bytes;
+            }
+        }
+        Ok(true)
+    })?;
+    Ok(sum)
+}
+
+/// The low-water mark of a writer, for tests and tools.
+#[cfg(test)]
+pub(super) fn low_water(
+    view: &dyn View,
+    container: ContainerId,
+    writer: hedgerow_env::WriterId,
+) -> Result<hedgerow_env::Sequence, StateError> {
+    Ok(tables::marks(view, container, writer)?.low_water())
+}
