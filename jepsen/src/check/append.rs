@@ -101,7 +101,8 @@ pub(super) fn fast(lists: &Lists, calls: &[Call<ListTxn>]) -> Fast {
             }
         }
     }
-    let found = read_all(lists, calls, &mut keys).and_then(|()| {
+    let found = read_all(lists, calls, &mut keys);
+    let found = found.and_then(|()| own_order(calls, &keys)).and_then(|()| {
         let graph = edges(calls, &keys);
         no_cycle(&graph, calls.len())
     });
@@ -151,6 +152,34 @@ fn read_all<'a>(
                     }
                     key.reads.push((at, before.len()));
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What one transaction appended to one list must stand there in its own order, from the first.
+fn own_order(calls: &[Call<ListTxn>], keys: &BTreeMap<u64, Key<'_>>) -> Result<(), Refusal> {
+    let mut places: BTreeMap<(u64, u64), usize> = BTreeMap::new();
+    for (&number, key) in keys {
+        places.extend(
+            key.longest
+                .iter()
+                .zip(0..)
+                .map(|(&element, at)| ((number, element), at)),
+        );
+    }
+    for (at, call) in calls.iter().enumerate() {
+        let mut last: BTreeMap<u64, usize> = BTreeMap::new();
+        for (key, element) in call.op.iter().filter_map(appended) {
+            let place = places.get(&(key, element)).copied().unwrap_or(usize::MAX);
+            let before = last.insert(key, place);
+            if before.is_some_and(|before| place < before) {
+                let reader = keys[&key].longest_by;
+                return Err((
+                    vec![at, reader],
+                    "appends of one transaction were reordered".into(),
+                ));
             }
         }
     }

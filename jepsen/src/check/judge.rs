@@ -11,32 +11,32 @@ use super::{Verdict, Witness, append, minimise, queues, sets};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Judges registers in which each call is one step.
-pub(super) fn judge_txn(initial: Vec<u64>, calls: &[Call<Txn>]) -> Verdict {
+pub(crate) fn judge_txn(initial: Vec<u64>, calls: &[Call<Txn>]) -> Verdict {
     judge(&MultiRegister { initial }, calls, register_zones)
 }
 
 /// Judges a counter or a lock.
-pub(super) fn judge_sum(initial: i64, calls: &[Call<SumOp>]) -> Verdict {
+pub(crate) fn judge_sum(initial: i64, calls: &[Call<SumOp>]) -> Verdict {
     judge(&Sum { initial }, calls, |_, _| Fast::NotApplicable)
 }
 
 /// Judges a set.
-pub(super) fn judge_set(initial: BTreeSet<u64>, calls: &[Call<SetOp>]) -> Verdict {
+pub(crate) fn judge_set(initial: BTreeSet<u64>, calls: &[Call<SetOp>]) -> Verdict {
     judge(&Set { initial }, calls, sets::check)
 }
 
 /// Judges a queue.
-pub(super) fn judge_queue(calls: &[Call<QueueOp>]) -> Verdict {
+pub(crate) fn judge_queue(calls: &[Call<QueueOp>]) -> Verdict {
     judge(&Queue, calls, |_, calls| queues::check(calls))
 }
 
 /// Judges a text.
-pub(super) fn judge_text(initial: String, calls: &[Call<TextOp>]) -> Verdict {
+pub(crate) fn judge_text(initial: String, calls: &[Call<TextOp>]) -> Verdict {
     judge(&Text { initial }, calls, |_, _| Fast::NotApplicable)
 }
 
 /// Judges lists under transactions.
-pub(super) fn judge_lists(lists: &Lists, calls: &[Call<ListTxn>]) -> Verdict {
+pub(crate) fn judge_lists(lists: &Lists, calls: &[Call<ListTxn>]) -> Verdict {
     judge(lists, calls, append::fast)
 }
 
@@ -133,7 +133,7 @@ fn register_zones(spec: &MultiRegister, calls: &[Call<Txn>]) -> Fast {
 }
 
 /// Judges registers by groups of keys that some call ties together.
-pub(super) fn judge_components(initial: &[u64], calls: Vec<Call<Txn>>) -> Verdict {
+pub(crate) fn judge_components(initial: &[u64], calls: Vec<Call<Txn>>) -> Verdict {
     let mut group: Vec<usize> = (0..initial.len()).collect();
     for call in &calls {
         let mut keys = call

@@ -4,6 +4,7 @@
 
 use super::spec::{Call, Spec};
 use super::verify::Witnessed;
+use super::weaken::left_out;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One step of a transaction.
@@ -57,11 +58,7 @@ impl Witnessed for Lists {
     /// Elements appended by transactions left out are taken out of every read.
     fn weaken(&self, full: &[Call<ListTxn>], chosen: &[usize]) -> Vec<Call<ListTxn>> {
         let chosen: BTreeSet<usize> = chosen.iter().copied().collect();
-        let left_out = full
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| !chosen.contains(at));
-        let steps = left_out.flat_map(|(_, call)| &call.op);
+        let steps = left_out(full, &chosen).flat_map(|call| &call.op);
         let hidden: BTreeSet<(u64, u64)> = steps
             .filter_map(|step| match step {
                 ListStep::Append(key, element) => Some((*key, *element)),

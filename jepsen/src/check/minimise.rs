@@ -32,8 +32,10 @@ pub(super) fn minimise<S: Witnessed>(
     if refused(&hint) {
         return shrink(hint, &refused);
     }
-    let end = stuck
-        .and_then(|call| full[call].complete)
+    let suspects = stuck.iter().chain(&hint);
+    let end = suspects
+        .filter_map(|&call| full[call].complete)
+        .max()
         .unwrap_or(u64::MAX);
     let mut order: Vec<usize> = (0..full.len())
         .filter(|&at| full[at].invoke <= end)
@@ -52,7 +54,10 @@ pub(super) fn minimise<S: Witnessed>(
         length *= 2;
     }
     order.sort_unstable();
-    shrink(order, &refused)
+    if refused(&order) {
+        return shrink(order, &refused);
+    }
+    shrink((0..full.len()).collect(), &refused)
 }
 
 /// Takes away halves, quarters and so on down to single calls, until none can go.

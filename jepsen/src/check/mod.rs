@@ -7,7 +7,7 @@ mod append;
 mod block;
 pub mod brute;
 mod graph;
-mod judge;
+pub(crate) mod judge;
 pub mod lists;
 mod minimise;
 mod models;

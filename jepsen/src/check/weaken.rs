@@ -9,14 +9,21 @@ use super::specs::{MultiRegister, Queue, QueueOp, Set, SetOp, Sum, SumOp, Text, 
 use super::verify::Witnessed;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Calls of `full` that are not chosen.
-fn left_out<'a, O>(
+/// Calls of `full` that are not chosen and could matter to those that are. Only the order up to
+/// the last ending of a chosen call counts: chosen calls of unknown outcome need not come later,
+/// and calls sent after that ending cannot come earlier.
+pub(super) fn left_out<'a, O>(
     full: &'a [Call<O>],
     chosen: &'a BTreeSet<usize>,
 ) -> impl Iterator<Item = &'a Call<O>> {
-    full.iter()
-        .enumerate()
-        .filter(|(at, _)| !chosen.contains(at))
+    let last = chosen
+        .iter()
+        .filter_map(|&at| full[at].complete)
+        .max()
+        .unwrap_or(0);
+    let calls = full.iter().enumerate();
+    calls
+        .filter(move |(at, call)| !chosen.contains(at) && call.invoke <= last)
         .map(|(_, call)| call)
 }
 
