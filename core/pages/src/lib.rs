@@ -14,5 +14,5 @@ pub mod raft;
 pub mod root;
 pub mod shard;
 
-pub use replica::{GroupReplica, Leadership, ProposeError, Proposed};
+pub use replica::{GroupReplica, Leadership, ProposeError, Proposed, ReadJob};
 pub use state::{Machine, MemoryState, Pair, StateError, Update, View};

@@ -1,1 +1,29 @@
 //! openraft over Env, RPC, the journal and redb. This folder alone names openraft and redb.
+//!
+//! [`PagesHost`] runs every replica of a node. A replica is openraft's core with a log in the
+//! journal (`log`), a state in redb (`store`), a network over RPC (`network`) and a runtime over
+//! Env (`runtime`). What is durable when: `docs/protocol/raft.md`.
+
+mod backend;
+mod channels;
+mod host;
+mod log;
+mod log_core;
+mod log_record;
+mod machine;
+mod network;
+mod recovery;
+mod registry;
+mod replica;
+mod runtime;
+mod serve;
+mod staging;
+mod store;
+mod timing;
+mod types;
+mod views;
+mod watch;
+
+pub use host::{DamagedReplica, HostConfig, HostError, Machines, PagesHost};
+pub use network::Addresses;
+pub use timing::RaftTiming;

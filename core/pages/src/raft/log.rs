@@ -1,0 +1,404 @@
+//! openraft's log storage over the journal.
+//!
+//! Invariants: a vote is durable before [`RaftLogStorage::save_vote`] returns; appended entries are
+//! reported flushed only once the journal reports them durable, in order, while later appends go on;
+//! a superseded record is released only when what supersedes it is durable; purge never passes
+//! what the state holds durably.
+//! Does not: decide which records are live (`log_core` does).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures_util::Stream;
+use futures_util::stream;
+use hedgerow_disk::journal::{
+    AppendError, CopyForward, Journal, JournalReadError, Position, Receipt, StreamTag,
+};
+use hedgerow_env::{Env, GroupId, ReplicaNumber, event};
+use openraft::RaftLogReader;
+use openraft::storage::{IOFlushed, LeaderBoundedStreamError, LogState, RaftLogStorage};
+use tokio::sync::{Notify, mpsc};
+
+use super::log_core::{Found, LogCore, Placed};
+use super::log_record::{Body, Kind};
+use super::machine::StateHandle;
+use super::types::{Entry, LeaderId, LogId, Types, Vote};
+
+/// Appends that wait for durability at once; beyond it the next append waits. The journal's own
+/// queue is bounded by bytes, this one only keeps order.
+const FLUSH_QUEUE: usize = 1024;
+/// Entries read at once for replication and apply: a few frames' worth, well below RPC's limit.
+pub(crate) const READ_BYTES_MAX: usize = 1 << 20;
+/// How long an append waits for a full journal; a snapshot that frees space takes less. After that
+/// this replica stops, and another leads.
+const FULL_PATIENCE: Duration = Duration::from_secs(30);
+/// How often a full journal is asked again.
+const FULL_RETRY: Duration = Duration::from_millis(50);
+/// How long a request to free a segment waits for a snapshot and purge, before it copies.
+const PURGE_PATIENCE: Duration = Duration::from_secs(2);
+/// A read that loses the race with purge or copying looks again; each look sees newer positions.
+const READ_ATTEMPTS: usize = 8;
+
+/// A replica's log: what openraft's storage, its readers and the copy-forward task share.
+pub(crate) struct Log {
+    env: Env,
+    journal: Journal,
+    group: GroupId,
+    replica: ReplicaNumber,
+    core: Mutex<LogCore>,
+    state: StateHandle,
+    flushes: mpsc::Sender<Flush>,
+    purged: Notify,
+}
+
+/// What happens once a receipt says durable.
+struct Flush {
+    receipt: Receipt,
+    superseded: Vec<Position>,
+    callback: Option<IOFlushed<Types>>,
+}
+
+impl Log {
+    /// A log with the contents `core`, its flusher running.
+    pub(crate) fn start(
+        env: &Env,
+        journal: Journal,
+        group: GroupId,
+        replica: ReplicaNumber,
+        core: LogCore,
+        state: StateHandle,
+    ) -> Arc<Self> {
+        let (flushes, queue) = mpsc::channel(FLUSH_QUEUE);
+        env.spawn("raft-flush", flush(journal.clone(), queue));
+        Arc::new(Self {
+            env: env.clone(),
+            journal,
+            group,
+            replica,
+            core: Mutex::new(core),
+            state,
+            flushes,
+            purged: Notify::new(),
+        })
+    }
+
+    /// The group.
+    pub(crate) fn group(&self) -> GroupId {
+        self.group
+    }
+
+    fn core(&self) -> MutexGuard<'_, LogCore> {
+        self.core.lock().expect("no panic under this lock")
+    }
+
+    /// Appends a record, waiting while the journal is busy or full.
+    async fn write(&self, body: &Body) -> io::Result<(Placed, usize, Receipt)> {
+        let sequence = self.core().take_sequence();
+        let (receipt, bytes) = self.write_as(body, sequence).await?;
+        let placed = Placed {
+            sequence,
+            position: receipt.position(),
+        };
+        Ok((placed, bytes, receipt))
+    }
+
+    async fn write_as(&self, body: &Body, sequence: u64) -> io::Result<(Receipt, usize)> {
+        let record = body.record(self.group, self.replica, sequence);
+        let bytes = record.payload.len();
+        let give_up = self.env.now() + FULL_PATIENCE;
+        loop {
+            match self.journal.append(record.clone()) {
+                Ok(receipt) => return Ok((receipt, bytes)),
+                Err(AppendError::Busy) => self.journal.ready().await,
+                Err(AppendError::Full) if self.env.now() < give_up => {
+                    self.env.sleep(FULL_RETRY).await;
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+    }
+
+    async fn when_durable(&self, flush: Flush) -> io::Result<()> {
+        self.flushes
+            .send(flush)
+            .await
+            .map_err(|_| io::Error::other("the journal stopped"))
+    }
+
+    /// The entries of `from..to`, up to `limit_bytes` but at least one that exists.
+    async fn entries(&self, from: u64, to: u64, limit_bytes: usize) -> io::Result<Vec<Entry>> {
+        for _ in 0..READ_ATTEMPTS {
+            let found = self.core().read(from, to, limit_bytes);
+            if let Some(entries) = self.fetch(found).await? {
+                return Ok(entries);
+            }
+        }
+        Err(io::Error::other(format!(
+            "entries {from}..{to} of {} moved during each of {READ_ATTEMPTS} reads",
+            self.group
+        )))
+    }
+
+    /// Reads what is not in memory; `None` when a record went elsewhere meanwhile.
+    async fn fetch(&self, found: Vec<Found>) -> io::Result<Option<Vec<Entry>>> {
+        let mut entries = Vec::with_capacity(found.len());
+        for found in found {
+            match found {
+                Found::Entry(entry) => entries.push(entry),
+                Found::At(log_id, position) => match self.read_entry(position).await? {
+                    Some(entry) if entry.log_id == log_id => entries.push(entry),
+                    Some(_) | None => return Ok(None),
+                },
+            }
+        }
+        Ok(Some(entries))
+    }
+
+    async fn read_entry(&self, position: Position) -> io::Result<Option<Entry>> {
+        let record = match self.journal.read(position).await {
+            Ok(record) => record,
+            Err(JournalReadError::Missing(_)) => return Ok(None),
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        match Body::decode(Kind::Entry, &record.payload) {
+            Ok(Body::Entry(entry)) if record.stream == StreamTag::raft(self.group) => {
+                Ok(Some(entry))
+            }
+            Ok(_) => Ok(None),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+
+    /// Answers one request to free a segment: gives `make_snapshot`'s purge a chance, then copies
+    /// what is still live.
+    pub(crate) async fn free_segment(
+        &self,
+        request: CopyForward,
+        make_snapshot: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        let positions: BTreeSet<Position> = request.positions.iter().copied().collect();
+        if self.core().holds_entry_at(&positions) {
+            make_snapshot.await;
+            let give_up = self.env.now() + PURGE_PATIENCE;
+            loop {
+                let purged = self.purged.notified();
+                if !self.core().holds_entry_at(&positions) {
+                    break;
+                }
+                if self.env.deadline(give_up, purged).await.is_err() {
+                    break;
+                }
+            }
+        }
+        let carried = self.core().carried(&positions);
+        let mut copies = BTreeMap::new();
+        let mut last = None;
+        for (position, carried) in carried {
+            let body = match carried.body {
+                Some(body) => body,
+                None => match self.read_entry(position).await? {
+                    Some(entry) => Body::Entry(entry),
+                    None => continue,
+                },
+            };
+            let (receipt, _) = self.write_as(&body, carried.sequence).await?;
+            copies.insert(position, receipt.position());
+            last = Some(receipt);
+        }
+        if let Some(receipt) = last {
+            receipt.durable().await.map_err(io::Error::other)?;
+        }
+        event!(
+            self.env,
+            Debug,
+            "raft",
+            "{} copied {} records",
+            self.group,
+            copies.len()
+        );
+        let superseded = self.core().moved(copies);
+        self.journal.release_all(superseded);
+        Ok(())
+    }
+}
+
+async fn flush(journal: Journal, mut queue: mpsc::Receiver<Flush>) {
+    while let Some(flush) = queue.recv().await {
+        let outcome = flush.receipt.durable().await;
+        if outcome.is_ok() {
+            journal.release_all(flush.superseded);
+        }
+        if let Some(callback) = flush.callback {
+            callback.io_completed(outcome.map_err(io::Error::other));
+        }
+    }
+}
+
+/// openraft's handle on a [`Log`], as storage and as reader.
+#[derive(Clone)]
+pub(crate) struct LogHandle(pub(crate) Arc<Log>);
+
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let from = match range.start_bound() {
+        Bound::Included(from) => *from,
+        Bound::Excluded(before) => before + 1,
+        Bound::Unbounded => 0,
+    };
+    let to = match range.end_bound() {
+        Bound::Included(last) => last + 1,
+        Bound::Excluded(to) => *to,
+        Bound::Unbounded => u64::MAX,
+    };
+    (from, to)
+}
+
+impl RaftLogReader<Types> for LogHandle {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: R,
+    ) -> io::Result<Vec<Entry>> {
+        let (from, to) = bounds(&range);
+        self.0.entries(from, to, usize::MAX).await
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.0.core().vote())
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.0.entries(start, end, READ_BYTES_MAX).await
+    }
+
+    /// In steps of [`READ_BYTES_MAX`], so that a long catch-up does not fill the memory.
+    async fn entries_stream<R>(&mut self, range: R) -> impl Stream<Item = io::Result<Entry>> + Send
+    where
+        R: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        let (from, to) = bounds(&range);
+        let log = Arc::clone(&self.0);
+        let steps = stream::unfold(Some((log, from, to)), |place| async move {
+            let (log, from, to) = place?;
+            match log.entries(from, to, READ_BYTES_MAX).await {
+                Ok(entries) => {
+                    let next = entries.last()?.log_id.index + 1;
+                    let step: Vec<io::Result<Entry>> = entries.into_iter().map(Ok).collect();
+                    Some((step, (next < to).then_some((log, next, to))))
+                }
+                Err(error) => Some((vec![Err(error)], None)),
+            }
+        });
+        let flat = futures_util::StreamExt::flat_map(steps, stream::iter);
+        Box::pin(flat) as futures_util::stream::BoxStream<'static, io::Result<Entry>>
+    }
+
+    async fn leader_bounded_stream<R>(
+        &mut self,
+        leader: LeaderId,
+        range: R,
+    ) -> impl Stream<Item = Result<Entry, LeaderBoundedStreamError<Types>>> + Send
+    where
+        R: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        let changed = |vote: Option<Vote>| {
+            let error = openraft::errors::LeaderChanged::new(leader, vote);
+            vec![Err(LeaderBoundedStreamError::LeaderChanged(error))]
+        };
+        let leads = |vote: &Option<Vote>| {
+            vote.as_ref()
+                .is_some_and(|vote| vote.leader_id() == &leader && vote.is_committed())
+        };
+        let (from, to) = bounds(&range);
+        let before = self.0.core().vote();
+        if !leads(&before) {
+            return stream::iter(changed(before));
+        }
+        let entries = self.0.entries(from, to, usize::MAX).await;
+        let after = self.0.core().vote();
+        stream::iter(match entries {
+            Ok(_) if after != before => changed(after),
+            Ok(entries) => entries.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(LeaderBoundedStreamError::IoError(error))],
+        })
+    }
+}
+
+impl RaftLogStorage<Types> for LogHandle {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
+        let core = self.0.core();
+        Ok(LogState {
+            last_purged_log_id: core.purged(),
+            last_log_id: core.last(),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let (placed, _, receipt) = self.0.write(&Body::Vote(*vote)).await?;
+        receipt.durable().await.map_err(io::Error::other)?;
+        let superseded = self.0.core().set_vote(*vote, placed);
+        self.0.journal.release_all(superseded);
+        Ok(())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let mut superseded = Vec::new();
+        let mut last = None;
+        for entry in entries {
+            let body = Body::Entry(entry);
+            let (placed, bytes, receipt) = self.0.write(&body).await?;
+            let Body::Entry(entry) = body else {
+                unreachable!("it was made an entry above")
+            };
+            superseded.extend(self.0.core().append(entry, placed, bytes));
+            last = Some(receipt);
+        }
+        let Some(receipt) = last else {
+            callback.io_completed(Ok(()));
+            return Ok(());
+        };
+        // The last one's durability is that of all: the journal reports in order.
+        let flush = Flush {
+            receipt,
+            superseded,
+            callback: Some(callback),
+        };
+        self.0.when_durable(flush).await
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let (placed, _, receipt) = self.0.write(&Body::Truncation(last)).await?;
+        let superseded = self.0.core().truncate(last, placed);
+        let flush = Flush {
+            receipt,
+            superseded,
+            callback: None,
+        };
+        self.0.when_durable(flush).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        self.0.state.ensure_durable(upto).await?;
+        let (placed, _, receipt) = self.0.write(&Body::Purge(upto)).await?;
+        let superseded = self.0.core().purge(upto, placed);
+        self.0.purged.notify_waiters();
+        let flush = Flush {
+            receipt,
+            superseded,
+            callback: None,
+        };
+        self.0.when_durable(flush).await
+    }
+}

@@ -1,0 +1,135 @@
+//! The Raft service: hands each message to the replica that it names.
+//!
+//! Invariants: a message for another member than the one that runs here is refused, so that neither
+//! a wiped store nor a later replica of the group ever speaks for an earlier one.
+//! Does not: decide anything about Raft.
+
+use std::sync::Weak;
+
+use bytes::Bytes;
+use hedgerow_env::{BoxFuture, Instant};
+use hedgerow_net::{Caller, Message, Refusal, RefusalCode, Service};
+use hedgerow_protocol::{decode, encode};
+use openraft::storage::Snapshot;
+
+use super::host::Shared;
+use super::machine::SnapshotData;
+use super::replica::Replica;
+use super::staging::StagingError;
+use super::types::{LogId, RaftMessage, RaftReply, RaftRequest, SnapshotMeta, Vote};
+
+/// The service of one node.
+pub(crate) struct RaftService(pub(crate) Weak<Shared>);
+
+impl Service for RaftService {
+    fn call(
+        &self,
+        _caller: Caller,
+        request: Message,
+        _deadline: Instant,
+    ) -> BoxFuture<'static, Result<Message, Refusal>> {
+        let host = self.0.clone();
+        Box::pin(async move {
+            let message = decode::<RaftMessage>(&request.head)
+                .map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
+            let host = host
+                .upgrade()
+                .ok_or_else(|| Refusal::new(RefusalCode::Stopping, "the node stops"))?;
+            let (group, to) = (message.group, message.to);
+            let replica = host.running(group).ok_or_else(|| {
+                Refusal::new(RefusalCode::NotHere, format!("no replica of {group} here"))
+            })?;
+            if replica.me.member != to {
+                let text = format!("{group} is {} here, not {to}", replica.me.member);
+                return Err(Refusal::new(RefusalCode::NotMember, text));
+            }
+            drop(host);
+            let reply = answer(&replica, message.request).await?;
+            Ok(Message::new(encode(&reply), Bytes::new()))
+        })
+    }
+}
+
+fn stopped(error: impl std::fmt::Display) -> Refusal {
+    Refusal::new(RefusalCode::Stopping, error.to_string())
+}
+
+async fn answer(replica: &Replica, request: RaftRequest) -> Result<RaftReply, Refusal> {
+    let raft = &replica.raft;
+    Ok(match request {
+        RaftRequest::Append(request) => {
+            RaftReply::Append(raft.append_entries(request).await.map_err(stopped)?)
+        }
+        RaftRequest::Vote(request) => RaftReply::Vote(raft.vote(request).await.map_err(stopped)?),
+        RaftRequest::PreVote(request) => {
+            RaftReply::Vote(raft.pre_vote(request).await.map_err(stopped)?)
+        }
+        RaftRequest::TransferLeader(request) => {
+            let outcome = raft.handle_transfer_leader(request).await;
+            RaftReply::Transferred(outcome.map_err(stopped)?)
+        }
+        RaftRequest::SnapshotBegin { snapshot } => {
+            let staging = replica.state.staging.clone();
+            let begun = replica
+                .state
+                .blocking(move |store| staging.begin(store, snapshot))
+                .await;
+            staged(begun.map(RaftReply::SnapshotHeld))?
+        }
+        RaftRequest::SnapshotChunk {
+            snapshot,
+            after,
+            pairs,
+        } => {
+            let staging = replica.state.staging.clone();
+            let added = replica
+                .state
+                .blocking(move |store| staging.add(store, snapshot, after.as_deref(), &pairs))
+                .await;
+            staged(added.map(RaftReply::SnapshotHeld))?
+        }
+        RaftRequest::SnapshotEnd { vote, meta, length } => {
+            end_snapshot(replica, vote, *meta, length).await?
+        }
+    })
+}
+
+fn staged(outcome: Result<RaftReply, StagingError>) -> Result<RaftReply, Refusal> {
+    match outcome {
+        Ok(reply) => Ok(reply),
+        Err(StagingError::Busy) => Ok(RaftReply::SnapshotBusy),
+        Err(StagingError::OutOfStep) => Ok(RaftReply::SnapshotOutOfStep),
+        Err(StagingError::State(error)) => {
+            Err(Refusal::new(RefusalCode::Damaged, error.to_string()))
+        }
+    }
+}
+
+async fn end_snapshot(
+    replica: &Replica,
+    vote: Vote,
+    meta: SnapshotMeta,
+    length: u64,
+) -> Result<RaftReply, Refusal> {
+    let Some(snapshot): Option<LogId> = meta.last_log_id else {
+        return Err(Refusal::new(
+            RefusalCode::Malformed,
+            "a snapshot of nothing",
+        ));
+    };
+    let staging = replica.state.staging.clone();
+    let sealed = replica
+        .state
+        .blocking(move |store| staging.seal(store, snapshot, length))
+        .await;
+    let staged_snapshot = match sealed {
+        Ok(staged) => SnapshotData::Staged(staged),
+        Err(error) => return staged(Err(error)),
+    };
+    let snapshot = Snapshot {
+        meta,
+        snapshot: staged_snapshot,
+    };
+    let installed = replica.raft.install_full_snapshot(vote, snapshot).await;
+    Ok(RaftReply::SnapshotEnded(installed.map_err(stopped)?))
+}
