@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use hedgerow_disk::journal::{CLOSED, DamagedRange, Journal, Position, RecoveredRecord, StreamTag};
+use hedgerow_disk::{VerifiedConfig, VerifiedError, VerifiedFile};
 use hedgerow_env::{DiskError, Env, GroupId, HaltReason, NodeId, ReplicaNumber, StoreId, event};
 use hedgerow_net::{Rpc, ServiceId};
 use hedgerow_protocol::{GroupMember, MemberId, SERVICE_RAFT};
@@ -49,6 +50,8 @@ pub struct HostConfig {
     pub directory: String,
     /// Times and sizes.
     pub timing: RaftTiming,
+    /// Sizes of the state files' logs.
+    pub verified: VerifiedConfig,
     /// The machines.
     pub machines: Machines,
     /// Where members listen now.
@@ -99,6 +102,15 @@ pub enum HostError {
     Raft(String),
 }
 
+impl From<VerifiedError> for HostError {
+    fn from(error: VerifiedError) -> Self {
+        match error {
+            VerifiedError::Disk(error) => Self::Disk(error),
+            error => Self::State(StateError::Damaged(error.to_string())),
+        }
+    }
+}
+
 impl From<RegistryError> for HostError {
     fn from(error: RegistryError) -> Self {
         Self::Journal(error.to_string())
@@ -130,6 +142,7 @@ pub(crate) struct Shared {
     journal: Journal,
     directory: String,
     timing: RaftTiming,
+    verified: VerifiedConfig,
     addresses: Addresses,
     registry: Registry,
     running: Mutex<BTreeMap<GroupId, Arc<Replica>>>,
@@ -164,12 +177,7 @@ impl Shared {
         machine: Arc<dyn Machine>,
         core: LogCore,
     ) -> Result<Arc<Replica>, HostError> {
-        let path = self.state_path(group, me.member.replica);
-        let (env, cache) = (self.env.clone(), self.timing.state_cache_bytes);
-        let store = self
-            .env
-            .blocking("pages-open", move || StateStore::open(&env, &path, cache))
-            .await?;
+        let store = self.open_state(group, me.member.replica).await?;
         let state = StateHandle::new(self.env.clone(), store, machine);
         let replica_number = me.member.replica;
         let journal = self.journal.clone();
@@ -200,7 +208,7 @@ impl Shared {
         let copying = copy_forward(
             self.env.clone(),
             self.journal.clone(),
-            Arc::clone(&log),
+            log,
             raft.clone(),
         );
         let copy_forward = self.env.spawn("raft-copy-forward", copying).abort_on_drop();
@@ -210,8 +218,7 @@ impl Shared {
             me,
             raft,
             state,
-            log,
-            copy_forward,
+            _copy_forward: copy_forward,
         });
         self.all_running().insert(group, Arc::clone(&replica));
         event!(
@@ -222,6 +229,29 @@ impl Shared {
             replica.me.member
         );
         Ok(replica)
+    }
+
+    async fn open_state(
+        &self,
+        group: GroupId,
+        replica: ReplicaNumber,
+    ) -> Result<StateStore, HostError> {
+        let path = self.state_path(group, replica);
+        let file = VerifiedFile::open(&self.env, &path, self.verified.clone()).await?;
+        let (env, cache) = (self.env.clone(), self.timing.state_cache_bytes);
+        let open = move || StateStore::open(&env, file, cache);
+        Ok(self.env.blocking("pages-open", open).await?)
+    }
+
+    /// Removes the state files of a replica, or of all that are not `owned`.
+    async fn remove_states(&self, is_removed: impl Fn(&str) -> bool) -> Result<(), DiskError> {
+        let disk = self.env.disk_handle();
+        for name in disk.list(&self.directory).await? {
+            if name.contains(STATE_SUFFIX) && is_removed(&name) {
+                disk.remove(&format!("{}/{name}", self.directory)).await?;
+            }
+        }
+        Ok(())
     }
 
     fn report_damage(&self, group: GroupId, member: MemberId, reason: String) {
@@ -260,9 +290,12 @@ async fn copy_forward(env: Env, journal: Journal, log: Arc<Log>, raft: TypedRaft
     }
 }
 
+/// What the name of a replica's state file ends with; the files beside it add to it.
+const STATE_SUFFIX: &str = ".state";
+
 /// The name of a replica's state file.
 fn state_name(group: GroupId, replica: ReplicaNumber) -> String {
-    format!("{group}-{replica}.state")
+    format!("{group}-{replica}{STATE_SUFFIX}")
 }
 
 /// Every replica of one node.
@@ -293,6 +326,7 @@ impl PagesHost {
             journal: config.journal,
             directory: config.directory,
             timing: config.timing,
+            verified: config.verified,
             addresses: config.addresses,
             registry,
             running: Mutex::default(),
@@ -340,14 +374,8 @@ impl PagesHost {
             .filter(|record| !record.retired)
             .map(|record| state_name(record.group, record.member.member.replica))
             .collect();
-        let disk = self.0.env.disk_handle();
-        for name in disk.list(&self.0.directory).await? {
-            let is_owned = owned.iter().any(|owned| name.starts_with(owned.as_str()));
-            if !is_owned && name.contains(".state") {
-                disk.remove(&format!("{}/{name}", self.0.directory)).await?;
-            }
-        }
-        Ok(())
+        let is_stranger = |name: &str| !owned.iter().any(|owned| name.starts_with(owned.as_str()));
+        Ok(self.0.remove_states(is_stranger).await?)
     }
 
     fn spawn_watchers(&self) {
@@ -468,17 +496,17 @@ impl PagesHost {
                 return Err(HostError::Exists { group, running });
             }
         }
-        let path = self.0.state_path(group, member.replica);
-        let env = self.0.env.clone();
-        let cache = self.0.timing.state_cache_bytes;
-        let opening = path.clone();
-        // Made and closed once before it is registered: what is registered exists durably.
+        // Made and closed once before it is registered: what is registered exists durably. What a
+        // start that broke off has left is no state of this replica.
+        let name = state_name(group, member.replica);
+        self.0
+            .remove_states(|found| found.starts_with(&name))
+            .await?;
+        let created = self.0.open_state(group, member.replica).await?;
         self.0
             .env
-            .blocking("pages-create", move || {
-                StateStore::open(&env, &opening, cache).map(drop)
-            })
-            .await?;
+            .blocking("pages-create", move || drop(created))
+            .await;
         self.0.env.disk().sync_directory(&self.0.directory).await?;
         let record = ReplicaRecord {
             group,
@@ -521,7 +549,7 @@ impl PagesHost {
             },
             (None, None) => return Ok(()),
         };
-        let path = self.0.state_path(group, record.member.member.replica);
+        let name = state_name(group, record.member.member.replica);
         if !record.retired {
             let retired = true;
             self.0
@@ -531,10 +559,10 @@ impl PagesHost {
         }
         self.0.journal.release_stream(StreamTag::raft(group));
         self.0.all_damaged().remove(&group);
-        match self.0.env.disk().remove(&path).await {
-            Ok(()) | Err(DiskError::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self
+            .0
+            .remove_states(|found| found.starts_with(&name))
+            .await?)
     }
 
     /// The replica of `group` that runs here.

@@ -296,11 +296,6 @@ impl LogCore {
             .is_none_or(|(_, placed)| placed.sequence < sequence)
     }
 
-    /// How many entries it holds.
-    pub(crate) fn length(&self) -> usize {
-        self.slots.len()
-    }
-
     /// Rebuilds a log from the records of one replica, in any order, copies included.
     pub(crate) fn recover(records: Vec<Recovered>, cache_bytes_max: usize) -> Recovery {
         let mut core = Self::new(cache_bytes_max);

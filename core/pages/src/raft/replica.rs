@@ -15,7 +15,6 @@ use openraft::errors::{
 };
 use openraft::{Raft, ReadPolicy, ServerState};
 
-use super::log::Log;
 use super::machine::StateHandle;
 use super::types::{Batch, Types};
 use crate::replica::ReadJob;
@@ -30,8 +29,7 @@ pub(crate) struct Replica {
     pub(crate) me: GroupMember,
     pub(crate) raft: TypedRaft,
     pub(crate) state: StateHandle,
-    pub(crate) log: Arc<Log>,
-    pub(crate) copy_forward: AbortOnDrop,
+    pub(crate) _copy_forward: AbortOnDrop,
 }
 
 fn not_leader(forward: ForwardToLeader<Types>) -> ProposeError {

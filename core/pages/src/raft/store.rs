@@ -10,7 +10,8 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use hedgerow_env::{Env, OpenMode};
+use hedgerow_disk::VerifiedFile;
+use hedgerow_env::Env;
 use hedgerow_protocol::{decode, encode};
 use openraft::EntryPayload;
 use redb::{Database, Durability, ReadableDatabase, ReadableTableMetadata};
@@ -64,13 +65,12 @@ pub(crate) struct StateView {
 }
 
 impl StateStore {
-    /// Opens the state at `path`; an absent file becomes an empty, durable state.
-    pub(crate) fn open(env: &Env, path: &str, cache_bytes: usize) -> Result<Self, StateError> {
-        let stopped = |error: hedgerow_env::DiskError| StateError::Stopped(error.to_string());
-        let file = env
-            .disk()
-            .open_blocking(path, OpenMode::Create)
-            .map_err(stopped)?;
+    /// Opens the state in `file`; an empty file becomes an empty, durable state.
+    pub(crate) fn open(
+        env: &Env,
+        file: VerifiedFile,
+        cache_bytes: usize,
+    ) -> Result<Self, StateError> {
         let health = Arc::new(Health::default());
         let backend = Backend::new(env.clone(), file, Arc::clone(&health));
         let database = Database::builder()

@@ -19,10 +19,7 @@ pub(crate) fn state_error(health: &Health, error: impl Into<redb::Error>) -> Sta
     if health.is_damaged() || matches!(error, redb::Error::Corrupted(_)) {
         return StateError::Damaged(error.to_string());
     }
-    match health.failure() {
-        Some(failure) => StateError::Stopped(failure.to_string()),
-        None => StateError::Stopped(error.to_string()),
-    }
+    StateError::Stopped(error.to_string())
 }
 
 /// A consistent view: one read transaction.
