@@ -1,0 +1,471 @@
+//! The reader of one shard's feed for one store: pulls, applies, fetches, confirms, advances.
+//!
+//! This realises the asynchronous third copy and the catch-up of a member that was away.
+//!
+//! Invariants: changes other than `Incomplete` are applied in the feed's order, and durably before
+//! the batch is handed to the [`Feed`]; a blob is confirmed only while it is held durably, under an
+//! epoch that is durable here; a fetched blob is stored only after every unit passed its digest; the
+//! position is durable here before it is reported.
+//! Does not: decide what is due (the feed core does).
+
+use std::sync::Arc;
+
+use futures_util::future::{Either, select};
+use hedgerow_env::{BlobName, ContainerId, GroupId, PlacementEpoch, StoreId, event};
+use hedgerow_protocol::{
+    Change, Envelope, HBlockRefusal, MAXIMUM_NAMES, NameState, ShardCommand, ShardOutcome,
+    ShardRefusal, ShardReply, ShardRequest, encode,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, mpsc};
+
+use crate::context::Context;
+use crate::feed::{Attempt, Expected, Feed, PULL_LIMIT};
+use crate::local::Local;
+use crate::ports::ControlKey;
+use crate::sweep;
+
+/// Blobs of one feed that are looked for at a time; the node's own limit on fetches is lower.
+const LOOKED_FOR: usize = 32;
+
+/// Names deleted at a time when a container is retired.
+const DELETE_BATCH: usize = 1024;
+
+/// How far a store has handled a shard's feed, durably (docs/format/hblock-records.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedRecord {
+    /// The shard.
+    pub group: GroupId,
+    /// Everything up to this feed index is done.
+    pub handled: u64,
+}
+
+impl Envelope for FeedRecord {
+    const KIND: u16 = 26;
+    const VERSION: u16 = 1;
+}
+
+/// The reader of one feed.
+pub(crate) struct Reader {
+    context: Arc<Context>,
+    local: Arc<Local>,
+    group: GroupId,
+    bell: Arc<Notify>,
+    feed: Feed,
+    /// Containers left in these epochs, to be reported.
+    retired: Vec<(ContainerId, PlacementEpoch)>,
+    attempts: mpsc::Receiver<(BlobName, Attempt)>,
+    attempted: mpsc::Sender<(BlobName, Attempt)>,
+}
+
+impl Reader {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        local: Arc<Local>,
+        group: GroupId,
+        bell: Arc<Notify>,
+        handled: u64,
+    ) -> Self {
+        let feed = Feed::new(context.config.feed, handled, context.env.now());
+        // Never full: at most `LOOKED_FOR` attempts are under way.
+        let (attempted, attempts) = mpsc::channel(LOOKED_FOR);
+        Self {
+            context,
+            local,
+            group,
+            bell,
+            feed,
+            retired: Vec::new(),
+            attempts,
+            attempted,
+        }
+    }
+
+    /// Reads for as long as the store lives and the shard exists.
+    pub(crate) async fn run(mut self) {
+        while self.local.stopped().is_none() {
+            if let Err(refusal) = self.step().await {
+                let (store, group) = (self.local.id(), self.group);
+                event!(self.context.env, Warn, "hblock", "{store}: feed of {group}: {refusal}");
+                self.feed.pull_failed(self.context.env.now());
+            }
+            self.wait().await;
+        }
+    }
+
+    /// One round: everything that is due now. An error is of the own store, and leaves all as it is.
+    async fn step(&mut self) -> Result<(), HBlockRefusal> {
+        if let Some(after) = self.feed.pull_due(self.context.env.now()) {
+            self.pull(after).await?;
+        }
+        self.look();
+        // A RETIRED that was not taken yet is repeated only if its RETIRE is pulled again after a
+        // crash: until then the position stays before it.
+        let due = self.feed.persist_due(self.context.env.now());
+        if let Some(position) = due.filter(|_| self.retired.is_empty()) {
+            self.persist(position).await?;
+        }
+        self.propose().await
+    }
+
+    /// Waits for an attempt's end, a hint, or the next time that something is due.
+    async fn wait(&mut self) {
+        let env = &self.context.env;
+        let hinted = {
+            let wake_at = env.sleep_until(self.feed.wake_at(env.now(), LOOKED_FOR));
+            let bell = std::pin::pin!(self.bell.notified());
+            let attempt = std::pin::pin!(self.attempts.recv());
+            match select(attempt, select(bell, wake_at)).await {
+                Either::Left((Some((name, attempt)), _)) => {
+                    self.feed.attempted(env.now(), name, attempt);
+                    false
+                }
+                Either::Left((None, _)) | Either::Right((Either::Right(_), _)) => false,
+                Either::Right((Either::Left(_), _)) => true,
+            }
+        };
+        if hinted {
+            self.feed.hinted(env.now());
+        }
+        while let Ok((name, attempt)) = self.attempts.try_recv() {
+            self.feed.attempted(env.now(), name, attempt);
+        }
+    }
+
+    async fn pull(&mut self, after: u64) -> Result<(), HBlockRefusal> {
+        let request = ShardRequest::Pull {
+            store: self.local.id(),
+            after,
+            limit: PULL_LIMIT,
+        };
+        let Some(ShardReply::Changes {
+            changes,
+            next,
+            more,
+            full,
+        }) = self.ask(request).await
+        else {
+            self.feed.pull_failed(self.context.env.now());
+            return Ok(());
+        };
+        if full {
+            let (store, group) = (self.local.id(), self.group);
+            event!(self.context.env, Info, "hblock", "{store}: full listing of {group}");
+        }
+        let mut expected = Vec::new();
+        for change in changes {
+            self.apply(change, &mut expected).await?;
+        }
+        self.feed.batch(self.context.env.now(), expected, next, more);
+        Ok(())
+    }
+
+    /// Applies one change durably, or notes the blob that it expects here.
+    async fn apply(
+        &mut self,
+        change: Change,
+        expected: &mut Vec<Expected>,
+    ) -> Result<(), HBlockRefusal> {
+        match change {
+            Change::Incomplete {
+                blob,
+                epoch,
+                sources,
+            } => {
+                expected.push(Expected {
+                    name: blob,
+                    epoch,
+                    sources,
+                });
+                Ok(())
+            }
+            Change::Placed {
+                container,
+                placement,
+            } => {
+                let members = placement.members.iter().map(|member| member.store).collect();
+                let (epoch, generation) = (placement.epoch, placement.generation);
+                let version = self
+                    .local
+                    .with_member(|member| member.placed(container, epoch, generation, members));
+                self.local.make_durable(container, version).await
+            }
+            Change::Collected {
+                container,
+                writer,
+                sequences,
+            } => {
+                let version = self
+                    .local
+                    .with_member(|member| member.collected(container, writer, &sequences));
+                self.local.make_durable(container, version).await?;
+                let names = sequences
+                    .into_iter()
+                    .map(|sequence| BlobName {
+                        container,
+                        writer,
+                        sequence,
+                    })
+                    .collect();
+                self.local.delete(names).await
+            }
+            Change::Retire { container, epoch } => self.retire(container, epoch).await,
+        }
+    }
+
+    async fn retire(
+        &mut self,
+        container: ContainerId,
+        epoch: PlacementEpoch,
+    ) -> Result<(), HBlockRefusal> {
+        let retired = self.local.with_member(|member| member.retire(container, epoch));
+        let Some(version) = retired else {
+            let (store, group) = (self.local.id(), self.group);
+            event!(
+                self.context.env,
+                Info,
+                "hblock",
+                "{store}: {group}: late RETIRE of {container} in {epoch} passed over"
+            );
+            return Ok(());
+        };
+        self.local.make_durable(container, version).await?;
+        let mut after = BlobName {
+            container,
+            ..BlobName::default()
+        };
+        // Sequence 0 is never handed out, so nothing is held under the first name itself.
+        loop {
+            let mut names = self.local.store().names(Some(after), DELETE_BATCH);
+            names.retain(|name| name.container == container);
+            let Some(last) = names.last() else { break };
+            after = *last;
+            self.local.delete(names).await?;
+        }
+        self.retired.push((container, epoch));
+        Ok(())
+    }
+
+    /// Looks for the blobs that are due; each look is a task of its own.
+    fn look(&mut self) {
+        let now = self.context.env.now();
+        for (expected, patient) in self.feed.begin(now, LOOKED_FOR) {
+            let context = Arc::clone(&self.context);
+            let local = Arc::clone(&self.local);
+            let attempted = self.attempted.clone();
+            self.context.env.spawn("hblock-catch-up", async move {
+                let name = expected.name;
+                let attempt = look_for(&context, &local, expected, patient).await;
+                // A reader that ended wants no answer.
+                let _gone = attempted.send((name, attempt)).await;
+            });
+        }
+    }
+
+    async fn persist(&mut self, position: u64) -> Result<(), HBlockRefusal> {
+        let record = FeedRecord {
+            group: self.group,
+            handled: position,
+        };
+        let store = self.local.store();
+        let written = store.put_record(ControlKey::Feed(self.group), encode(&record));
+        written.await.map_err(|fault| self.local.refusal(fault))?;
+        self.feed.persisted(self.context.env.now(), position);
+        Ok(())
+    }
+
+    /// Proposes what there is to propose, as one batch.
+    async fn propose(&mut self) -> Result<(), HBlockRefusal> {
+        let names = self.feed.confirmable(MAXIMUM_NAMES);
+        let names = match self.under_durable_epochs(names).await {
+            Ok(names) => names,
+            Err((names, refusal)) => {
+                let now = self.context.env.now();
+                for name in names {
+                    self.feed.unconfirmed(now, name);
+                }
+                return Err(refusal);
+            }
+        };
+        let position = self.feed.report_due();
+        let store = self.local.id();
+        let mut commands = Vec::new();
+        if !names.is_empty() {
+            let names = names.clone();
+            commands.push(ShardCommand::Confirm { store, names });
+        }
+        for (container, epoch) in self.retired.iter().copied() {
+            commands.push(ShardCommand::Retired {
+                container,
+                store,
+                epoch,
+            });
+        }
+        if let Some(index) = position {
+            commands.push(ShardCommand::Handled { store, index });
+        }
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let count = commands.len();
+        let outcomes = match self.ask(ShardRequest::Propose(commands)).await {
+            Some(ShardReply::Outcomes(outcomes)) if outcomes.len() == count => outcomes,
+            _ => {
+                let now = self.context.env.now();
+                for (name, _) in names {
+                    self.feed.unconfirmed(now, name);
+                }
+                return Ok(());
+            }
+        };
+        let mut outcomes = outcomes.into_iter();
+        if !names.is_empty() {
+            let outcome = outcomes.next().expect("counted above");
+            self.confirmed(&names, outcome).await?;
+        }
+        self.retired_reported(outcomes.by_ref());
+        if let (Some(position), Some(ShardOutcome::Done)) = (position, outcomes.next()) {
+            self.feed.reported(position);
+        }
+        Ok(())
+    }
+
+    /// The epochs to confirm under, durable here.
+    async fn under_durable_epochs(
+        &self,
+        names: Vec<(BlobName, PlacementEpoch)>,
+    ) -> Result<Vec<(BlobName, PlacementEpoch)>, (Vec<BlobName>, HBlockRefusal)> {
+        let mut confirmed = Vec::with_capacity(names.len());
+        for (name, given) in &names {
+            let container = name.container;
+            let (epoch, admitted) = self.local.with_member(|member| {
+                let epoch = member.confirm_epoch(container, *given);
+                (epoch, member.acknowledge(container, epoch))
+            });
+            let durable = match admitted {
+                Ok(version) => self.local.make_durable(container, version).await,
+                // Retired meanwhile: the shard knows, and drops the name from its list.
+                Err(_) => Ok(()),
+            };
+            if let Err(refusal) = durable {
+                return Err((names.into_iter().map(|(name, _)| name).collect(), refusal));
+            }
+            confirmed.push((*name, epoch));
+        }
+        Ok(confirmed)
+    }
+
+    /// Acts on the outcome of a CONFIRM.
+    async fn confirmed(
+        &mut self,
+        names: &[(BlobName, PlacementEpoch)],
+        outcome: ShardOutcome,
+    ) -> Result<(), HBlockRefusal> {
+        let known = match outcome {
+            ShardOutcome::Confirmed(known) if known.len() == names.len() => known,
+            ShardOutcome::Refused(ShardRefusal::StaleEpoch { .. }) => vec![false; names.len()],
+            outcome => {
+                let group = self.group;
+                event!(self.context.env, Warn, "hblock", "{group}: CONFIRM: {outcome:?}");
+                vec![false; names.len()]
+            }
+        };
+        let now = self.context.env.now();
+        let mut doubtful = Vec::new();
+        for ((name, _), known) in names.iter().zip(known) {
+            if known {
+                self.feed.confirmed(*name);
+            } else if self.feed.unknown(now, *name) {
+                doubtful.push(*name);
+            }
+        }
+        doubtful.sort_unstable();
+        self.inquire(&doubtful).await;
+        Ok(())
+    }
+
+    /// Asks the shard what became of names that it does not let us confirm.
+    async fn inquire(&mut self, mut names: &[BlobName]) {
+        while !names.is_empty() {
+            let asked = sweep::same_container(names);
+            names = &names[asked.len()..];
+            let store = self.local.id();
+            let Some(states) = self.context.name_states(store, asked).await else {
+                continue;
+            };
+            sweep::settle(&self.local, asked, &states).await;
+            for (name, state) in asked.iter().zip(states) {
+                match state {
+                    NameState::Live | NameState::Pending => {}
+                    NameState::Collected | NameState::Unknown => self.feed.gone(*name),
+                }
+            }
+        }
+    }
+
+    fn retired_reported(&mut self, outcomes: &mut impl Iterator<Item = ShardOutcome>) {
+        let (env, group) = (&self.context.env, self.group);
+        self.retired.retain(|(container, epoch)| match outcomes.next() {
+            Some(ShardOutcome::Done) => false,
+            Some(outcome) => {
+                event!(env, Warn, "hblock", "{group}: RETIRED {container} {epoch}: {outcome:?}");
+                false
+            }
+            None => true,
+        });
+    }
+
+    async fn ask(&self, request: ShardRequest) -> Option<ShardReply> {
+        let timeout = self.context.config.shard_timeout;
+        match self.context.shards.ask(self.group, request, timeout).await {
+            Ok(ShardReply::Refused(refusal)) => {
+                let group = self.group;
+                event!(self.context.env, Warn, "hblock", "{group}: {refusal}");
+                None
+            }
+            Ok(reply) => Some(reply),
+            Err(fault) => {
+                let group = self.group;
+                event!(self.context.env, Debug, "hblock", "{group}: {fault}");
+                None
+            }
+        }
+    }
+}
+
+/// Makes sure that an expected blob is held, if it is still wanted.
+async fn look_for(
+    context: &Context,
+    local: &Arc<Local>,
+    expected: Expected,
+    patient: bool,
+) -> Attempt {
+    let name = expected.name;
+    if !local.with_member(|member| member.wants(name)) {
+        return Attempt::Gone;
+    }
+    match local.holds(name).await {
+        Ok(true) => return Attempt::Held,
+        Ok(false) if !patient => return Attempt::Lacking,
+        Ok(false) => {}
+        Err(_) => return Attempt::Lacking,
+    }
+    let own = local.id();
+    let sources: Vec<StoreId> = expected
+        .sources
+        .into_iter()
+        .filter(|source| *source != own)
+        .collect();
+    let Some((header, payload)) = context.fetch(name, &sources).await else {
+        return Attempt::Lacking;
+    };
+    match local.store_copy(header, payload).await {
+        Ok(true) => Attempt::Held,
+        // Under way by another hand, or not wanted any more: the next look tells which.
+        Ok(false) | Err(HBlockRefusal::Collected) => Attempt::Lacking,
+        Err(refusal) => {
+            event!(context.env, Debug, "hblock", "{own}: catch-up of {name}: {refusal}");
+            Attempt::Lacking
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Stories about cores and drivers, told on fakes of the ports.
+
+mod driver;
+mod feed;
+mod member;
+mod records;
+mod write;
