@@ -200,8 +200,9 @@ impl StreamReader for TcpReader {
         enter(&self.runtime, async move {
             let wanted = maximum.min(LARGEST_READ_BYTES);
             let room = buffer.capacity() - buffer.len();
-            if room < wanted.min(SMALLEST_READ_BYTES) || wanted > READ_BUFFER_BYTES {
-                // Takes the old allocation again when nobody holds a slice of it any more.
+            if room < wanted.min(SMALLEST_READ_BYTES) {
+                // Takes the old allocation again when nobody holds a slice of it any more. A large
+                // body gets room for all of it at once and is then read into that, piece by piece.
                 buffer.reserve(wanted.max(READ_BUFFER_BYTES));
             }
             let mut limited = (&mut *buffer).limit(wanted);

@@ -6,6 +6,7 @@ mod faults;
 mod formats;
 mod greetings;
 mod limits;
+mod raw;
 mod tcp;
 
 use std::sync::atomic::{AtomicU64, Ordering};
