@@ -75,7 +75,8 @@ pub struct Identity {
     pub stores: Vec<StoreStamp>,
     /// Its roles.
     pub roles: RoleSet,
-    /// The `host:port` at which others reach its RPC; filled in by [`crate::Rpc::start`] when empty.
+    /// The `host:port` at which others reach its RPC; [`crate::Rpc::start`] fills it in when
+    /// empty.
     pub address: String,
 }
 
