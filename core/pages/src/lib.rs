@@ -12,6 +12,7 @@ mod state;
 pub mod placement;
 pub mod raft;
 pub mod root;
+pub mod service;
 pub mod shard;
 
 pub use replica::{GroupReplica, Leadership, ProposeError, Proposed, ReadJob};

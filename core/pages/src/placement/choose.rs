@@ -198,7 +198,8 @@ fn answers(topology: &Topology, member: &PlacementMember, unavailable: &[StoreId
 
 /// Members after those in `unavailable` were replaced, as far as there are substitutes.
 ///
-/// A replaced member rests. A resting member that is up is taken back first.
+/// A replaced member rests. A resting member that is up is taken back first. Stores in `barred`
+/// (they left and have not confirmed their RETIRE) are not named.
 ///
 /// # Errors
 /// [`Unplaceable`]: nobody can take a place, or W members that answer would still be lacking.
@@ -208,6 +209,7 @@ pub fn substitute(
     policy: &Policy,
     current: &Placement,
     unavailable: &[StoreId],
+    barred: &[StoreId],
 ) -> Result<Decision, Unplaceable> {
     let mut members = current.members.clone();
     let missing: Vec<StoreId> = current
@@ -235,7 +237,10 @@ pub fn substitute(
         .filter_map(|member| topology.node_of(member.store))
         .collect();
     let mut pool = candidates(container, topology, policy, &used);
-    pool.retain(|candidate| candidate.is_up && !unavailable.contains(&candidate.store));
+    pool.retain(|candidate| {
+        let store = candidate.store;
+        candidate.is_up && !unavailable.contains(&store) && !barred.contains(&store)
+    });
     let picked = pick(pool, policy, staying, places);
     let replaced = missing.len() - (places - picked.len());
     if replaced == 0 {

@@ -187,7 +187,7 @@ fn a_member_that_does_not_answer_rests_beside_its_substitute() {
     use MemberState::{Active, Filling, Resting};
     let now = current(&[(1, Active), (3, Active), (5, Active)]);
     let policy = policy(3, PlacementRule::RackAware);
-    let next = substitute(container(1), &six(), &policy, &now, &[StoreId(50)]).unwrap();
+    let next = substitute(container(1), &six(), &policy, &now, &[StoreId(50)], &[]).unwrap();
     assert_eq!(next.members[2].state, Resting);
     assert_eq!(
         next.members[3].node,
@@ -203,7 +203,7 @@ fn a_resting_member_that_is_up_is_taken_back_first() {
     use MemberState::{Active, Filling, Resting};
     let now = current(&[(1, Active), (3, Active), (5, Resting), (6, Filling)]);
     let policy = policy(3, PlacementRule::Agnostic);
-    let next = substitute(container(1), &six(), &policy, &now, &[StoreId(60)]).unwrap();
+    let next = substitute(container(1), &six(), &policy, &now, &[StoreId(60)], &[]).unwrap();
     let states: Vec<MemberState> = next.members.iter().map(|member| member.state).collect();
     assert_eq!(states, vec![Active, Active, Filling, Resting]);
 }
@@ -215,7 +215,7 @@ fn without_a_spare_node_nothing_is_substituted() {
     topology.nodes.truncate(3);
     let now = current(&[(1, Active), (2, Active), (3, Active)]);
     let policy = policy(3, PlacementRule::Agnostic);
-    let refused = substitute(container(1), &topology, &policy, &now, &[StoreId(10)]);
+    let refused = substitute(container(1), &topology, &policy, &now, &[StoreId(10)], &[]);
     assert!(refused.is_err());
 }
 
@@ -227,7 +227,7 @@ fn one_spare_for_two_lost_members_restores_the_quorum() {
     let now = current(&[(1, Active), (2, Active), (3, Active)]);
     let policy = policy(3, PlacementRule::Agnostic);
     let lost = [StoreId(10), StoreId(20)];
-    let next = substitute(container(1), &topology, &policy, &now, &lost).unwrap();
+    let next = substitute(container(1), &topology, &policy, &now, &lost, &[]).unwrap();
     let resting = next
         .members
         .iter()

@@ -260,6 +260,20 @@ pub(super) fn retiring(container: ContainerId, store: StoreId) -> Vec<u8> {
     Put::new(RETIRING).container(container).u64(store.0).done()
 }
 
+pub(super) fn retiring_of(container: ContainerId) -> Vec<u8> {
+    Put::new(RETIRING).container(container).done()
+}
+
+/// The store of a retiring key.
+pub(super) fn retiring_store(key: &[u8]) -> Result<StoreId, StateError> {
+    let mut take = Take::new(key, "retiring key");
+    take.u8()?;
+    take.container()?;
+    let store = StoreId(take.u64()?);
+    take.end()?;
+    Ok(store)
+}
+
 pub(super) fn sweep(store: StoreId, container: ContainerId) -> Vec<u8> {
     Put::new(SWEEP).u64(store.0).container(container).done()
 }

@@ -134,7 +134,8 @@ pub fn pull(
     let next = match end {
         Some(end) if full => end | FULL_LISTING,
         Some(end) => end,
-        None => index,
+        // A replica that lags behind what the store has seen sends it back to nothing.
+        None => index.max(position),
     };
     Ok(ShardReply::Changes {
         changes,
@@ -277,6 +278,19 @@ pub fn placement(view: &dyn View, container: ContainerId) -> Result<Option<Place
     Ok(row.and_then(|row| row.placement).map(|row| row.view()))
 }
 
+/// Stores that left a container and have not confirmed its RETIRE: they may not be named again.
+///
+/// # Errors
+/// [`StateError`].
+pub fn retiring(view: &dyn View, container: ContainerId) -> Result<Vec<StoreId>, StateError> {
+    let mut stores = Vec::new();
+    walk(view, &keys::retiring_of(container), None, |(key, _)| {
+        stores.push(keys::retiring_store(key)?);
+        Ok(true)
+    })?;
+    Ok(stores)
+}
+
 /// The counters.
 ///
 /// # Errors
@@ -301,14 +315,4 @@ pub fn statistics(view: &dyn View) -> Result<ShardStatistics, StateError> {
         Ok(true)
     })?;
     Ok(sum)
-}
-
-/// The low-water mark of a writer, for tests and tools.
-#[cfg(test)]
-pub(super) fn low_water(
-    view: &dyn View,
-    container: ContainerId,
-    writer: hedgerow_env::WriterId,
-) -> Result<hedgerow_env::Sequence, StateError> {
-    Ok(tables::marks(view, container, writer)?.low_water())
 }

@@ -1,0 +1,268 @@
+//! Serves [`SERVICE_GROUP`](hedgerow_protocol::SERVICE_GROUP): requests to the groups whose leader
+//! runs here.
+//!
+//! `proposals` gathers commands of independent callers into one log entry, `reads` shares one round
+//! of the read index among them, `placing` turns *ensure placed* and *substitute* into PLACE.
+//!
+//! Invariants: only a replica that leads answers; what was proposed is answered with its outcome or
+//! as unknown, never as failed; every queue is bounded, and a full one is refused as busy.
+//! Does not: look for leaders elsewhere (clients do), or keep state of its own beyond the queues.
+
+mod placing;
+mod proposals;
+mod reads;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use hedgerow_env::{BoxFuture, Env, GroupId, Instant};
+use hedgerow_net::{Caller, Directory, Message, Refusal, RefusalCode, Service};
+use hedgerow_protocol::{
+    GroupBody, GroupReply, GroupRequest, ROOT_GROUP, RootAnswer, RootReply, RootRequest,
+    ShardReply, ShardRequest, decode, encode,
+};
+
+use crate::shard::query;
+use crate::{GroupReplica, ProposeError, StateError, View, root};
+
+use proposals::{Proposals, RootKind, ShardKind};
+use reads::Reads;
+
+/// Finds the replica of a group that runs on this node.
+pub trait Replicas: Send + Sync {
+    /// The replica, if there is one.
+    fn replica(&self, group: GroupId) -> Option<Arc<dyn GroupReplica>>;
+}
+
+impl Replicas for crate::raft::PagesHost {
+    fn replica(&self, group: GroupId) -> Option<Arc<dyn GroupReplica>> {
+        Self::replica(self, group)
+    }
+}
+
+/// The queues of one group on this node.
+#[derive(Clone)]
+struct Front {
+    root: Proposals<RootKind>,
+    shard: Proposals<ShardKind>,
+    reads: Reads,
+}
+
+/// Serves groups. Clones share everything.
+#[derive(Clone)]
+pub struct GroupService(Arc<Inner>);
+
+struct Inner {
+    env: Env,
+    replicas: Arc<dyn Replicas>,
+    directory: Arc<Directory>,
+    fronts: Mutex<BTreeMap<GroupId, Front>>,
+}
+
+/// How a request ended without an answer of the state machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Failure {
+    /// By Raft.
+    Propose(ProposeError),
+    /// Refused before it was proposed: try later.
+    Busy(String),
+    /// The local state failed: this replica answers no more.
+    State(StateError),
+}
+
+impl From<ProposeError> for Failure {
+    fn from(error: ProposeError) -> Self {
+        Self::Propose(error)
+    }
+}
+
+impl From<Failure> for GroupReply {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Propose(ProposeError::NotLeader { leader }) => Self::NotLeader { leader },
+            Failure::Propose(ProposeError::Unknown { reason }) => Self::Unknown { reason },
+            Failure::Propose(ProposeError::Stopped { reason }) | Failure::Busy(reason) => {
+                Self::Busy { reason }
+            }
+            Failure::State(error) => Self::Busy {
+                reason: error.to_string(),
+            },
+        }
+    }
+}
+
+impl GroupService {
+    /// Serves the groups that `replicas` finds; places by the topology of `directory`.
+    #[must_use]
+    pub fn new(env: Env, replicas: Arc<dyn Replicas>, directory: Arc<Directory>) -> Self {
+        Self(Arc::new(Inner {
+            env,
+            replicas,
+            directory,
+            fronts: Mutex::default(),
+        }))
+    }
+
+    fn front(&self, group: GroupId) -> Front {
+        let mut fronts = self.0.fronts.lock().expect("no panic under this lock");
+        let front = fronts.entry(group).or_insert_with(|| Front {
+            root: Proposals::new(self.0.env.clone()),
+            shard: Proposals::new(self.0.env.clone()),
+            reads: Reads::new(self.0.env.clone()),
+        });
+        front.clone()
+    }
+
+    /// Answers a request to a group; also for callers within the process.
+    pub async fn answer(&self, request: GroupRequest) -> GroupReply {
+        let GroupRequest { group, body } = request;
+        let Some(replica) = self.0.replicas.replica(group) else {
+            return GroupReply::NoSuchGroup {
+                epoch: self.0.directory.epoch(),
+            };
+        };
+        let leadership = replica.leadership();
+        if !leadership.is_leader {
+            return GroupReply::NotLeader {
+                leader: leadership.leader,
+            };
+        }
+        let front = self.front(group);
+        let answered = match body {
+            GroupBody::Root(request) if group == ROOT_GROUP => {
+                answer_root(&front, replica, request)
+                    .await
+                    .map(GroupReply::Root)
+            }
+            GroupBody::Shard(request) if group != ROOT_GROUP => {
+                let asked = Asked {
+                    front,
+                    replica,
+                    service: self,
+                };
+                asked.answer_shard(request).await.map(GroupReply::Shard)
+            }
+            _ => Err(Failure::Busy(format!("{group} is of the other kind"))),
+        };
+        answered.unwrap_or_else(GroupReply::from)
+    }
+}
+
+impl Service for GroupService {
+    fn call(
+        &self,
+        _caller: Caller,
+        request: Message,
+        _deadline: Instant,
+    ) -> BoxFuture<'static, Result<Message, Refusal>> {
+        let service = self.clone();
+        Box::pin(async move {
+            let request: GroupRequest = decode(&request.head)
+                .map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
+            let reply = service.answer(request).await;
+            Ok(Message::new(encode(&reply), Bytes::new()))
+        })
+    }
+}
+
+async fn answer_root(
+    front: &Front,
+    replica: Arc<dyn GroupReplica>,
+    request: RootRequest,
+) -> Result<RootReply, Failure> {
+    match request {
+        RootRequest::Propose(commands) => {
+            let applied = front.root.propose(replica, commands).await?;
+            Ok(RootReply::Outcomes(applied))
+        }
+        RootRequest::Query(query) => {
+            let ask = move |view: &dyn View, _index| root::query::answer(view, &query);
+            let answer: RootAnswer = front.reads.linearizable(replica, ask).await?;
+            Ok(RootReply::Answer(answer))
+        }
+    }
+}
+
+/// One request to a shard.
+struct Asked<'a> {
+    front: Front,
+    replica: Arc<dyn GroupReplica>,
+    service: &'a GroupService,
+}
+
+impl Asked<'_> {
+    /// Answers from a state that holds all that was acknowledged before.
+    async fn read<T, F>(&self, ask: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn View, u64) -> Result<T, StateError> + Send + 'static,
+    {
+        let replica = Arc::clone(&self.replica);
+        self.front.reads.linearizable(replica, ask).await
+    }
+
+    async fn answer_shard(&self, request: ShardRequest) -> Result<ShardReply, Failure> {
+        match request {
+            ShardRequest::Propose(commands) => {
+                let replica = Arc::clone(&self.replica);
+                let applied = self.front.shard.propose(replica, commands).await?;
+                Ok(ShardReply::Outcomes(applied))
+            }
+            ShardRequest::EnsurePlaced {
+                container,
+                generation,
+                policy,
+            } => self.ensure_placed(container, generation, &policy).await,
+            ShardRequest::Substitute {
+                container,
+                generation,
+                policy,
+                epoch,
+                unavailable,
+            } => {
+                let wish = placing::Substitution {
+                    container,
+                    generation,
+                    policy: &policy,
+                    known: epoch,
+                    unavailable: &unavailable,
+                };
+                self.substitute(&wish).await
+            }
+            ShardRequest::Pull {
+                store,
+                after,
+                limit,
+            } => {
+                // A feed is a prefix of the log: one that is not the newest misleads nobody.
+                let ask =
+                    move |view: &dyn View, index| query::pull(view, index, store, after, limit);
+                reads::local(&self.replica, ask).await
+            }
+            other => {
+                self.read(move |view, index| ask_shard(view, index, other))
+                    .await
+            }
+        }
+    }
+}
+
+/// Answers the questions that take nothing but the state.
+fn ask_shard(view: &dyn View, index: u64, request: ShardRequest) -> Result<ShardReply, StateError> {
+    match request {
+        ShardRequest::Lookup {
+            container,
+            layers,
+            first_block,
+            blocks,
+        } => query::look_up(view, index, container, &layers, first_block, blocks),
+        ShardRequest::Names { store: _, names } => query::names(view, &names),
+        ShardRequest::Containers { family, disk } => query::containers(view, family, disk),
+        ShardRequest::Statistics => Ok(ShardReply::Statistics(query::statistics(view)?)),
+        ShardRequest::Propose(_)
+        | ShardRequest::EnsurePlaced { .. }
+        | ShardRequest::Substitute { .. }
+        | ShardRequest::Pull { .. } => unreachable!("answered before"),
+    }
+}
