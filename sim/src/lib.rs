@@ -1,7 +1,8 @@
-//! The simulator: Hedgerow's production code in a world of seeded faults, on virtual time.
+//! The simulator: Hedgerow's production code in a seeded, deterministic world that breaks networks,
+//! disks, clocks and nodes, under oracles that judge what clients saw.
 //!
-//! [`world`] implements the seams of `hedgerow_env` on madsim. Nothing here is part of a production
-//! build, and production code knows nothing of it.
+//! `world` implements the seams; `scenario` builds clusters, workloads and faults from a seed;
+//! `oracles` judge. Invariant: the same plan gives the same trace.
 
 #[cfg(not(madsim))]
 compile_error!(
@@ -9,4 +10,6 @@ compile_error!(
      checkout and unset RUSTFLAGS (it replaces that setting; pass lints by `cargo clippy -- ...`)"
 );
 
+pub mod oracles;
+pub mod scenario;
 pub mod world;

@@ -499,6 +499,9 @@ impl StreamWriter for SimWriter {
             let size = parts.iter().map(Bytes::len).sum();
             std::future::poll_fn(|context| half.connection.poll_window(half.end, size, context))
                 .await?;
+            if size == 0 {
+                return Ok(());
+            }
             half.connection.send(&half.world, half.end, parts);
             Ok(())
         })

@@ -19,6 +19,9 @@ use super::World;
 use super::node::Life;
 use super::trace::EventKind;
 
+/// More timers than any scenario has use for: a loop that sends or sleeps without ever waiting.
+const TIMERS_MAXIMUM: usize = 1_000_000;
+
 /// A timer's place in the queue.
 pub(super) type TimerKey = (u64, u64);
 
@@ -60,7 +63,13 @@ impl Timers {
             return key;
         }
         queue.timers.insert(key, action);
+        let count = queue.timers.len();
         queue.arm(time);
+        drop(queue);
+        assert!(
+            count <= TIMERS_MAXIMUM,
+            "{count} timers are armed: something loops"
+        );
         key
     }
 

@@ -1,0 +1,120 @@
+//! After quiescence every live blob is whole on every member of its container, the members follow
+//! the policy, and no two copies differ.
+//!
+//! The look-up goes to the shard, the copies are read from the stores themselves: neither is asked
+//! about the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use hedgerow_env::{BlobName, ContainerId, ContainerIndex, StoreId};
+use hedgerow_protocol::{
+    BlobHeader, DiskRecord, MapTarget, MapView, Placement, ShardReply, ShardRequest, decode,
+    digest,
+};
+
+use crate::scenario::{Cluster, Failure};
+
+const ORACLE: &str = "copies";
+const ASK_LIMIT: Duration = Duration::from_secs(5);
+/// Blocks of 512 bytes looked up at once.
+const PAGE_BLOCKS: u32 = 2048;
+
+/// Checks every container of `disk`.
+///
+/// # Errors
+/// A copy is missing, damaged or different, or a placement has too few members.
+pub async fn check(cluster: &Cluster, disk: &DiskRecord) -> Result<(), Failure> {
+    let containers = disk.size_bytes.div_ceil(disk.container_bytes);
+    for index in 0..u32::try_from(containers).expect("a small disk") {
+        let index = ContainerIndex(index);
+        let id = ContainerId { family: disk.family, disk: disk.disk, index };
+        let blocks = u32::try_from(disk.container_bytes / 512).expect("a small container");
+        let mut named: BTreeMap<BlobName, BTreeSet<(u16, u128)>> = BTreeMap::new();
+        let mut placements: BTreeMap<ContainerId, Placement> = BTreeMap::new();
+        let mut at = 0;
+        while at < blocks {
+            let view = look_up(cluster, disk, id, at, PAGE_BLOCKS.min(blocks - at)).await?;
+            for extent in &view.extents {
+                if let MapTarget::Data { blob, unit, digest, .. } = extent.target {
+                    named.entry(blob).or_default().insert((unit, digest.0));
+                }
+            }
+            if let Some((blob, stores)) = view.incomplete.first() {
+                return Err(Failure::correctness(
+                    ORACLE,
+                    format!("{blob} is listed as lacking at {stores:?} after quiescence"),
+                ));
+            }
+            placements.extend(view.placements);
+            at += PAGE_BLOCKS;
+        }
+        for (blob, units) in named {
+            let placement = placements.get(&blob.container).ok_or_else(|| {
+                Failure::correctness(ORACLE, format!("{blob}: its container has no placement"))
+            })?;
+            check_blob(cluster, blob, &units, placement).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn look_up(
+    cluster: &Cluster,
+    disk: &DiskRecord,
+    container: ContainerId,
+    first_block: u32,
+    blocks: u32,
+) -> Result<MapView, Failure> {
+    let request =
+        ShardRequest::Lookup { container, layers: disk.layers.clone(), first_block, blocks };
+    for (_, node) in cluster.nodes() {
+        let Some(group) = node.groups().directory().shard_of(container) else { continue };
+        if let Ok(ShardReply::View(view)) =
+            node.groups().shard(group, request.clone(), ASK_LIMIT).await
+        {
+            return Ok(view);
+        }
+    }
+    Err(Failure::liveness(ORACLE, format!("{container}: its shard does not answer")))
+}
+
+async fn check_blob(
+    cluster: &Cluster,
+    blob: BlobName,
+    units: &BTreeSet<(u16, u128)>,
+    placement: &Placement,
+) -> Result<(), Failure> {
+    let wrong = |store: StoreId, text: &str| {
+        Failure::correctness(ORACLE, format!("{blob} at {store} ({placement:?}): {text}"))
+    };
+    let members: Vec<StoreId> = placement.writable().map(|member| member.store).collect();
+    if members.len() < usize::from(placement.write_quorum) {
+        return Err(wrong(StoreId::default(), "fewer members than the write quorum"));
+    }
+    for member in members {
+        let nodes = cluster.nodes();
+        let stores = nodes.iter().flat_map(|(_, node)| node.stores());
+        let Some(store) = stores.into_iter().find(|store| store.id() == member) else {
+            return Err(wrong(member, "the store is not there"));
+        };
+        let Some(header) = store.blob_header(blob) else {
+            return Err(wrong(member, "no copy"));
+        };
+        let header: BlobHeader =
+            decode(&header).map_err(|error| wrong(member, &error.to_string()))?;
+        for (unit, expected) in units {
+            let Some((offset, length)) = header.unit_range(*unit) else {
+                return Err(wrong(member, "a unit is missing"));
+            };
+            let bytes = store
+                .read_blob(blob, offset, u64::from(length))
+                .await
+                .map_err(|error| wrong(member, &error.to_string()))?;
+            if digest(&bytes).0 != *expected {
+                return Err(wrong(member, "the digest differs from the map's"));
+            }
+        }
+    }
+    Ok(())
+}

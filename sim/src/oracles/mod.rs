@@ -1,0 +1,6 @@
+//! What must hold, one file each. Each answers a [`Failure`](crate::scenario::Failure) that says
+//! what was seen; none knows of faults.
+
+pub mod copies;
+pub mod linearizability;
+pub mod replicas;

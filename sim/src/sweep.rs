@@ -1,0 +1,179 @@
+//! `hedgerow-sim sweep`: many seeds, each in a process of its own, on as many cores as asked for.
+
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+/// `hedgerow-sim sweep`
+#[derive(Args, Debug)]
+pub(crate) struct Sweep {
+    /// The seeds, FIRST..END (END is not run)
+    #[arg(long, value_name = "A..B", value_parser = parse_range)]
+    seeds: (u64, u64),
+    /// Processes at once [default: the machine's cores]
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Write the results here
+    #[arg(long, value_name = "FILE")]
+    json: Option<std::path::PathBuf>,
+    /// Stop after this many failures
+    #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+    stop_after: u64,
+    /// Plant this bug first
+    #[arg(long)]
+    mutant: Option<String>,
+    /// Run each seed twice and compare the traces
+    #[arg(long)]
+    twice: bool,
+}
+
+fn parse_range(text: &str) -> Result<(u64, u64), String> {
+    let (first, end) = text.split_once("..").ok_or("write FIRST..END, such as 0..100")?;
+    let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is no number"));
+    let (first, end) = (number(first)?, number(end)?);
+    if first >= end {
+        return Err("the range is empty".into());
+    }
+    Ok((first, end))
+}
+
+struct Outcome {
+    seed: u64,
+    code: i32,
+    output: String,
+}
+
+impl Outcome {
+    fn last_line(&self) -> &str {
+        self.output.lines().last().unwrap_or_default()
+    }
+
+    fn field(&self, name: &str) -> Option<&str> {
+        let mut words = self.last_line().split(' ');
+        words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+    }
+}
+
+impl Sweep {
+    pub(crate) fn run(&self) -> ExitCode {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let jobs = self.jobs.unwrap_or(cores).max(1);
+        let next = Arc::new(AtomicU64::new(self.seeds.0));
+        let failures = Arc::new(AtomicU64::new(0));
+        let outcomes: Arc<Mutex<Vec<Outcome>>> = Arc::default();
+        std::thread::scope(|scope| {
+            for _ in 0..jobs {
+                scope.spawn(|| self.work(&next, &failures, &outcomes));
+            }
+        });
+        let mut outcomes = std::mem::take(&mut *outcomes.lock().expect("workers have ended"));
+        outcomes.sort_by_key(|outcome| outcome.seed);
+        self.report(&outcomes)
+    }
+
+    fn work(&self, next: &AtomicU64, failures: &AtomicU64, outcomes: &Mutex<Vec<Outcome>>) {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= self.seeds.1 || failures.load(Ordering::Relaxed) >= self.stop_after {
+                return;
+            }
+            let mut outcome = self.run_seed(seed);
+            if self.twice && outcome.code == 0 {
+                let again = self.run_seed(seed);
+                if again.field("trace") != outcome.field("trace") {
+                    outcome.code = 10;
+                    outcome.output.push_str(&format!(
+                        "\ndeterminism: the same seed gave another trace: {}\nseed {seed}: FAIL \
+                         correctness oracle=determinism trace=-",
+                        again.last_line()
+                    ));
+                }
+            }
+            if outcome.code != 0 {
+                failures.fetch_add(1, Ordering::Relaxed);
+                println!("{}", outcome.output.trim_end());
+            }
+            let mut all = outcomes.lock().expect("no panic under this lock");
+            all.push(outcome);
+            if all.len().is_multiple_of(25) {
+                let bad = failures.load(Ordering::Relaxed);
+                eprintln!("{} seeds, {bad} failed", all.len());
+            }
+        }
+    }
+
+    fn run_seed(&self, seed: u64) -> Outcome {
+        let own = std::env::current_exe().expect("a running program has a path");
+        let mut command = Command::new(own);
+        command.args(["run", "--seed", &seed.to_string()]).stdin(Stdio::null());
+        if let Some(mutant) = &self.mutant {
+            command.args(["--mutant", mutant]);
+        }
+        match command.output() {
+            Ok(output) => {
+                let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+                let code = output.status.code().unwrap_or(12);
+                if ![0, 10, 11, 12].contains(&code) || text.is_empty() {
+                    text.push_str(&String::from_utf8_lossy(&output.stderr));
+                    text.push_str(&format!("\nseed {seed}: FAIL crash oracle=process"));
+                    return Outcome { seed, code: 12, output: text };
+                }
+                Outcome { seed, code, output: text }
+            }
+            Err(error) => Outcome {
+                seed,
+                code: 12,
+                output: format!("{error}\nseed {seed}: FAIL crash oracle=process"),
+            },
+        }
+    }
+
+    fn report(&self, outcomes: &[Outcome]) -> ExitCode {
+        let failed: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.code != 0).collect();
+        let sum = |name: &str| -> f64 {
+            let values = outcomes.iter().filter_map(|outcome| outcome.field(name));
+            values.filter_map(|value| value.parse::<f64>().ok()).sum()
+        };
+        let (virtual_s, cpu_s) = (sum("virtual_s"), sum("wall_s"));
+        let per_minute = outcomes.len() as f64 * 60.0 / cpu_s.max(1e-9);
+        println!(
+            "{} seeds, {} failed, {virtual_s:.0} virtual s in {cpu_s:.1} CPU s: {:.1} virtual \
+             s/s, {per_minute:.1} seeds per core-minute",
+            outcomes.len(),
+            failed.len(),
+            virtual_s / cpu_s.max(1e-9)
+        );
+        if let Some(path) = &self.json {
+            let rows: Vec<Value> = outcomes
+                .iter()
+                .map(|outcome| {
+                    json!({
+                        "seed": outcome.seed,
+                        "exit_code": outcome.code,
+                        "trace": outcome.field("trace"),
+                        "oracle": outcome.field("oracle"),
+                        "virtual_s": outcome.field("virtual_s"),
+                        "cpu_s": outcome.field("wall_s"),
+                    })
+                })
+                .collect();
+            let document = json!({
+                "schema_version": 1,
+                "seeds": rows.len(),
+                "failed": failed.len(),
+                "virtual_s": virtual_s,
+                "cpu_s": cpu_s,
+                "results": rows,
+            });
+            if let Err(error) = std::fs::write(path, format!("{document:#}\n")) {
+                eprintln!("hedgerow-sim: {}: {error}", path.display());
+                return ExitCode::from(2);
+            }
+        }
+        let smallest = failed.iter().map(|outcome| outcome.code).min().unwrap_or(0);
+        ExitCode::from(u8::try_from(smallest).unwrap_or(12))
+    }
+}
