@@ -8,9 +8,6 @@ use core::hash::{BuildHasherDefault, Hasher};
 
 /// A hash map with the fixed hasher; its order must never be seen.
 pub(crate) type FixedMap<K, V> = hashbrown::HashMap<K, V, BuildHasherDefault<FixedHasher>>;
-/// A hash set with the fixed hasher; its order must never be seen.
-pub(crate) type FixedSet<K> = hashbrown::HashSet<K, BuildHasherDefault<FixedHasher>>;
-
 /// An odd constant with well spread bits, from the golden ratio.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 

@@ -12,6 +12,7 @@
 //! What it does not do: run operations, inject faults or write reports.
 
 pub mod check;
+pub mod command;
 pub mod fuzz;
 mod hash;
 pub mod history;

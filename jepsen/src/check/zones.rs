@@ -79,6 +79,7 @@ pub struct ZoneChecker {
     repeat_reads: Vec<Window>,
     operations: u64,
     watermark: u64,
+    sweep_floor: usize,
     sweep_at: usize,
     answer: ZoneAnswer,
 }
@@ -108,6 +109,14 @@ impl ZoneChecker {
         checker
     }
 
+    /// Holds no more than about this many values that could be forgotten (4096 if not said).
+    #[must_use]
+    pub fn sweep_from(mut self, values: usize) -> Self {
+        self.sweep_floor = values;
+        self.sweep_at = values;
+        self
+    }
+
     fn empty(repeatable: Option<u64>, initially_repeatable: bool) -> Self {
         Self {
             repeatable,
@@ -118,6 +127,7 @@ impl ZoneChecker {
             repeat_reads: Vec::new(),
             operations: 0,
             watermark: BEFORE_ALL,
+            sweep_floor: SWEEP_FLOOR,
             sweep_at: SWEEP_FLOOR,
             answer: ZoneAnswer::Valid,
         }
@@ -238,7 +248,7 @@ impl ZoneChecker {
             if let Err(answer) = self.sweep() {
                 self.answer = answer;
             }
-            self.sweep_at = SWEEP_FLOOR.max(2 * self.clusters.len());
+            self.sweep_at = self.sweep_floor.max(2 * self.clusters.len());
         }
     }
 
@@ -350,3 +360,7 @@ impl Overwritten {
             && other.is_some_and(|start| finish < start)
     }
 }
+
+#[cfg(test)]
+#[path = "zones_tests.rs"]
+mod tests;

@@ -99,7 +99,7 @@ fn victim<'a, O>(dice: &mut Dice, calls: &'a mut [Call<O>]) -> Option<&'a mut O>
 }
 
 /// Every value is written once but for 0, which is also there at first.
-pub(super) fn unique_register(dice: &mut Dice) -> Vec<Call<RegisterOp>> {
+pub(crate) fn unique_register(dice: &mut Dice) -> Vec<Call<RegisterOp>> {
     let with_chains = dice.once_in(2);
     let zero_odds = 2 + dice.below(6);
     let mut fresh = 0;
@@ -122,7 +122,7 @@ pub(super) fn unique_register(dice: &mut Dice) -> Vec<Call<RegisterOp>> {
 }
 
 /// Three values: hardly anything is unique.
-pub(super) fn repeating_register(dice: &mut Dice) -> Vec<Call<RegisterOp>> {
+pub(crate) fn repeating_register(dice: &mut Dice) -> Vec<Call<RegisterOp>> {
     drawn(dice, 9, |dice| match dice.below(5) {
         0 | 1 => (RegisterOp::Write(dice.below(3)), true),
         2 => (
@@ -134,7 +134,7 @@ pub(super) fn repeating_register(dice: &mut Dice) -> Vec<Call<RegisterOp>> {
 }
 
 /// Transactions on three registers.
-pub(super) fn multi_register(dice: &mut Dice) -> Vec<Call<Txn>> {
+pub(crate) fn multi_register(dice: &mut Dice) -> Vec<Call<Txn>> {
     let mut state = [0; 3];
     let mut fresh = 0;
     let mut calls = ran(dice, 7, |dice, happened, known| {
@@ -172,7 +172,7 @@ pub(super) fn multi_register(dice: &mut Dice) -> Vec<Call<Txn>> {
 }
 
 /// A counter with adds of either sign, or a lock.
-pub(super) fn counter_or_lock(dice: &mut Dice) -> Vec<Call<SumOp>> {
+pub(crate) fn counter_or_lock(dice: &mut Dice) -> Vec<Call<SumOp>> {
     if dice.once_in(2) {
         return drawn(dice, 8, |dice| match dice.below(2) {
             0 => (SumOp::found(0, 1), true),
@@ -206,7 +206,7 @@ pub(super) fn counter_or_lock(dice: &mut Dice) -> Vec<Call<SumOp>> {
 }
 
 /// A set of few elements that holds 0 at first, with removals or without.
-pub(super) fn set(dice: &mut Dice) -> Vec<Call<SetOp>> {
+pub(crate) fn set(dice: &mut Dice) -> Vec<Call<SetOp>> {
     let mut state = BTreeSet::from([0]);
     let removes = dice.once_in(3);
     let mut calls = ran(dice, 8, |dice, happened, known| {
@@ -235,7 +235,7 @@ pub(super) fn set(dice: &mut Dice) -> Vec<Call<SetOp>> {
 }
 
 /// A queue, mostly of unique elements, sometimes found empty.
-pub(super) fn queue(dice: &mut Dice) -> Vec<Call<QueueOp>> {
+pub(crate) fn queue(dice: &mut Dice) -> Vec<Call<QueueOp>> {
     let mut state: Vec<u64> = Vec::new();
     let repeats = dice.once_in(4);
     let simple = dice.once_in(2);
@@ -268,7 +268,7 @@ pub(super) fn queue(dice: &mut Dice) -> Vec<Call<QueueOp>> {
 }
 
 /// A text of single letters.
-pub(super) fn text(dice: &mut Dice) -> Vec<Call<TextOp>> {
+pub(crate) fn text(dice: &mut Dice) -> Vec<Call<TextOp>> {
     let mut state = String::new();
     let letters = ["a", "b", "c"];
     let letter =
@@ -298,7 +298,7 @@ pub(super) fn text(dice: &mut Dice) -> Vec<Call<TextOp>> {
 }
 
 /// Transactions over two lists, mostly of unique elements.
-pub(super) fn lists(dice: &mut Dice) -> Vec<Call<ListTxn>> {
+pub(crate) fn lists(dice: &mut Dice) -> Vec<Call<ListTxn>> {
     let mut state: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     let repeats = dice.once_in(8);
     let mut fresh = 0;

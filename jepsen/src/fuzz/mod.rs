@@ -6,7 +6,7 @@
 //! history that shows it.
 
 mod dice;
-mod histories;
+pub(crate) mod histories;
 
 pub use dice::Dice;
 

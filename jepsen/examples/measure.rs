@@ -1,0 +1,107 @@
+//! Measures and campaigns by hand, since they take longer than a test may:
+//!
+//! `fuzz SEED COUNT` compares the engines with exhaustive search on COUNT random histories;
+//! `speed COUNT` streams COUNT operations of 64 clients through the register checker, and judges
+//! them again at once.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a stopwatch by hand"
+)]
+
+use hedgerow_jepsen::check::{ZoneAnswer, ZoneChecker};
+use hedgerow_jepsen::fuzz::{Dice, fuzz};
+use std::time::Instant;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize| arguments.get(at).and_then(|text| text.parse::<u64>().ok());
+    match (arguments.first().map(String::as_str), number(1), number(2)) {
+        (Some("fuzz"), Some(seed), Some(count)) => match fuzz(seed, count) {
+            Ok(report) => println!("{report:?}"),
+            Err(disagreement) => {
+                println!("{disagreement:#?}");
+                std::process::exit(1);
+            }
+        },
+        (Some("speed"), Some(count), _) => speed(count),
+        _ => println!("fuzz SEED COUNT, or speed COUNT"),
+    }
+}
+
+/// A call as the checker takes it: times, and the value written or read.
+struct Timed {
+    invoke: u64,
+    complete: u64,
+    is_write: bool,
+    value: u64,
+    /// The oldest call still open when this one ended.
+    oldest_open: u64,
+}
+
+fn speed(count: u64) {
+    let calls = history(count, 64);
+    let rate = |seconds: f64| calls.len() as f64 / seconds / 1e6;
+    for streaming in [true, false] {
+        let started = Instant::now();
+        let mut checker = ZoneChecker::new(0);
+        let mut most_live = 0;
+        for call in &calls {
+            if call.is_write {
+                checker.write(call.invoke, Some(call.complete), call.value);
+            } else {
+                checker.read(call.invoke, call.complete, call.value);
+            }
+            if streaming {
+                checker.advance(call.oldest_open);
+            }
+            most_live = most_live.max(checker.live_values());
+        }
+        assert_eq!(checker.finish(), ZoneAnswer::Valid);
+        let seconds = started.elapsed().as_secs_f64();
+        println!(
+            "streaming {streaming}: {} operations in {seconds:.2} s, {:.1} million a second, at \
+             most {most_live} values live",
+            calls.len(),
+            rate(seconds)
+        );
+    }
+}
+
+/// Calls of `clients` in order of their endings, each taking effect at a point inside.
+fn history(count: u64, clients: usize) -> Vec<Timed> {
+    let mut dice = Dice::new(1, count);
+    let mut open: Vec<Option<(u64, bool, Option<u64>)>> = vec![None; clients];
+    let (mut calls, mut value, mut time) = (Vec::new(), 0, 0);
+    while (calls.len() as u64) < count {
+        time += 1;
+        let client = usize::try_from(dice.below(clients as u64)).expect("few clients");
+        match open[client] {
+            None => open[client] = Some((time, dice.once_in(2), None)),
+            Some((invoke, is_write, None)) => {
+                if is_write {
+                    value = time;
+                }
+                open[client] = Some((invoke, is_write, Some(value)));
+            }
+            Some((invoke, is_write, Some(value))) => {
+                open[client] = None;
+                let oldest_open = open
+                    .iter()
+                    .flatten()
+                    .map(|call| call.0)
+                    .min()
+                    .unwrap_or(time);
+                calls.push(Timed {
+                    invoke,
+                    complete: time,
+                    is_write,
+                    value,
+                    oldest_open,
+                });
+            }
+        }
+    }
+    calls
+}

@@ -1,0 +1,311 @@
+//! Histories as other tools write them, through the command that judges them.
+
+use hedgerow_jepsen::check::Model;
+use hedgerow_jepsen::command::check;
+
+const ETCD_VALID: &[u8] = include_bytes!("histories/etcd-valid.log");
+const ETCD_STALE: &[u8] = include_bytes!("histories/etcd-stale.log");
+const CAS_VALID: &[u8] = include_bytes!("histories/cas-register-valid.edn");
+const CAS_INVALID: &[u8] = include_bytes!("histories/cas-register-invalid.edn");
+const G_SINGLE: &[u8] = include_bytes!("histories/append-g-single.edn");
+
+/// Judges a history and compares the whole output.
+fn expect(model: &str, initial: Option<&str>, history: &[u8], code: i32, output: &str) {
+    let (found_code, found) = check(model, initial, history, false);
+    assert_eq!((found_code, found.trim_end()), (code, output.trim_end()));
+}
+
+#[test]
+fn a_log_of_a_register_is_read_and_explained() {
+    expect(
+        "cas-register",
+        None,
+        ETCD_VALID,
+        0,
+        "valid: 8 operations, model cas-register",
+    );
+}
+
+#[test]
+fn a_stale_read_after_a_new_one_is_shown_with_the_operations_that_prove_it() {
+    expect(
+        "cas-register",
+        None,
+        ETCD_STALE,
+        1,
+        "invalid: model cas-register
+  operation 2 saw the effect of operation 3, or of one after it, yet finished before 3 began
+  these 4 of 5 operations cannot be explained:
+    operation 0: process 0, lines 1 to 2, :write 3 -> ok 3
+    operation 1: process 1, lines 3 to 8, :cas [3 4] -> ok [3 4]
+    operation 2: process 2, lines 4 to 5, :read nil -> ok 4
+    operation 3: process 3, lines 6 to 7, :read nil -> ok 3",
+    );
+}
+
+#[test]
+fn a_vector_of_operations_with_an_initial_value_is_explained() {
+    expect(
+        "cas-register",
+        Some("0"),
+        CAS_VALID,
+        0,
+        "valid: 5 operations, model cas-register",
+    );
+    let (code, _) = check("cas-register", Some("7"), CAS_VALID, false);
+    assert_eq!(code, 1, "nothing wrote the 0 that was read");
+}
+
+#[test]
+fn keys_are_judged_apart_and_the_guilty_one_is_named() {
+    expect(
+        "cas-register",
+        None,
+        CAS_INVALID,
+        1,
+        "invalid: model cas-register, key :x
+  operations 1 and 2 both replaced the same single value
+  these 3 of 4 operations cannot be explained:
+    operation 0: process 0, lines 1 to 2, :write [:x 1] -> ok [:x 1]
+    operation 1: process 1, lines 3 to 5, :cas [:x [1 2]] -> ok [:x [1 2]]
+    operation 2: process 2, lines 4 to 6, :cas [:x [1 3]] -> ok [:x [1 3]]",
+    );
+}
+
+#[test]
+fn half_a_transaction_seen_is_a_cycle_with_one_anti_dependency() {
+    expect(
+        "append",
+        None,
+        G_SINGLE,
+        1,
+        "invalid: model append
+  G-single: a cycle of 2 transactions, by rw, wr
+  these 2 of 3 operations cannot be explained:
+    operation 0: process 0, lines 1 to 4, :txn [[:append :x 1] [:append :y 1]] -> ok \
+         [[:append :x 1] [:append :y 1]]
+    operation 1: process 1, lines 2 to 3, :txn [[:r :x nil] [:r :y nil]] -> ok \
+         [[:r :x [1]] [:r :y nil]]",
+    );
+}
+
+#[test]
+fn json_carries_the_same_verdict() {
+    let (code, output) = check("append", None, G_SINGLE, true);
+    assert_eq!(code, 1);
+    assert!(output.starts_with(
+        "{\"verdict\":\"invalid\",\"model\":\"append\",\"operations\":3,\"dropped_bytes\":0,"
+    ));
+    assert!(output.contains("\"ending\":\"ok\",\"invoke_line\":1,\"complete_line\":4}"));
+}
+
+/// One operation a line: process, type, function and value, as in `history.txt`.
+fn verdict(model: &str, lines: &[&str]) -> i32 {
+    let text: String = lines
+        .iter()
+        .map(|line| line.replacen(' ', "\t", 3) + "\n")
+        .collect();
+    let (code, output) = check(model, None, text.as_bytes(), false);
+    assert_ne!(code, 2, "{output}");
+    code
+}
+
+#[test]
+fn every_model_tells_a_good_history_from_a_bad_one() {
+    let write = ["0 :invoke :write 1", "0 :ok :write 1"];
+    let read = |value: &str| format!("0 :ok :read {value}");
+    let with = |model, first: &[&str], last: &str| {
+        let all: Vec<&str> = first
+            .iter()
+            .copied()
+            .chain(["0 :invoke :read nil", last])
+            .collect();
+        verdict(model, &all)
+    };
+    assert_eq!(with("register", &write, &read("1")), 0);
+    assert_eq!(with("register", &write, &read("nil")), 1);
+    let add = [
+        "0 :invoke :add 2",
+        "0 :ok :add 2",
+        "1 :invoke :add 3",
+        "1 :info :add 3",
+    ];
+    assert_eq!(with("counter", &add, &read("5")), 0);
+    assert_eq!(with("counter", &add, &read("3")), 1);
+    assert_eq!(with("set", &add, &read("#{2 3}")), 0);
+    assert_eq!(with("set", &add, &read("#{3}")), 1);
+    let locks = [
+        "0 :invoke :acquire nil",
+        "0 :ok :acquire nil",
+        "1 :invoke :acquire nil",
+    ];
+    assert_eq!(verdict("mutex", &locks), 0);
+    assert_eq!(
+        verdict("mutex", &[&locks[..], &["1 :ok :acquire nil"]].concat()),
+        1
+    );
+    let queue = [
+        "0 :invoke :enqueue 1",
+        "0 :ok :enqueue 1",
+        "0 :invoke :enqueue 2",
+        "0 :ok :enqueue 2",
+        "1 :invoke :dequeue nil",
+    ];
+    assert_eq!(
+        verdict("queue", &[&queue[..], &["1 :ok :dequeue 1"]].concat()),
+        0
+    );
+    assert_eq!(
+        verdict("queue", &[&queue[..], &["1 :ok :dequeue 2"]].concat()),
+        1
+    );
+    let text = [
+        "0 :invoke :append [:k \"a\"]",
+        "0 :ok :append [:k \"a\"]",
+        "1 :invoke :get [:k nil]",
+    ];
+    assert_eq!(
+        verdict("kv", &[&text[..], &["1 :ok :get [:k \"a\"]"]].concat()),
+        0
+    );
+    assert_eq!(
+        verdict("kv", &[&text[..], &["1 :ok :get [:k \"\"]"]].concat()),
+        1
+    );
+    let put = [
+        "0 :invoke :put [:k 1]",
+        "0 :ok :put [:k 1]",
+        "1 :invoke :get [:k nil]",
+    ];
+    assert_eq!(
+        verdict("kv", &[&put[..], &["1 :ok :get [:k 1]"]].concat()),
+        0
+    );
+    assert_eq!(
+        verdict("kv", &[&put[..], &["1 :ok :get [:k nil]"]].concat()),
+        1
+    );
+    let txn = [
+        "0 :invoke :txn [[:w :x 1] [:w :y 1]]",
+        "1 :invoke :txn [[:r :x nil] [:r :y nil]]",
+    ];
+    assert_eq!(
+        verdict(
+            "multi-register",
+            &[&txn[..], &["1 :ok :txn [[:r :x 1] [:r :y 1]]"]].concat()
+        ),
+        0
+    );
+    assert_eq!(
+        verdict(
+            "multi-register",
+            &[&txn[..], &["1 :ok :txn [[:r :x 1] [:r :y nil]]"]].concat()
+        ),
+        1
+    );
+    let block = [
+        "0 :invoke :write [0 4 7]",
+        "0 :ok :write [0 4 7]",
+        "1 :invoke :zero [1 2]",
+        "1 :info :zero [1 2]",
+        "2 :invoke :read [0 3]",
+    ];
+    assert_eq!(
+        verdict(
+            "block",
+            &[&block[..], &["2 :ok :read [0 3 [7 0 7]]"]].concat()
+        ),
+        0
+    );
+    assert_eq!(
+        verdict(
+            "block",
+            &[&block[..], &["2 :ok :read [0 3 [0 7 7]]"]].concat()
+        ),
+        1
+    );
+}
+
+#[test]
+fn a_snapshot_is_one_moment_and_never_changes() {
+    let history = |first: &str, second: &str| {
+        let lines = [
+            "0 :invoke :write [0 1 5]",
+            "0 :ok :write [0 1 5]",
+            "1 :invoke :snapshot :s",
+            "1 :info :snapshot :s",
+            "0 :invoke :write [1 1 6]",
+            "0 :ok :write [1 1 6]",
+            "2 :invoke :read-snapshot [:s 0 2]",
+            first,
+            "2 :invoke :read-snapshot [:s 0 2]",
+            second,
+        ];
+        verdict("snapshot", &lines)
+    };
+    let read = |tags: &str| format!("2 :ok :read-snapshot [:s 0 2 {tags}]");
+    assert_eq!(history(&read("[5 0]"), &read("[5 0]")), 0);
+    assert_eq!(history(&read("[5 6]"), &read("[5 6]")), 0);
+    assert_eq!(history(&read("[5 0]"), &read("[5 6]")), 1, "it changed");
+    assert_eq!(history(&read("[0 6]"), &read("[0 6]")), 1, "no such moment");
+}
+
+#[test]
+fn all_models_are_listed_and_unknown_ones_refused() {
+    for name in Model::names() {
+        let (code, output) = check(name, None, b"", false);
+        assert_eq!(
+            (code, output),
+            (0, format!("valid: 0 operations, model {name}\n"))
+        );
+    }
+    let (code, output) = check("regster", None, b"", false);
+    assert_eq!(code, 2);
+    assert!(output.contains("no model is called regster; there are register, cas-register"));
+}
+
+#[test]
+fn unusable_histories_are_refused_with_their_line() {
+    let refused = |model: &str, text: &str| {
+        let (code, output) = check(model, None, text.as_bytes(), false);
+        assert_eq!(code, 2, "{output}");
+        output.trim_end().to_owned()
+    };
+    let invoke = "{:type :invoke :process 0 :f :write :value 1}\n";
+    assert_eq!(
+        refused("register", &format!("{invoke}\n{invoke}")),
+        "unusable: line 3: expected the ending of process 0's call of line 1, found another \
+         call, :write"
+    );
+    assert_eq!(
+        refused("register", "{:type :ok :process 0 :f :write :value 1}"),
+        "unusable: line 1: expected a call of process 0 before its ending, found :ok :write \
+         without one"
+    );
+    assert_eq!(
+        refused(
+            "register",
+            &format!("{invoke}{{:type :ok :process 0 :f :read}}")
+        ),
+        "unusable: line 2: expected the ending of :write of line 1, found :ok of :read"
+    );
+    assert_eq!(
+        refused(
+            "register",
+            "\n{:type :invoke :process 0 :f :cas :value [1 2]}"
+        ),
+        "unusable: line 2: expected :read or :write, found :cas"
+    );
+    assert_eq!(
+        refused("register", "INFO  jepsen.util - 0\t:begin\t:read\tnil"),
+        "unusable: line 1: expected :invoke, :ok, :fail or :info, found :begin"
+    );
+    assert_eq!(
+        refused("register", "[{:type :invoke :process 0\n :f :read"),
+        "unusable: line 2: expected } for the bracket opened in line 1, found the end of the text"
+    );
+    let torn = b"HGHIST\x02\0";
+    let (code, output) = check("register", None, torn, false);
+    assert_eq!(code, 2);
+    assert!(output.contains("the header of version 1"));
+}
