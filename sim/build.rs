@@ -4,7 +4,9 @@ use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=../.git/HEAD");
-    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    let output = Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output();
     let commit = match output {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into(),
         _ => String::from("unknown"),

@@ -1,2 +1,165 @@
-//! Placeholder during the first hour.
-fn main() {}
+//! `hedgerow`: the one binary. Configuration, wiring and every subcommand.
+
+mod client;
+mod config_file;
+mod dev;
+mod jepsen;
+mod production;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use hedgerow_env::{Level, event};
+use hedgerow_node::Node;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::client::{ClientOptions, DiskCommand};
+use crate::production::{Logging, abort_on_panic, client_env, production_env};
+
+/// A storage cluster that lives in its own simulator.
+#[derive(Parser, Debug)]
+#[command(name = "hedgerow", version, propagate_version = true)]
+struct CommandLine {
+    /// How much to log to standard error
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "warn",
+        env = "HEDGEROW_LOG"
+    )]
+    log: LogLevel,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy)]
+enum LogLevel {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Start a three-node cluster on this machine and export a disk over iSCSI
+    Dev(dev::DevOptions),
+    /// Run one node
+    Node {
+        /// Its configuration (docs/operations/configuration.md)
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Create, list, show, resize and delete virtual disks
+    Disk {
+        #[command(flatten)]
+        options: ClientOptions,
+        #[command(subcommand)]
+        command: DiskCommand,
+    },
+    /// Show the state of the cluster
+    Status {
+        #[command(flatten)]
+        options: ClientOptions,
+    },
+    /// Check histories of concurrent operations
+    Jepsen {
+        #[command(subcommand)]
+        command: jepsen::JepsenCommand,
+    },
+}
+
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    abort_on_panic();
+    if let Err(error) = choose_mutant() {
+        eprintln!("hedgerow: {error}");
+        return ExitCode::from(2);
+    }
+    let command = match line.command {
+        Command::Jepsen { command } => return jepsen::run(command),
+        command => command,
+    };
+    let logging = Logging {
+        level: match line.log {
+            LogLevel::Debug => Level::Debug,
+            LogLevel::Info => Level::Info,
+            LogLevel::Warn => Level::Warn,
+            LogLevel::Error => Level::Error,
+        },
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(64)
+        .build()
+        .expect("a runtime needs threads, and the machine refused them");
+    let result = runtime.block_on(run(command, logging));
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hedgerow: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command, logging: Logging) -> anyhow::Result<()> {
+    match command {
+        Command::Dev(options) => dev::run(options, logging).await,
+        Command::Node { config } => node(&config, logging).await,
+        Command::Disk { options, command } => {
+            client::disk(client_env(logging), &options, command).await
+        }
+        Command::Status { options } => client::status(client_env(logging), &options).await,
+        Command::Jepsen { .. } => unreachable!("answered before the runtime was built"),
+    }
+}
+
+async fn node(path: &std::path::Path, logging: Logging) -> anyhow::Result<()> {
+    let file = config_file::read(path)?;
+    let name = file.node.name.clone();
+    let env = production_env(&name, &file.data_directory, logging)?;
+    let node = Node::start(env.clone(), file.node).await?;
+    println!("ready node {name} rpc {}", node.rpc_address());
+    if let Some(portal) = node.portal_address() {
+        println!("ready portal {portal}");
+    }
+    stop_signal().await;
+    event!(env, Info, "node", "stopping");
+    node.shutdown().await;
+    Ok(())
+}
+
+/// Completes at SIGINT or SIGTERM.
+async fn stop_signal() {
+    let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be caught");
+    let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be caught");
+    tokio::select! {
+        biased;
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Plants the bug that HEDGEROW_MUTANT names; in a production build there are none to plant.
+fn choose_mutant() -> Result<(), String> {
+    let Some(name) = std::env::var_os("HEDGEROW_MUTANT") else {
+        return Ok(());
+    };
+    let name = name.to_string_lossy().into_owned();
+    #[cfg(feature = "mutants")]
+    {
+        let mutant = hedgerow_env::mutants::find(&name);
+        let mutant = mutant.ok_or_else(|| format!("HEDGEROW_MUTANT: no mutant {name:?}"))?;
+        hedgerow_env::mutants::choose(Some(mutant));
+        eprintln!("hedgerow: running with the planted bug {name}");
+        Ok(())
+    }
+    #[cfg(not(feature = "mutants"))]
+    Err(format!(
+        "HEDGEROW_MUTANT={name}: this build holds no mutants; unset it"
+    ))
+}

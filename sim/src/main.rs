@@ -43,7 +43,12 @@ enum Command {
 
 fn main() -> ExitCode {
     match CommandLine::parse().command {
-        Command::Run { seed, mutant, verbose, plan } => run(seed, mutant.as_deref(), verbose, plan),
+        Command::Run {
+            seed,
+            mutant,
+            verbose,
+            plan,
+        } => run(seed, mutant.as_deref(), verbose, plan),
         Command::Sweep(sweep) => sweep.run(),
         Command::Mutants => {
             for mutant in mutants::Mutant::ALL {
@@ -83,13 +88,18 @@ fn finish(seed: u64, mutant: Option<&str>, report: &Report, wall: Duration) -> E
     );
     match &report.verdict {
         Ok(()) => {
-            println!("operations={all} succeeded={succeeded} events={}", report.events);
+            println!(
+                "operations={all} succeeded={succeeded} events={}",
+                report.events
+            );
             println!("seed {seed}: pass {figures}");
             ExitCode::SUCCESS
         }
         Err(failure) => {
             println!("{}: {}", failure.oracle, failure.text);
-            let mutant = mutant.map(|name| format!(" --mutant {name}")).unwrap_or_default();
+            let mutant = mutant
+                .map(|name| format!(" --mutant {name}"))
+                .unwrap_or_default();
             println!("commit {}", env!("HEDGEROW_COMMIT"));
             println!("again: cargo run --release -p hedgerow-sim -- run --seed {seed}{mutant}");
             let (kind, oracle) = (failure.kind.word(), failure.oracle);
@@ -102,7 +112,10 @@ fn finish(seed: u64, mutant: Option<&str>, report: &Report, wall: Duration) -> E
 /// Processor time of this process; the simulated clock has no say here.
 #[expect(unsafe_code, reason = "std offers no CPU clock")]
 fn cpu_time() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` is a valid timespec for the call to fill.
     let result = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
     assert_eq!(result, 0, "Linux has this clock");

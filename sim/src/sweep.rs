@@ -31,8 +31,13 @@ pub(crate) struct Sweep {
 }
 
 fn parse_range(text: &str) -> Result<(u64, u64), String> {
-    let (first, end) = text.split_once("..").ok_or("write FIRST..END, such as 0..100")?;
-    let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is no number"));
+    let (first, end) = text
+        .split_once("..")
+        .ok_or("write FIRST..END, such as 0..100")?;
+    let number = |text: &str| {
+        text.parse::<u64>()
+            .map_err(|_| format!("{text:?} is no number"))
+    };
     let (first, end) = (number(first)?, number(end)?);
     if first >= end {
         return Err("the range is empty".into());
@@ -108,7 +113,9 @@ impl Sweep {
     fn run_seed(&self, seed: u64) -> Outcome {
         let own = std::env::current_exe().expect("a running program has a path");
         let mut command = Command::new(own);
-        command.args(["run", "--seed", &seed.to_string()]).stdin(Stdio::null());
+        command
+            .args(["run", "--seed", &seed.to_string()])
+            .stdin(Stdio::null());
         if let Some(mutant) = &self.mutant {
             command.args(["--mutant", mutant]);
         }
@@ -119,9 +126,17 @@ impl Sweep {
                 if ![0, 10, 11, 12].contains(&code) || text.is_empty() {
                     text.push_str(&String::from_utf8_lossy(&output.stderr));
                     text.push_str(&format!("\nseed {seed}: FAIL crash oracle=process"));
-                    return Outcome { seed, code: 12, output: text };
+                    return Outcome {
+                        seed,
+                        code: 12,
+                        output: text,
+                    };
                 }
-                Outcome { seed, code, output: text }
+                Outcome {
+                    seed,
+                    code,
+                    output: text,
+                }
             }
             Err(error) => Outcome {
                 seed,
@@ -132,7 +147,10 @@ impl Sweep {
     }
 
     fn report(&self, outcomes: &[Outcome]) -> ExitCode {
-        let failed: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.code != 0).collect();
+        let failed: Vec<&Outcome> = outcomes
+            .iter()
+            .filter(|outcome| outcome.code != 0)
+            .collect();
         let sum = |name: &str| -> f64 {
             let values = outcomes.iter().filter_map(|outcome| outcome.field(name));
             values.filter_map(|value| value.parse::<f64>().ok()).sum()

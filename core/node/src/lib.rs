@@ -1,1 +1,26 @@
-//! Placeholder during the first hour.
+//! A node: opens its stores, gets into a cluster, and runs its roles. The same wiring serves the
+//! production binary and the simulator.
+//!
+//! Pure: [`config`](NodeConfig) and the bootstrap decision. Drivers: everything else, thin.
+//! Invariants: the start count is durable before the first handshake; a cluster's identity is
+//! durable before it is answered; a store that a peer knows better than itself never serves again.
+//! Does not: touch the operating system, or read configuration files.
+
+mod admin;
+mod bootstrap;
+mod config;
+mod exports;
+mod founding;
+mod node;
+mod peers;
+mod refresh;
+mod roles;
+mod service;
+mod stores;
+
+pub use bootstrap::{Seed, Step, decide};
+pub use config::{
+    Exports, GroupTiming, IscsiConfig, MAXIMUM_POOLS, NodeConfig, PoolConfig, StoreScale,
+};
+pub use hedgerow_pages::placement::location_of_name;
+pub use node::{Node, NodeError};

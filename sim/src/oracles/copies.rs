@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use hedgerow_env::{BlobName, ContainerId, ContainerIndex, StoreId};
 use hedgerow_protocol::{
-    BlobHeader, DiskRecord, MapTarget, MapView, Placement, ShardReply, ShardRequest, decode,
-    digest,
+    BlobHeader, DiskRecord, MapTarget, MapView, Placement, ShardReply, ShardRequest, decode, digest,
 };
 
 use crate::scenario::{Cluster, Failure};
@@ -28,7 +27,11 @@ pub async fn check(cluster: &Cluster, disk: &DiskRecord) -> Result<(), Failure> 
     let containers = disk.size_bytes.div_ceil(disk.container_bytes);
     for index in 0..u32::try_from(containers).expect("a small disk") {
         let index = ContainerIndex(index);
-        let id = ContainerId { family: disk.family, disk: disk.disk, index };
+        let id = ContainerId {
+            family: disk.family,
+            disk: disk.disk,
+            index,
+        };
         let blocks = u32::try_from(disk.container_bytes / 512).expect("a small container");
         let mut named: BTreeMap<BlobName, BTreeSet<(u16, u128)>> = BTreeMap::new();
         let mut placements: BTreeMap<ContainerId, Placement> = BTreeMap::new();
@@ -36,7 +39,10 @@ pub async fn check(cluster: &Cluster, disk: &DiskRecord) -> Result<(), Failure> 
         while at < blocks {
             let view = look_up(cluster, disk, id, at, PAGE_BLOCKS.min(blocks - at)).await?;
             for extent in &view.extents {
-                if let MapTarget::Data { blob, unit, digest, .. } = extent.target {
+                if let MapTarget::Data {
+                    blob, unit, digest, ..
+                } = extent.target
+                {
                     named.entry(blob).or_default().insert((unit, digest.0));
                 }
             }
@@ -66,17 +72,26 @@ async fn look_up(
     first_block: u32,
     blocks: u32,
 ) -> Result<MapView, Failure> {
-    let request =
-        ShardRequest::Lookup { container, layers: disk.layers.clone(), first_block, blocks };
+    let request = ShardRequest::Lookup {
+        container,
+        layers: disk.layers.clone(),
+        first_block,
+        blocks,
+    };
     for (_, node) in cluster.nodes() {
-        let Some(group) = node.groups().directory().shard_of(container) else { continue };
+        let Some(group) = node.groups().directory().shard_of(container) else {
+            continue;
+        };
         if let Ok(ShardReply::View(view)) =
             node.groups().shard(group, request.clone(), ASK_LIMIT).await
         {
             return Ok(view);
         }
     }
-    Err(Failure::liveness(ORACLE, format!("{container}: its shard does not answer")))
+    Err(Failure::liveness(
+        ORACLE,
+        format!("{container}: its shard does not answer"),
+    ))
 }
 
 async fn check_blob(
@@ -90,7 +105,10 @@ async fn check_blob(
     };
     let members: Vec<StoreId> = placement.writable().map(|member| member.store).collect();
     if members.len() < usize::from(placement.write_quorum) {
-        return Err(wrong(StoreId::default(), "fewer members than the write quorum"));
+        return Err(wrong(
+            StoreId::default(),
+            "fewer members than the write quorum",
+        ));
     }
     for member in members {
         let nodes = cluster.nodes();
@@ -108,7 +126,11 @@ async fn check_blob(
                 return Err(wrong(member, "a unit is missing"));
             };
             let bytes = store
-                .read_blob(blob, offset, u64::from(length))
+                .read_blob(
+                    blob,
+                    usize::try_from(offset).expect("small"),
+                    length as usize,
+                )
                 .await
                 .map_err(|error| wrong(member, &error.to_string()))?;
             if digest(&bytes).0 != *expected {

@@ -13,7 +13,11 @@ pub fn check(history: &BlockHistory) -> Result<(), Failure> {
     match history.check() {
         Verdict::Valid => Ok(()),
         Verdict::Invalid(witness) => {
-            let mut text = witness.to_string();
+            let mut text = format!(
+                "{} {}",
+                witness.part.clone().unwrap_or_default(),
+                witness.explanation
+            );
             for operation in &witness.operations {
                 if let Some(line) = history.describe(OpId(*operation)) {
                     text.push_str("\n  ");

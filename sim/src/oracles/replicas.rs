@@ -23,7 +23,9 @@ async fn contents(replica: &dyn GroupReplica) -> Option<(u64, Contents)> {
             let mut all = Contents::new();
             let mut from = Vec::new();
             loop {
-                let Ok(page) = view.scan(&from, &[0xFF; 64], PAGE) else { return };
+                let Ok(page) = view.scan(&from, &[0xFF; 64], PAGE) else {
+                    return;
+                };
                 let Some((last, _)) = page.last() else { break };
                 from.clone_from(last);
                 from.push(0);
@@ -45,7 +47,9 @@ pub async fn check_groups(cluster: &Cluster) -> Result<(), Failure> {
     for (index, node) in cluster.nodes() {
         for replica in node.replicas() {
             if let Some((applied, contents)) = contents(&*replica).await {
-                seen.entry(replica.group()).or_default().push((index, applied, contents));
+                seen.entry(replica.group())
+                    .or_default()
+                    .push((index, applied, contents));
             }
         }
     }
@@ -67,10 +71,15 @@ pub async fn check_groups(cluster: &Cluster) -> Result<(), Failure> {
 
 fn first_difference(one: &Contents, other: &Contents) -> String {
     let keys = one.keys().chain(other.keys());
-    let mut different: Vec<&Vec<u8>> =
-        keys.filter(|key| one.get(*key) != other.get(*key)).collect();
+    let mut different: Vec<&Vec<u8>> = keys
+        .filter(|key| one.get(*key) != other.get(*key))
+        .collect();
     different.sort();
     different.first().map_or_else(String::new, |key| {
-        format!("key {key:02x?}: {:02x?} and {:02x?}", one.get(*key), other.get(*key))
+        format!(
+            "key {key:02x?}: {:02x?} and {:02x?}",
+            one.get(*key),
+            other.get(*key)
+        )
     })
 }

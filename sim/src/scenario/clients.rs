@@ -106,7 +106,10 @@ impl Agents {
         let time = self.world.now_ns();
         self.with(|state| {
             state.succeeded += u64::from(matches!(outcome, Outcome::Ok(_)));
-            state.history.finish(id, time, outcome).expect("an operation ends once, in time");
+            state
+                .history
+                .finish(id, time, outcome)
+                .expect("an operation ends once, in time");
         });
     }
 }
@@ -160,7 +163,8 @@ async fn work(agents: &Arc<Agents>, env: &Env, index: NodeIndex, disk: &VirtualD
                 process = fresh_process(agents);
             }
             let most = u64::try_from(agents.plan.pause.as_millis()).expect("short");
-            env.sleep(Duration::from_millis(random.below(most + 1))).await;
+            env.sleep(Duration::from_millis(random.below(most + 1)))
+                .await;
         }
     });
     futures_util::future::join_all(clients).await;
@@ -199,7 +203,9 @@ async fn operate(
 ) -> bool {
     let block = random.below(agents.plan.hot_blocks);
     if may_write && random.chance(1, 2) {
-        if random.chance(1, 6) { zero(agents, disk, block, process).await } else {
+        if random.chance(1, 6) {
+            zero(agents, disk, block, process).await
+        } else {
             write(agents, disk, block, process).await
         }
     } else {
@@ -234,24 +240,43 @@ pub(super) fn tag_of(bytes: &[u8], block: u64) -> u64 {
         return 0;
     }
     let tag = word(0);
-    let whole = (0..bytes.len()).step_by(16).all(|at| word(at) == tag && word(at + 8) == block);
+    let whole = (0..bytes.len())
+        .step_by(16)
+        .all(|at| word(at) == tag && word(at + 8) == block);
     if whole && tag != 0 { tag } else { GARBAGE }
 }
 
 async fn write(agents: &Arc<Agents>, disk: &VirtualDisk, block: u64, process: u64) -> bool {
     let tag = tag(agents);
     let size = usize::try_from(agents.plan.policy.block_size).expect("a small size");
-    let id = agents.begin(process, BlockOp::Write { first_block: block, count: 1, tag });
+    let id = agents.begin(
+        process,
+        BlockOp::Write {
+            first_block: block,
+            count: 1,
+            tag,
+        },
+    );
     let data = content(tag, block, size);
-    let result = disk.write(agents.offset(block), data, OperationTag(tag)).await;
+    let result = disk
+        .write(agents.offset(block), data, OperationTag(tag))
+        .await;
     settle(agents, id, result)
 }
 
 async fn zero(agents: &Arc<Agents>, disk: &VirtualDisk, block: u64, process: u64) -> bool {
     let tag = tag(agents);
-    let id = agents.begin(process, BlockOp::Zero { first_block: block, count: 1 });
+    let id = agents.begin(
+        process,
+        BlockOp::Zero {
+            first_block: block,
+            count: 1,
+        },
+    );
     let size = u64::from(agents.plan.policy.block_size);
-    let result = disk.zero(agents.offset(block), size, OperationTag(tag)).await;
+    let result = disk
+        .zero(agents.offset(block), size, OperationTag(tag))
+        .await;
     settle(agents, id, result)
 }
 
@@ -273,7 +298,13 @@ fn settle(agents: &Agents, id: OpId, result: Result<(), IoError>) -> bool {
 }
 
 async fn read(agents: &Arc<Agents>, disk: &VirtualDisk, block: u64, process: u64) -> bool {
-    let id = agents.begin(process, BlockOp::Read { first_block: block, count: 1 });
+    let id = agents.begin(
+        process,
+        BlockOp::Read {
+            first_block: block,
+            count: 1,
+        },
+    );
     let size = u64::from(agents.plan.policy.block_size);
     match disk.read(agents.offset(block), size).await {
         Ok(bytes) => {
@@ -290,7 +321,13 @@ async fn read(agents: &Arc<Agents>, disk: &VirtualDisk, block: u64, process: u64
 pub(super) async fn read_all(agents: &Arc<Agents>, disk: &VirtualDisk) -> bool {
     let process = fresh_process(agents);
     for block in 0..agents.plan.hot_blocks {
-        let id = agents.begin(process, BlockOp::Read { first_block: block, count: 1 });
+        let id = agents.begin(
+            process,
+            BlockOp::Read {
+                first_block: block,
+                count: 1,
+            },
+        );
         let size = u64::from(agents.plan.policy.block_size);
         match disk.read(agents.offset(block), size).await {
             Ok(bytes) => agents.finish(id, Outcome::Ok(Some(vec![tag_of(&bytes, block)]))),

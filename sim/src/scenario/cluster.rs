@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hedgerow_env::{Env, HaltReason, event};
-use hedgerow_node::{GroupTiming, Node, NodeConfig, PoolConfig};
+use hedgerow_node::{GroupTiming, Node, NodeConfig, PoolConfig, StoreScale};
 use hedgerow_protocol::{Location, Residence, Roles};
 
 use crate::world::{NodeIndex, NodeSpec, World};
@@ -82,7 +82,9 @@ impl Cluster {
     #[must_use]
     pub fn nodes(&self) -> Vec<(NodeIndex, Node)> {
         let nodes = self.indexes().into_iter();
-        nodes.filter_map(|index| Some((index, self.node(index)?))).collect()
+        nodes
+            .filter_map(|index| Some((index, self.node(index)?)))
+            .collect()
     }
 
     fn live(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeIndex, Node>> {
@@ -91,14 +93,23 @@ impl Cluster {
 
     fn config(&self, index: NodeIndex) -> NodeConfig {
         let spec = self.0.world.spec(index);
-        let seeds = self.0.indexes.iter().take(3).map(|seed| address(*seed)).collect();
+        let seeds = self
+            .0
+            .indexes
+            .iter()
+            .take(3)
+            .map(|seed| address(*seed))
+            .collect();
         NodeConfig {
             name: spec.name,
             listen: address(index),
             advertise: address(index),
             seeds,
             roles: Roles::ALL,
-            location: Location { data_centre: spec.dc, rack: spec.rack },
+            location: Location {
+                data_centre: spec.dc,
+                rack: spec.rack,
+            },
             pools: vec![PoolConfig {
                 directory: "pool-0".into(),
                 residence: Residence::Hdd,
@@ -110,7 +121,7 @@ impl Cluster {
                 heartbeat: Duration::from_millis(250),
                 election: Duration::from_millis(1_000),
             },
-            segment_bytes: Some(256 << 10),
+            scale: StoreScale::Simulation,
         }
     }
 

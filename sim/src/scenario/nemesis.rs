@@ -65,7 +65,11 @@ pub(super) fn draw(random: &mut Random, nodes: u16, safety: Duration) -> Vec<Tim
     if weights.is_empty() || random.chance(1, 20) {
         return Vec::new();
     }
-    let mut draw = Draw { random, nodes, faults: Vec::new() };
+    let mut draw = Draw {
+        random,
+        nodes,
+        faults: Vec::new(),
+    };
     let end = u64::try_from(safety.as_nanos()).expect("a run is short");
     let gap = 500_000_000 * (1 + draw.random.below(8));
     let mut at = draw.random.below(2_000_000_000);
@@ -114,7 +118,11 @@ impl Draw<'_> {
                 self.push(until, FaultAction::Resume(node));
             }
             Kind::Isolate => {
-                let rest = self.all().into_iter().filter(|other| *other != node).collect();
+                let rest = self
+                    .all()
+                    .into_iter()
+                    .filter(|other| *other != node)
+                    .collect();
                 self.push(at, FaultAction::Partition(vec![vec![node], rest]));
                 self.push(until, FaultAction::HealLinks);
             }
@@ -122,7 +130,11 @@ impl Draw<'_> {
                 let mut left = Vec::new();
                 let mut right = Vec::new();
                 for node in self.all() {
-                    if self.random.chance(1, 2) { left.push(node) } else { right.push(node) }
+                    if self.random.chance(1, 2) {
+                        left.push(node)
+                    } else {
+                        right.push(node)
+                    }
                 }
                 self.push(at, FaultAction::Partition(vec![left, right]));
                 self.push(until, FaultAction::HealLinks);
@@ -131,13 +143,32 @@ impl Draw<'_> {
             Kind::LossyLink => self.lossy(at, until, node),
             Kind::SlowDisk => {
                 let slow_factor = [5, 50, 400][self.random.index(3)];
-                self.disk(at, until, node, DiskFaults { slow_factor, ..DiskFaults::default() });
+                self.disk(
+                    at,
+                    until,
+                    node,
+                    DiskFaults {
+                        slow_factor,
+                        ..DiskFaults::default()
+                    },
+                );
             }
             Kind::StuckDisk => {
-                self.disk(at, until, node, DiskFaults { stuck: true, ..DiskFaults::default() });
+                self.disk(
+                    at,
+                    until,
+                    node,
+                    DiskFaults {
+                        stuck: true,
+                        ..DiskFaults::default()
+                    },
+                );
             }
             Kind::SyncError => {
-                let faults = DiskFaults { sync_error_ppm: 200_000, ..DiskFaults::default() };
+                let faults = DiskFaults {
+                    sync_error_ppm: 200_000,
+                    ..DiskFaults::default()
+                };
                 self.disk(at, until, node, faults);
                 self.push(until + 1_000_000, FaultAction::Restart(node));
             }
@@ -178,7 +209,10 @@ impl Draw<'_> {
     }
 
     fn one_way(&mut self, at: u64, until: u64, node: NodeIndex) {
-        let cut = LinkRules { state: crate::world::LinkState::Cut, ..LinkRules::default() };
+        let cut = LinkRules {
+            state: crate::world::LinkState::Cut,
+            ..LinkRules::default()
+        };
         let inward = self.random.chance(1, 2);
         for other in self.all().into_iter().filter(|other| *other != node) {
             let (from, to) = if inward { (other, node) } else { (node, other) };

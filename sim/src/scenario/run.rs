@@ -78,19 +78,31 @@ impl Failure {
     /// A violation of correctness.
     #[must_use]
     pub fn correctness(oracle: &'static str, text: impl Into<String>) -> Self {
-        Self { kind: FailureKind::Correctness, oracle, text: text.into() }
+        Self {
+            kind: FailureKind::Correctness,
+            oracle,
+            text: text.into(),
+        }
     }
 
     /// A bound that passed.
     #[must_use]
     pub fn liveness(oracle: &'static str, text: impl Into<String>) -> Self {
-        Self { kind: FailureKind::Liveness, oracle, text: text.into() }
+        Self {
+            kind: FailureKind::Liveness,
+            oracle,
+            text: text.into(),
+        }
     }
 
     /// A node that stopped itself, or a panic.
     #[must_use]
     pub fn crash(oracle: &'static str, text: impl Into<String>) -> Self {
-        Self { kind: FailureKind::Crash, oracle, text: text.into() }
+        Self {
+            kind: FailureKind::Crash,
+            oracle,
+            text: text.into(),
+        }
     }
 }
 
@@ -195,7 +207,10 @@ async fn form(world: &World, plan: &Plan, cluster: &Cluster) -> Result<DiskRecor
         }
         world.sleep(LOOK_PAUSE).await;
     }
-    Err(Failure::liveness("formation", format!("no cluster after {FORM_LIMIT:?}: {last}")))
+    Err(Failure::liveness(
+        "formation",
+        format!("no cluster after {FORM_LIMIT:?}: {last}"),
+    ))
 }
 
 /// Asks the root through a node; on the node, so that its own clock and tasks are used.
@@ -205,9 +220,11 @@ async fn ask(
     command: RootCommand,
 ) -> Option<RootOutcome> {
     let groups = node.groups().clone();
-    on_node(world, node, async move { groups.root_command(command, ASK_LIMIT).await.ok() })
-        .await
-        .flatten()
+    on_node(world, node, async move {
+        groups.root_command(command, ASK_LIMIT).await.ok()
+    })
+    .await
+    .flatten()
 }
 
 /// Runs `work` as a task of `node`; none when it does not end in twice the usual time.
@@ -235,10 +252,10 @@ async fn strike(
     agents: &Agents,
 ) -> Result<(), Failure> {
     let began = world.now_ns();
-    let shifted = plan
-        .faults
-        .iter()
-        .map(|fault| TimedFault { at_ns: began + fault.at_ns, action: fault.action.clone() });
+    let shifted = plan.faults.iter().map(|fault| TimedFault {
+        at_ns: began + fault.at_ns,
+        action: fault.action.clone(),
+    });
     world.schedule(shifted.collect::<Vec<_>>());
     let mut random = world.random("designation");
     let end = began + nanoseconds(plan.safety);
@@ -248,16 +265,17 @@ async fn strike(
         no_invariant_broke(world, cluster)?;
         // A node that stopped itself over its disk is started again by its operator, now and then.
         for index in cluster.indexes() {
-            if matches!(world.status(index), NodeStatus::Halted(_) | NodeStatus::Exited)
-                && random.chance(1, 8)
+            if matches!(
+                world.status(index),
+                NodeStatus::Halted(_) | NodeStatus::Exited
+            ) && random.chance(1, 8)
             {
                 world.restart_if_down(index);
             }
         }
         if world.now_ns() >= move_at {
-            let node = NodeIndex(
-                u16::try_from(random.below(u64::from(plan.nodes))).expect("few nodes"),
-            );
+            let node =
+                NodeIndex(u16::try_from(random.below(u64::from(plan.nodes))).expect("few nodes"));
             agents.designate(node, random.chance(1, 2));
             move_at += nanoseconds(plan.move_every) / 2
                 + random.below(nanoseconds(plan.move_every).max(1));
@@ -313,21 +331,32 @@ async fn converge(world: &World, cluster: &Cluster) -> Result<(), Failure> {
             "some node is down".clone_into(&mut last);
             continue;
         }
-        let Some((_, node)) = nodes.into_iter().next() else { continue };
+        let Some((_, node)) = nodes.into_iter().next() else {
+            continue;
+        };
         let groups = node.groups().clone();
-        match on_node(world, &node, async move { statistics(&groups).await }).await.flatten() {
+        match on_node(world, &node, async move { statistics(&groups).await })
+            .await
+            .flatten()
+        {
             Some(statistics) if statistics.incomplete == 0 => return Ok(()),
             Some(statistics) => last = format!("{statistics:?}"),
             None => "some shard does not answer".clone_into(&mut last),
         }
     }
-    Err(Failure::liveness("convergence", format!("after {CONVERGE_LIMIT:?}: {last}")))
+    Err(Failure::liveness(
+        "convergence",
+        format!("after {CONVERGE_LIMIT:?}: {last}"),
+    ))
 }
 
 async fn statistics(groups: &GroupClient) -> Option<ShardStatistics> {
     let mut sum = ShardStatistics::default();
     for group in groups.directory().shards() {
-        match groups.shard(group, ShardRequest::Statistics, ASK_LIMIT).await {
+        match groups
+            .shard(group, ShardRequest::Statistics, ASK_LIMIT)
+            .await
+        {
             Ok(ShardReply::Statistics(one)) => {
                 sum.containers += one.containers;
                 sum.blobs += one.blobs;
@@ -351,12 +380,16 @@ async fn final_reads(
     while world.now_ns() < give_up {
         world.sleep(LOOK_PAUSE).await;
         let nodes = cluster.nodes();
-        let Some((_, node)) = nodes.get(turn % nodes.len().max(1)) else { continue };
+        let Some((_, node)) = nodes.get(turn % nodes.len().max(1)) else {
+            continue;
+        };
         turn += 1;
         let Some(proxy) = node.proxy() else { continue };
         let reading = std::sync::Arc::clone(agents);
         let work = async move {
-            let Ok(disk) = proxy.attach(DISK).await else { return false };
+            let Ok(disk) = proxy.attach(DISK).await else {
+                return false;
+            };
             let complete = read_all(&reading, &disk).await;
             drop(proxy.detach(&disk).await);
             complete
@@ -365,7 +398,10 @@ async fn final_reads(
             return Ok(());
         }
     }
-    Err(Failure::liveness("final reads", format!("not possible within {SERVE_LIMIT:?}")))
+    Err(Failure::liveness(
+        "final reads",
+        format!("not possible within {SERVE_LIMIT:?}"),
+    ))
 }
 
 /// No node may have stopped itself over a broken invariant, or believe itself rolled back.

@@ -1,0 +1,269 @@
+//! `hedgerow dev`: a three-node cluster in one process, with real TCP between the nodes and real
+//! files, and one disk exported over iSCSI.
+//!
+//! The addresses are chosen at the first start and kept in `dev.toml`, so that the nodes find each
+//! other, and the initiators the disk, at every later start.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use hedgerow_env::parse_byte_count;
+use hedgerow_node::{Exports, GroupTiming, IscsiConfig, Node, NodeConfig, PoolConfig, StoreScale};
+use hedgerow_protocol::{AdminReply, AdminRequest, Location, Policy, Residence, Roles};
+use serde::{Deserialize, Serialize};
+
+use crate::production::{Logging, production_env};
+
+/// How many nodes `dev` starts.
+const NODES: usize = 3;
+/// Capacity that each node's pool reports.
+const POOL_BYTES: u64 = 100 << 30;
+/// The disk must be there within this time, or something is wrong.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// The one disk.
+const DISK: &str = "demo";
+
+/// `hedgerow dev`
+#[derive(Args, Debug)]
+pub(crate) struct DevOptions {
+    /// Where the nodes keep their data [default: hedgerow/dev in the user's data directory]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Where the iSCSI portal listens [default: 127.0.0.1:3260, or a free port if that is taken]
+    #[arg(long, value_name = "ADDR:PORT")]
+    iscsi: Option<String>,
+    /// Size of the disk `demo`, when it is created
+    #[arg(long, value_name = "SIZE", default_value = "10GiB")]
+    disk_size: String,
+}
+
+/// What later starts and other commands need to know.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DevFile {
+    rpc: Vec<String>,
+    iscsi: String,
+}
+
+fn default_directory() -> anyhow::Result<PathBuf> {
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share"));
+    let data = data.filter(|path| path.is_absolute()).or_else(home);
+    let data = data.context("neither XDG_DATA_HOME nor HOME is set: use --dir DIR")?;
+    Ok(data.join("hedgerow/dev"))
+}
+
+fn dev_file(directory: &Path) -> PathBuf {
+    directory.join("dev.toml")
+}
+
+/// The RPC addresses of the development cluster in `directory` (or the default one).
+pub(crate) fn addresses(directory: Option<&Path>) -> anyhow::Result<Vec<String>> {
+    let directory = match directory {
+        Some(directory) => directory.to_path_buf(),
+        None => default_directory()?,
+    };
+    let path = dev_file(&directory);
+    let file = read_file(&path)?.with_context(|| {
+        format!(
+            "{} is not there: start `hedgerow dev`, or name a node with --connect",
+            path.display()
+        )
+    })?;
+    Ok(file.rpc)
+}
+
+#[expect(clippy::disallowed_methods, reason = "read before there is a node")]
+fn read_file(path: &Path) -> anyhow::Result<Option<DevFile>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            let file: DevFile =
+                toml::from_str(&text).with_context(|| path.display().to_string())?;
+            if file.rpc.len() != NODES {
+                bail!("{}: rpc: {NODES} addresses are expected", path.display());
+            }
+            Ok(Some(file))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+/// Reads the file, or makes it with free ports.
+#[expect(clippy::disallowed_methods, reason = "written before there is a node")]
+fn prepare(directory: &Path, iscsi: Option<&str>) -> anyhow::Result<DevFile> {
+    let path = dev_file(directory);
+    let known = read_file(&path)?;
+    let (mut file, new) = match known {
+        Some(file) => (file, false),
+        None => (
+            DevFile {
+                rpc: free_addresses()?,
+                iscsi: default_portal(),
+            },
+            true,
+        ),
+    };
+    let moved = iscsi.is_some_and(|iscsi| iscsi != file.iscsi);
+    if let Some(iscsi) = iscsi {
+        file.iscsi = iscsi.to_owned();
+    }
+    if new || moved {
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("{}: cannot be created", directory.display()))?;
+        let temporary = path.with_extension("new");
+        std::fs::write(&temporary, toml_text(&file))?;
+        std::fs::rename(&temporary, &path)?;
+    }
+    Ok(file)
+}
+
+fn toml_text(file: &DevFile) -> String {
+    let rpc: Vec<String> = file
+        .rpc
+        .iter()
+        .map(|address| format!("{address:?}"))
+        .collect();
+    format!(
+        "# Written by `hedgerow dev`.\nrpc = [{}]\niscsi = {:?}\n",
+        rpc.join(", "),
+        file.iscsi
+    )
+}
+
+/// Addresses that are free now; held together, so that they differ.
+fn free_addresses() -> anyhow::Result<Vec<String>> {
+    let mut held = Vec::new();
+    for _ in 0..NODES {
+        held.push(TcpListener::bind("127.0.0.1:0").context("no free port on loopback")?);
+    }
+    held.iter()
+        .map(|listener| Ok(listener.local_addr()?.to_string()))
+        .collect()
+}
+
+fn default_portal() -> String {
+    let usual = "127.0.0.1:3260";
+    if TcpListener::bind(usual).is_ok() {
+        return usual.to_owned();
+    }
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    free.map_or_else(|_| usual.to_owned(), |address| address.to_string())
+}
+
+fn node_config(file: &DevFile, number: usize) -> NodeConfig {
+    NodeConfig {
+        name: format!("node-{}", number + 1),
+        listen: file.rpc[number].clone(),
+        advertise: file.rpc[number].clone(),
+        seeds: file.rpc.clone(),
+        roles: Roles::ALL,
+        location: Location {
+            data_centre: "dc-1".into(),
+            rack: format!("rack-{}", number + 1),
+        },
+        pools: vec![PoolConfig {
+            directory: "pool-0".into(),
+            residence: Residence::Hdd,
+            capacity_bytes: POOL_BYTES,
+        }],
+        iscsi: (number == 0).then(|| IscsiConfig {
+            listen: file.iscsi.clone(),
+            exports: Exports::All,
+            chap: None,
+        }),
+        shards: 2,
+        timing: GroupTiming::default(),
+        scale: StoreScale::Workstation,
+    }
+}
+
+/// Runs `hedgerow dev` until Ctrl-C or SIGTERM.
+pub(crate) async fn run(options: DevOptions, logging: Logging) -> anyhow::Result<()> {
+    let size = parse_byte_count(&options.disk_size)
+        .map_err(|error| anyhow::anyhow!("--disk-size: {error}"))?;
+    let directory = match options.dir {
+        Some(directory) => std::path::absolute(&directory)?,
+        None => default_directory()?,
+    };
+    let file = prepare(&directory, options.iscsi.as_deref())?;
+    eprintln!("starting {NODES} nodes below {}", directory.display());
+    let mut nodes = Vec::new();
+    for number in 0..NODES {
+        let config = node_config(&file, number);
+        let env = production_env(&config.name, &directory.join(&config.name), logging)?;
+        let node = Node::start(env, config).await.map_err(|error| {
+            anyhow::anyhow!(
+                "{error}\nIs another `hedgerow dev` running on {}?",
+                directory.display()
+            )
+        })?;
+        nodes.push(node);
+    }
+    let portal = nodes[0].portal_address().unwrap_or(file.iscsi.clone());
+    let url = tokio::select! {
+        biased;
+        url = make_disk(&nodes[0], size.0, &portal) => url?,
+        () = crate::stop_signal() => String::new(),
+    };
+    if !url.is_empty() {
+        announce(&url, &directory);
+        crate::stop_signal().await;
+    }
+    eprintln!("stopping");
+    for node in &nodes {
+        node.shutdown().await;
+    }
+    Ok(())
+}
+
+fn announce(url: &str, directory: &Path) {
+    let at = match default_directory() {
+        Ok(default) if default == directory => String::new(),
+        _ => format!(" --dir {}", directory.display()),
+    };
+    println!("ready {url}");
+    println!("  list disks   hedgerow disk list{at}");
+    println!("  status       hedgerow status{at}");
+    println!("  try it       qemu-io -f raw -c 'write -P 0xab 0 1M' -c 'read -P 0xab 0 1M' {url}");
+    println!("  stop         Ctrl-C, or kill {}", std::process::id());
+}
+
+/// Creates the disk if it is not there and waits until it is exported; answers its URL.
+async fn make_disk(node: &Node, size_bytes: u64, portal: &str) -> anyhow::Result<String> {
+    let give_up = node.env().now() + READY_LIMIT;
+    let nonce = node.env().random("dev-disk").bits();
+    let mut last = String::from("the cluster is forming");
+    while node.env().now() < give_up {
+        match node
+            .admin(AdminRequest::ShowDisk { name: DISK.into() })
+            .await
+        {
+            AdminReply::Disk(disk) => {
+                if let Some(url) = disk.urls.first() {
+                    return Ok(url.clone());
+                }
+                last = format!("{DISK} is not exported at {portal} yet");
+            }
+            AdminReply::Refused(_) => {
+                let request = AdminRequest::CreateDisk {
+                    nonce,
+                    name: DISK.into(),
+                    size_bytes,
+                    policy: Policy::default(),
+                    description: "made by `hedgerow dev`".into(),
+                };
+                if let AdminReply::Refused(text) = node.admin(request).await {
+                    bail!("disk {DISK}: {text}");
+                }
+            }
+            AdminReply::TryAgain(text) => last = text,
+            other => bail!("unexpected answer: {other:?}"),
+        }
+        node.env().sleep(Duration::from_millis(100)).await;
+    }
+    bail!("not ready after {} s: {last}", READY_LIMIT.as_secs())
+}

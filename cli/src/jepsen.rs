@@ -1,0 +1,56 @@
+//! `hedgerow jepsen`: the checkers, for histories of this cluster and of others.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+/// Exit code for input that cannot be used.
+const EXIT_UNUSABLE: u8 = 2;
+
+/// `hedgerow jepsen ...`
+#[derive(Subcommand, Debug)]
+pub(crate) enum JepsenCommand {
+    /// Check a history: exit 0 valid, 1 invalid, 2 unusable input, 3 unknown
+    Check(Check),
+}
+
+/// `hedgerow jepsen check`
+#[derive(Args, Debug)]
+pub(crate) struct Check {
+    /// What the history is of
+    #[arg(long)]
+    model: String,
+    /// The initial value
+    #[arg(long)]
+    initial: Option<String>,
+    /// Answer in JSON
+    #[arg(long)]
+    json: bool,
+    /// The history: Jepsen's EDN, its log lines, or our binary form
+    file: PathBuf,
+}
+
+/// Runs the command.
+pub(crate) fn run(command: JepsenCommand) -> ExitCode {
+    let JepsenCommand::Check(check) = command;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a tool without a node reads its input"
+    )]
+    let text = match std::fs::read(&check.file) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("hedgerow: {}: {error}", check.file.display());
+            return ExitCode::from(EXIT_UNUSABLE);
+        }
+    };
+    let initial = check.initial.as_deref();
+    let (code, output) = hedgerow_jepsen::command::check(&check.model, initial, &text, check.json);
+    if code == i32::from(EXIT_UNUSABLE) {
+        eprintln!("hedgerow: {}: {output}", check.file.display());
+    } else {
+        println!("{output}");
+    }
+    ExitCode::from(u8::try_from(code).unwrap_or(EXIT_UNUSABLE))
+}

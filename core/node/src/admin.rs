@@ -1,0 +1,299 @@
+//! Operators' requests: any node answers, by asking the groups.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use hedgerow_env::{BoxFuture, Instant};
+use hedgerow_net::{Caller, GroupClient, GroupError, Message, Peer, Refusal, RefusalCode, Service};
+use hedgerow_protocol::{
+    AdminReply, AdminRequest, DEFAULT_CONTAINER_BYTES, DiskRecord, DiskView, NodeReply,
+    NodeRequest, NodeState, RootAnswer, RootCommand, RootOutcome, RootQuery, ShardReply,
+    ShardRequest, StatusView, decode, encode,
+};
+use hedgerow_proxy::{AttachError, OperationTag, Proxy};
+
+use crate::exports::Catalog;
+
+/// One question to a group on behalf of an operator.
+const GROUP_LIMIT: Duration = Duration::from_secs(5);
+/// A node that does not tell its counters in time is left out.
+const HEALTH_LIMIT: Duration = Duration::from_millis(500);
+/// Largest size of a disk: container indices have 32 bits; 1 EiB leaves room.
+const MAXIMUM_DISK_BYTES: u64 = 1 << 60;
+/// Longest name of a disk; it becomes part of an iSCSI name (223 bytes).
+const MAXIMUM_NAME_BYTES: usize = 128;
+
+/// Serves [`AdminRequest`].
+pub(crate) struct AdminService {
+    /// The groups.
+    pub(crate) groups: GroupClient,
+    /// This node's proxy, if it has one.
+    pub(crate) proxy: Option<Proxy>,
+    /// This node's exports with the portal's address, if it has one.
+    pub(crate) portal: Option<(Arc<Catalog>, String)>,
+}
+
+enum AdminError {
+    Refused(String),
+    TryAgain(String),
+}
+
+impl From<GroupError> for AdminError {
+    fn from(error: GroupError) -> Self {
+        Self::TryAgain(format!("{error}; is a majority of the nodes up?"))
+    }
+}
+
+/// The RPC service around it.
+pub(crate) struct AdminEndpoint(pub(crate) Arc<AdminService>);
+
+impl Service for AdminEndpoint {
+    fn call(
+        &self,
+        _caller: Caller,
+        request: Message,
+        _deadline: Instant,
+    ) -> BoxFuture<'static, Result<Message, Refusal>> {
+        let this = Arc::clone(&self.0);
+        Box::pin(async move {
+            let request = decode::<AdminRequest>(&request.head)
+                .map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
+            Ok(Message::new(
+                encode(&this.reply(request).await),
+                Bytes::new(),
+            ))
+        })
+    }
+
+    fn open_to_blank(&self) -> bool {
+        true
+    }
+}
+
+impl AdminService {
+    /// Answers `request`.
+    pub(crate) async fn reply(&self, request: AdminRequest) -> AdminReply {
+        match self.answer(request).await {
+            Ok(reply) => reply,
+            Err(AdminError::Refused(text)) => AdminReply::Refused(text),
+            Err(AdminError::TryAgain(text)) => AdminReply::TryAgain(text),
+        }
+    }
+
+    async fn answer(&self, request: AdminRequest) -> Result<AdminReply, AdminError> {
+        match request {
+            AdminRequest::CreateDisk {
+                nonce,
+                name,
+                size_bytes,
+                policy,
+                description,
+            } => {
+                check_name(&name)?;
+                policy.check().map_err(AdminError::Refused)?;
+                check_size(size_bytes, policy.block_size)?;
+                let container_bytes = DEFAULT_CONTAINER_BYTES;
+                let command = RootCommand::CreateDisk {
+                    nonce,
+                    name,
+                    size_bytes,
+                    container_bytes,
+                    policy,
+                    description,
+                };
+                self.disk_command(command).await
+            }
+            AdminRequest::ListDisks => {
+                let records = self.disks().await?;
+                Ok(AdminReply::Disks(
+                    records.into_iter().map(|disk| self.view(disk)).collect(),
+                ))
+            }
+            AdminRequest::ShowDisk { name } => {
+                let record = self.find(&name).await?;
+                Ok(AdminReply::Disk(self.view(record)))
+            }
+            AdminRequest::ResizeDisk { name, size_bytes } => self.resize(&name, size_bytes).await,
+            AdminRequest::DeleteDisk { name } => {
+                let record = self.find(&name).await?;
+                self.disk_command(RootCommand::DeleteDisk { disk: record.disk })
+                    .await
+            }
+            AdminRequest::Status => Ok(AdminReply::Status(self.status().await?)),
+        }
+    }
+
+    async fn disk_command(&self, command: RootCommand) -> Result<AdminReply, AdminError> {
+        match self.groups.root_command(command, GROUP_LIMIT).await? {
+            RootOutcome::Disk(record) => Ok(AdminReply::Disk(self.view(record))),
+            RootOutcome::Refused(refusal) => Err(AdminError::Refused(refusal.to_string())),
+            _ => Ok(AdminReply::Done),
+        }
+    }
+
+    async fn disks(&self) -> Result<Vec<DiskRecord>, AdminError> {
+        match self
+            .groups
+            .root_query(RootQuery::Disks, GROUP_LIMIT)
+            .await?
+        {
+            RootAnswer::Disks(records) => Ok(records),
+            _ => Err(AdminError::TryAgain("unexpected answer of the root".into())),
+        }
+    }
+
+    async fn find(&self, name: &str) -> Result<DiskRecord, AdminError> {
+        let query = RootQuery::DiskByName(name.to_owned());
+        match self.groups.root_query(query, GROUP_LIMIT).await? {
+            RootAnswer::Disk(Some(record)) => Ok(record),
+            RootAnswer::Disk(None) => Err(AdminError::Refused(format!(
+                "no virtual disk is called {name:?}; `hedgerow disk list` shows them"
+            ))),
+            _ => Err(AdminError::TryAgain("unexpected answer of the root".into())),
+        }
+    }
+
+    fn view(&self, record: DiskRecord) -> DiskView {
+        let listed = self.portal.as_ref().and_then(|(catalog, address)| {
+            let targets = catalog.listed();
+            let target = targets.into_iter().find(|(_, name)| *name == record.name)?;
+            Some(format!("iscsi://{address}/{}/0", target.0))
+        });
+        DiskView {
+            record,
+            urls: listed.into_iter().collect(),
+        }
+    }
+
+    async fn resize(&self, name: &str, size_bytes: u64) -> Result<AdminReply, AdminError> {
+        let record = self.find(name).await?;
+        check_size(size_bytes, record.policy.block_size)?;
+        if size_bytes >= record.size_bytes {
+            let command = RootCommand::ResizeDisk {
+                disk: record.disk,
+                size_bytes,
+            };
+            return self.disk_command(command).await;
+        }
+        self.shrink(&record, size_bytes).await
+    }
+
+    /// Shrinks a disk that nobody uses: holds it, writes holes beyond the new end, then commits the
+    /// size; what was cut off reads as zeros should the disk grow again.
+    async fn shrink(&self, record: &DiskRecord, size_bytes: u64) -> Result<AdminReply, AdminError> {
+        let Some(proxy) = &self.proxy else {
+            return Err(AdminError::Refused(
+                "to shrink a disk, ask a node with the role proxy".into(),
+            ));
+        };
+        if !record.attachments.is_empty() {
+            return Err(AdminError::Refused(format!(
+                "{:?} is in use: stop its initiators before it is made smaller",
+                record.name
+            )));
+        }
+        let disk = match proxy.attach(&record.name).await {
+            Ok(disk) => disk,
+            Err(AttachError::TryAgain(text)) => return Err(AdminError::TryAgain(text)),
+            Err(error) => return Err(AdminError::Refused(error.to_string())),
+        };
+        let tag = OperationTag(disk.writer().0 | 1 << 63);
+        let beyond = record.size_bytes - size_bytes;
+        let zeroed = disk.zero(size_bytes, beyond, tag).await;
+        let result = match zeroed {
+            Ok(()) => {
+                let command = RootCommand::ResizeDisk {
+                    disk: record.disk,
+                    size_bytes,
+                };
+                self.disk_command(command).await
+            }
+            Err(error) => Err(AdminError::TryAgain(error.to_string())),
+        };
+        if let Err(error) = proxy.detach(&disk).await {
+            return Err(AdminError::TryAgain(error.to_string()));
+        }
+        result
+    }
+
+    async fn status(&self) -> Result<StatusView, AdminError> {
+        let RootAnswer::Cluster(cluster) = self
+            .groups
+            .root_query(RootQuery::Cluster, GROUP_LIMIT)
+            .await?
+        else {
+            return Err(AdminError::TryAgain("unexpected answer of the root".into()));
+        };
+        let RootAnswer::Topology(topology) = self
+            .groups
+            .root_query(RootQuery::Topology, GROUP_LIMIT)
+            .await?
+        else {
+            return Err(AdminError::TryAgain("unexpected answer of the root".into()));
+        };
+        let disks = self.disks().await?.len();
+        let mut view = StatusView {
+            cluster: cluster
+                .map(|cluster| cluster.to_string())
+                .unwrap_or_default(),
+            nodes: topology.nodes,
+            disks: u64::try_from(disks).expect("usize fits 64 bits"),
+            under_replicated_bytes: 0,
+            damaged: 0,
+            silent_groups: Vec::new(),
+        };
+        for group in self.groups.directory().shards() {
+            match self
+                .groups
+                .shard(group, ShardRequest::Statistics, GROUP_LIMIT)
+                .await
+            {
+                Ok(ShardReply::Statistics(statistics)) => {
+                    view.under_replicated_bytes += statistics.under_replicated_bytes;
+                }
+                Ok(_) | Err(_) => view.silent_groups.push(group.0),
+            }
+        }
+        let up = view.nodes.iter().filter(|node| node.state == NodeState::Up);
+        let asked = up.map(|node| async {
+            let peer = Peer::new(node.address.clone(), node.node);
+            self.groups
+                .node_request(&peer, &NodeRequest::Health, HEALTH_LIMIT)
+                .await
+        });
+        for reply in join_all(asked).await {
+            if let Some(NodeReply::Healthy { damaged }) = reply {
+                view.damaged += damaged;
+            }
+        }
+        Ok(view)
+    }
+}
+
+fn check_name(name: &str) -> Result<(), AdminError> {
+    if name.len() > MAXIMUM_NAME_BYTES {
+        return Err(AdminError::Refused(format!(
+            "the name has {} characters; {MAXIMUM_NAME_BYTES} are allowed",
+            name.len()
+        )));
+    }
+    hedgerow_iscsi::target_name(name)
+        .map(|_| ())
+        .map_err(|error| AdminError::Refused(format!("name {name:?}: {error}")))
+}
+
+fn check_size(size_bytes: u64, block_size: u32) -> Result<(), AdminError> {
+    if size_bytes == 0 || size_bytes > MAXIMUM_DISK_BYTES {
+        return Err(AdminError::Refused(
+            "size: more than 0 and at most 1 EiB".into(),
+        ));
+    }
+    if !size_bytes.is_multiple_of(u64::from(block_size)) {
+        return Err(AdminError::Refused(format!(
+            "size: {size_bytes} bytes is not a multiple of the block size, {block_size}"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! What a node is told before it starts. Reading it from a file is the binary's matter.
+
+use std::time::Duration;
+
+use hedgerow_disk::StoreConfig;
+use hedgerow_protocol::{Location, Residence, Roles};
+
+/// Most pools of a node (DESIGN section 1).
+pub const MAXIMUM_POOLS: usize = 4;
+
+/// A storage pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// Its directory, relative to the node's root in the disk seam.
+    pub directory: String,
+    /// Kind of device.
+    pub residence: Residence,
+    /// Usable bytes.
+    pub capacity_bytes: u64,
+}
+
+/// Which disks a node exports over iSCSI.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exports {
+    /// Every disk of the cluster.
+    All,
+    /// These, by name.
+    Names(Vec<String>),
+}
+
+/// The iSCSI portal of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IscsiConfig {
+    /// Where it listens.
+    pub listen: String,
+    /// What it exports.
+    pub exports: Exports,
+    /// CHAP user and secret that initiators must prove, if any.
+    pub chap: Option<(String, String)>,
+}
+
+/// Periods of the Raft groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupTiming {
+    /// A leader's heartbeat.
+    pub heartbeat: Duration,
+    /// A follower begins an election between this and twice this after the last heartbeat.
+    pub election: Duration,
+}
+
+impl Default for GroupTiming {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(300),
+            election: Duration::from_millis(1200),
+        }
+    }
+}
+
+/// How large the files of a blank pool are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StoreScale {
+    /// A server's disk: a journal of 1 GiB.
+    #[default]
+    Server,
+    /// Several nodes beside other work: a journal of 192 MiB, little memory.
+    Workstation,
+    /// The simulator: a few MiB, so that segments are freed and reused within a minute.
+    Simulation,
+}
+
+impl StoreScale {
+    /// The store's configuration at this scale.
+    #[must_use]
+    pub fn store(self) -> StoreConfig {
+        let mut config = StoreConfig::default();
+        match self {
+            Self::Server => {}
+            Self::Workstation => {
+                config.journal.segment_bytes = 16 << 20;
+                config.journal.segments = 12;
+                config.journal.reserve_segments = 3;
+                config.journal.queue_bytes = 16 << 20;
+                config.journal.memory_bytes = 16 << 20;
+                config.flush_bytes = 32 << 20;
+            }
+            Self::Simulation => {
+                config = StoreConfig::small();
+                config.journal.segment_bytes = 512 << 10;
+                config.journal.segments = 12;
+                config.journal.batch_bytes = 64 << 10;
+                config.journal.queue_bytes = 1 << 20;
+                config.journal.memory_bytes = 512 << 10;
+            }
+        }
+        config
+    }
+}
+
+/// A node's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Its name, for people.
+    pub name: String,
+    /// Where its RPC server listens.
+    pub listen: String,
+    /// Where others reach it; what `seeds` of other nodes must say.
+    pub advertise: String,
+    /// The first nodes of the cluster, in the same order on each of them.
+    pub seeds: Vec<String>,
+    /// What it does.
+    pub roles: Roles,
+    /// Where it stands.
+    pub location: Location,
+    /// Its pools; the first is the system pool.
+    pub pools: Vec<PoolConfig>,
+    /// Its iSCSI portal, if it has one.
+    pub iscsi: Option<IscsiConfig>,
+    /// How many shard groups a new cluster gets: a power of two.
+    pub shards: u32,
+    /// Periods of the Raft groups.
+    pub timing: GroupTiming,
+    /// How large the stores' files are made when a pool is blank.
+    pub scale: StoreScale,
+}
+
+impl NodeConfig {
+    /// Checks what can be checked without the cluster.
+    ///
+    /// # Errors
+    /// A sentence that names the field and what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        if self.name.is_empty() || self.name.len() > 64 {
+            return Err("name: 1 to 64 characters".into());
+        }
+        if self.pools.is_empty() || self.pools.len() > MAXIMUM_POOLS {
+            return Err(format!(
+                "pools: 1 to {MAXIMUM_POOLS} pools, the first is the system pool"
+            ));
+        }
+        for (position, pool) in self.pools.iter().enumerate() {
+            if self.pools[..position]
+                .iter()
+                .any(|other| other.directory == pool.directory)
+            {
+                return Err(format!("pools: {:?} is listed twice", pool.directory));
+            }
+        }
+        if self.roles == Roles::default() {
+            return Err("roles: at least one of pages, hblock, proxy".into());
+        }
+        if self.seeds.is_empty() {
+            return Err("seeds: list the first nodes of the cluster, itself included".into());
+        }
+        for (position, seed) in self.seeds.iter().enumerate() {
+            if self.seeds[..position].contains(seed) {
+                return Err(format!("seeds: {seed:?} is listed twice"));
+            }
+        }
+        if !self.shards.is_power_of_two() || self.shards > 1024 {
+            return Err(format!(
+                "shards: {} is not a power of two up to 1024",
+                self.shards
+            ));
+        }
+        if self.iscsi.is_some() && !self.roles.contains(Roles::PROXY) {
+            return Err("iscsi: needs the role proxy".into());
+        }
+        if self.timing.election < self.timing.heartbeat * 3 {
+            return Err("timing: an election waits for at least three heartbeats".into());
+        }
+        Ok(())
+    }
+}

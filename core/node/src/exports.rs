@@ -1,0 +1,339 @@
+//! Virtual disks as iSCSI targets: the catalog of a portal, and the adapter from its block port to
+//! the proxy.
+//!
+//! A disk is attached at the first command that needs it, so several portals may list the same disk
+//! and the one that is used gets it. A lost attachment is taken anew at the next command; the
+//! commands that it cut off end without success, their outcome unknown to the initiator.
+//! Invariant: a write is never repeated under a new attachment.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use hedgerow_env::{Env, event};
+use hedgerow_iscsi::{
+    BlockDevice, BlockError, ChapAccount, ChapCredentials, Geometry, LogicalUnit, OperationTag,
+    TargetCatalog, TargetDescription, target_name,
+};
+use hedgerow_net::GroupClient;
+use hedgerow_protocol::{DiskRecord, DiskState, RootAnswer, RootQuery};
+use hedgerow_proxy::{AttachError, IoError, Proxy, VirtualDisk};
+
+use crate::config::{Exports, IscsiConfig};
+
+/// The list of disks is asked for this often: a new disk is visible within it.
+const LIST_PERIOD: Duration = Duration::from_secs(1);
+/// A list that takes longer is asked for again.
+const LIST_LIMIT: Duration = Duration::from_secs(3);
+/// How long a command waits for an attachment held elsewhere: the lease of a dead proxy ends
+/// within it.
+const ATTACH_LIMIT: Duration = Duration::from_secs(12);
+/// Pause between attempts to attach.
+const ATTACH_PAUSE: Duration = Duration::from_millis(250);
+
+/// The disks that this node exports.
+pub(crate) struct Catalog {
+    env: Env,
+    proxy: Proxy,
+    config: IscsiConfig,
+    disks: Mutex<BTreeMap<String, Arc<ExportedDisk>>>,
+}
+
+impl Catalog {
+    /// A catalog that follows the cluster's list of disks.
+    #[must_use]
+    pub(crate) fn start(
+        env: Env,
+        proxy: Proxy,
+        groups: GroupClient,
+        config: IscsiConfig,
+    ) -> Arc<Self> {
+        let catalog = Arc::new(Self {
+            env: env.clone(),
+            proxy,
+            config,
+            disks: Mutex::default(),
+        });
+        let following = Arc::clone(&catalog);
+        env.spawn("export-list", async move {
+            loop {
+                let query = RootQuery::Disks;
+                if let Ok(RootAnswer::Disks(records)) = groups.root_query(query, LIST_LIMIT).await {
+                    following.follow(&records);
+                }
+                following.env.sleep(LIST_PERIOD).await;
+            }
+        });
+        catalog
+    }
+
+    fn exports(&self, record: &DiskRecord) -> bool {
+        let named = match &self.config.exports {
+            Exports::All => true,
+            Exports::Names(names) => names.contains(&record.name),
+        };
+        named && record.state == DiskState::Ready && target_name(&record.name).is_ok()
+    }
+
+    fn follow(&self, records: &[DiskRecord]) {
+        let mut disks = self.disks.lock().expect("no panic under this lock");
+        let mut listed = BTreeMap::new();
+        for record in records.iter().filter(|record| self.exports(record)) {
+            let name = target_name(&record.name).expect("checked by exports()");
+            let known = disks
+                .remove(&name)
+                .filter(|disk| disk.record().disk == record.disk);
+            let disk = known.unwrap_or_else(|| {
+                event!(
+                    self.env,
+                    Info,
+                    "iscsi",
+                    "exporting {} as {name}",
+                    record.name
+                );
+                Arc::new_cyclic(|own| ExportedDisk {
+                    own: own.clone(),
+                    env: self.env.clone(),
+                    proxy: self.proxy.clone(),
+                    state: Mutex::new(ExportState {
+                        record: record.clone(),
+                        attached: None,
+                    }),
+                    attaching: tokio::sync::Mutex::new(()),
+                })
+            });
+            disk.update(record);
+            listed.insert(name, disk);
+        }
+        for (name, gone) in std::mem::replace(&mut *disks, listed) {
+            event!(self.env, Info, "iscsi", "no longer exporting {name}");
+            gone.abandon();
+        }
+    }
+
+    /// The target names exported now, with the disk's name.
+    #[must_use]
+    pub(crate) fn listed(&self) -> Vec<(String, String)> {
+        let disks = self.disks.lock().expect("no panic under this lock");
+        disks
+            .iter()
+            .map(|(target, disk)| (target.clone(), disk.record().name))
+            .collect()
+    }
+}
+
+impl TargetCatalog for Catalog {
+    fn target_names(&self) -> Vec<String> {
+        self.disks
+            .lock()
+            .expect("no panic under this lock")
+            .keys()
+            .cloned()
+            .collect()
+    }
+
+    fn find(&self, name: &str) -> Option<TargetDescription> {
+        let disk = self
+            .disks
+            .lock()
+            .expect("no panic under this lock")
+            .get(name)
+            .cloned()?;
+        let record = disk.record();
+        let mut identity = [0; 16];
+        identity[..8].copy_from_slice(&record.family.0.to_be_bytes());
+        identity[8..].copy_from_slice(&record.disk.0.to_be_bytes());
+        let unit = LogicalUnit {
+            device: disk,
+            identity,
+            name: record.name,
+        };
+        let chap = self
+            .config
+            .chap
+            .as_ref()
+            .map(|(user, secret)| ChapCredentials {
+                initiator: ChapAccount {
+                    user: user.clone(),
+                    secret: secret.clone().into_bytes(),
+                },
+                target: None,
+            });
+        Some(TargetDescription {
+            name: name.to_owned(),
+            units: BTreeMap::from([(0, unit)]),
+            chap,
+            portals: Vec::new(),
+        })
+    }
+}
+
+struct ExportState {
+    record: DiskRecord,
+    attached: Option<VirtualDisk>,
+}
+
+/// One exported disk.
+pub(crate) struct ExportedDisk {
+    /// Devices hand out owned futures, so each finds its own shared form.
+    own: Weak<ExportedDisk>,
+    env: Env,
+    proxy: Proxy,
+    state: Mutex<ExportState>,
+    attaching: tokio::sync::Mutex<()>,
+}
+
+impl ExportedDisk {
+    fn with<T>(&self, act: impl FnOnce(&mut ExportState) -> T) -> T {
+        act(&mut self.state.lock().expect("no panic under this lock"))
+    }
+
+    fn shared(&self) -> Arc<Self> {
+        self.own.upgrade().expect("whoever calls a device holds it")
+    }
+
+    fn record(&self) -> DiskRecord {
+        self.with(|state| state.record.clone())
+    }
+
+    fn update(&self, record: &DiskRecord) {
+        self.with(|state| {
+            if let Some(disk) = &state.attached {
+                disk.set_size_bytes(record.size_bytes);
+            }
+            state.record = record.clone();
+        });
+    }
+
+    fn abandon(&self) {
+        if let Some(disk) = self.with(|state| state.attached.take()) {
+            disk.lose("no longer exported");
+        }
+    }
+
+    fn attached(&self) -> Option<VirtualDisk> {
+        self.with(|state| state.attached.clone())
+            .filter(|disk| !disk.is_lost())
+    }
+
+    /// The present attachment; taken when there is none.
+    async fn disk(&self) -> Result<VirtualDisk, BlockError> {
+        if let Some(disk) = self.attached() {
+            return Ok(disk);
+        }
+        let _one = self.attaching.lock().await;
+        let name = self.record().name;
+        let give_up = self.env.now() + ATTACH_LIMIT;
+        loop {
+            if let Some(disk) = self.attached() {
+                return Ok(disk);
+            }
+            match self.proxy.attach(&name).await {
+                Ok(disk) => {
+                    self.with(|state| {
+                        disk.set_size_bytes(state.record.size_bytes);
+                        state.attached = Some(disk.clone());
+                    });
+                    return Ok(disk);
+                }
+                Err(AttachError::NoSuchDisk(_)) => return Err(BlockError::Gone),
+                Err(error) => {
+                    event!(self.env, Info, "iscsi", "{name}: not attached yet: {error}");
+                }
+            }
+            if self.env.now() >= give_up {
+                return Err(BlockError::Unavailable);
+            }
+            self.env.sleep(ATTACH_PAUSE).await;
+        }
+    }
+}
+
+fn block_error(error: IoError) -> BlockError {
+    match error {
+        IoError::OutOfRange => BlockError::OutOfRange,
+        IoError::Misaligned { .. } => BlockError::Medium("misaligned request".into()),
+        IoError::Fenced => BlockError::Unavailable,
+        IoError::Cancelled => BlockError::Cancelled,
+        IoError::Unavailable(_) => BlockError::Unavailable,
+    }
+}
+
+impl BlockDevice for ExportedDisk {
+    fn geometry(&self) -> Geometry {
+        self.with(|state| {
+            let block_size = state.record.policy.block_size;
+            Geometry::new(block_size, state.record.size_bytes / u64::from(block_size))
+        })
+    }
+
+    fn read(
+        &self,
+        first_byte: u64,
+        length_bytes: u32,
+    ) -> BoxFuture<'static, Result<Bytes, BlockError>> {
+        let this = self.shared();
+        async move {
+            let disk = this.disk().await?;
+            disk.read(first_byte, u64::from(length_bytes))
+                .await
+                .map_err(block_error)
+        }
+        .boxed()
+    }
+
+    fn write(
+        &self,
+        first_byte: u64,
+        data: Bytes,
+        tag: OperationTag,
+    ) -> BoxFuture<'static, Result<(), BlockError>> {
+        let this = self.shared();
+        async move {
+            let disk = this.disk().await?;
+            let tag = hedgerow_proxy::OperationTag(tag.0);
+            disk.write(first_byte, data, tag).await.map_err(block_error)
+        }
+        .boxed()
+    }
+
+    fn write_zeroes(
+        &self,
+        first_byte: u64,
+        length_bytes: u64,
+        _unmap: bool,
+        tag: OperationTag,
+    ) -> BoxFuture<'static, Result<(), BlockError>> {
+        let this = self.shared();
+        async move {
+            let disk = this.disk().await?;
+            let tag = hedgerow_proxy::OperationTag(tag.0);
+            disk.zero(first_byte, length_bytes, tag)
+                .await
+                .map_err(block_error)
+        }
+        .boxed()
+    }
+
+    fn flush(&self) -> BoxFuture<'static, Result<(), BlockError>> {
+        let disk = self.attached();
+        async move {
+            // Without an attachment nothing was acknowledged that is not durable.
+            disk.map_or(Ok(()), |disk| disk.flush().map_err(block_error))
+        }
+        .boxed()
+    }
+
+    fn cancel(&self, tag: OperationTag) -> BoxFuture<'static, ()> {
+        let disk = self.with(|state| state.attached.clone());
+        async move {
+            if let Some(disk) = disk {
+                disk.cancel(hedgerow_proxy::OperationTag(tag.0)).await;
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,129 @@
+//! Roll-back detection (DESIGN section 6): what this node knows, durably, of its peers' stores, and
+//! the judgement of its own stores by what peers know of them.
+//!
+//! Invariants: what is shown to a peer as known is durable here; a store that a peer knows better
+//! than itself is marked *rolled back* before the node halts.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use hedgerow_disk::superblock::PeerKnowledge;
+use hedgerow_env::{Env, HaltReason, NodeId, StoreId, event};
+use hedgerow_net::{PeerObserver, StoreStamp};
+use tokio::sync::Notify;
+
+use crate::stores::Stores;
+
+/// The node's memory of stores.
+pub(crate) struct Peers {
+    env: Env,
+    stores: Arc<Stores>,
+    pending: Mutex<BTreeMap<StoreId, PeerKnowledge>>,
+    wake: Notify,
+}
+
+impl Peers {
+    pub(crate) fn start(env: Env, stores: Arc<Stores>) -> Arc<Self> {
+        let peers = Arc::new(Self {
+            env: env.clone(),
+            stores,
+            pending: Mutex::default(),
+            wake: Notify::new(),
+        });
+        let keeping = Arc::clone(&peers);
+        env.spawn("peer-knowledge", async move { keeping.keep().await });
+        peers
+    }
+
+    /// Makes what was learned durable; many handshakes may share one update.
+    async fn keep(&self) {
+        loop {
+            self.wake.notified().await;
+            let learned =
+                std::mem::take(&mut *self.pending.lock().expect("no panic under this lock"));
+            if learned.is_empty() {
+                continue;
+            }
+            let superblock = self.stores.system().superblock();
+            let update = superblock.update(move |content| {
+                for (store, knowledge) in learned {
+                    let known = content.peers.entry(store).or_default();
+                    known.start_count = known.start_count.max(knowledge.start_count);
+                    known.position = known.position.max(knowledge.position);
+                }
+            });
+            if let Err(error) = update.await {
+                self.env.halt(HaltReason::DiskFailed(error.to_string()));
+                return;
+            }
+        }
+    }
+}
+
+impl PeerObserver for Peers {
+    fn knowledge(&self, store: StoreId) -> Option<(u64, u64)> {
+        let content = self.stores.system().superblock().content();
+        content
+            .peers
+            .get(&store)
+            .map(|known| (known.start_count, known.position))
+    }
+
+    fn learned(&self, _node: NodeId, stamps: &[StoreStamp]) {
+        let content = self.stores.system().superblock().content();
+        let mut pending = self.pending.lock().expect("no panic under this lock");
+        let mut news = false;
+        for stamp in stamps {
+            let known = content.peers.get(&stamp.store).copied().unwrap_or_default();
+            if stamp.start_count > known.start_count || stamp.reported_durable > known.position {
+                let entry = pending.entry(stamp.store).or_default();
+                entry.start_count = entry.start_count.max(stamp.start_count);
+                entry.position = entry.position.max(stamp.reported_durable);
+                news = true;
+            }
+        }
+        if news {
+            self.wake.notify_one();
+        }
+    }
+
+    fn judged(&self, by: NodeId, known: &[StoreStamp]) {
+        for stamp in known {
+            let own = self
+                .stores
+                .all
+                .iter()
+                .find(|store| store.id() == stamp.store);
+            let Some(store) = own else { continue };
+            let began_at = store.began_at().0;
+            let restored_later_start = stamp.start_count > store.session();
+            let lost_records =
+                stamp.start_count < store.session() && stamp.reported_durable > began_at;
+            if !restored_later_start && !lost_records {
+                continue;
+            }
+            let text = format!(
+                "store {}: {by} knows start {} and position {}, this is start {} from position \
+                 {began_at}: an old image was restored. Remove the pool's folder and let the node \
+                 join with a blank store",
+                stamp.store,
+                stamp.start_count,
+                stamp.reported_durable,
+                store.session()
+            );
+            event!(self.env, Error, "node", "{text}");
+            let (env, store) = (self.env.clone(), store.clone());
+            self.env.spawn("rolled-back", async move {
+                let marked = store
+                    .superblock()
+                    .update(|content| content.rolled_back = true)
+                    .await;
+                let text = match marked {
+                    Ok(()) => text,
+                    Err(error) => format!("{text} (not marked: {error})"),
+                };
+                env.halt(HaltReason::RolledBack(text));
+            });
+        }
+    }
+}

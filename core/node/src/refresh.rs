@@ -1,0 +1,66 @@
+//! Keeping the directory fresh: nodes with a root replica read it, others ask those.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hedgerow_env::Env;
+use hedgerow_net::{Directory, GroupClient, Peer};
+use hedgerow_pages::GroupReplica;
+use hedgerow_pages::root::query::{table, topology};
+
+/// How stale the directory may be; nothing's safety depends on it.
+const PERIOD: Duration = Duration::from_secs(1);
+/// While no table is known, the cluster is forming: look more often.
+const EAGER_PERIOD: Duration = Duration::from_millis(100);
+/// A node answers from memory.
+const ASK_LIMIT: Duration = Duration::from_millis(500);
+
+/// Finds this node's root replica, if it has one.
+pub(crate) type RootReplica = Arc<dyn Fn() -> Option<Arc<dyn GroupReplica>> + Send + Sync>;
+
+/// Refreshes the directory for as long as the node lives.
+pub(crate) async fn keep_fresh(env: Env, groups: GroupClient, root: RootReplica) {
+    let mut turn = 0_usize;
+    loop {
+        let directory = Arc::clone(groups.directory());
+        match root() {
+            Some(replica) => read_own(&directory, &*replica).await,
+            None => ask_another(&groups, &directory, turn).await,
+        }
+        turn = turn.wrapping_add(1);
+        let settled = !directory.table().shards.is_empty();
+        env.sleep(if settled { PERIOD } else { EAGER_PERIOD }).await;
+    }
+}
+
+async fn read_own(directory: &Arc<Directory>, replica: &dyn GroupReplica) {
+    let learning = Arc::clone(directory);
+    replica
+        .read(Box::new(move |view, index| {
+            let Ok(view) = view else { return };
+            if let Ok(table) = table(view) {
+                learning.learn_table(table);
+            }
+            if let Ok(mut topology) = topology(view) {
+                // Applies are numbered from 1; the index orders what is learned from any replica.
+                topology.index = topology.index.max(index);
+                learning.learn_topology(topology);
+            }
+        }))
+        .await;
+}
+
+async fn ask_another(groups: &GroupClient, directory: &Arc<Directory>, turn: usize) {
+    let members = directory.table().root.members;
+    if members.is_empty() {
+        groups.refresh_within(ASK_LIMIT).await;
+        return;
+    }
+    let member = &members[turn % members.len()];
+    let address = directory
+        .address_of(member.node)
+        .unwrap_or_else(|| member.address.clone());
+    groups
+        .refresh_from(&Peer::new(address, member.node), ASK_LIMIT)
+        .await;
+}
