@@ -11,6 +11,7 @@
 
 pub mod codec;
 pub mod crc32c;
+pub mod initiator;
 mod md5;
 pub mod memory;
 pub mod port;

@@ -9,7 +9,7 @@ use super::cdb::{self, Blocks, ByteCheck, Operation};
 use super::sense::{Sense, attention};
 use super::table::Access;
 use super::{
-    PARAMETER_BYTES_MAX, TRANSFER_BYTES_MAX, WRITE_SAME_BYTES_MAX, inquiry, opcodes, parameters,
+    PARAMETER_BYTES_MAX, TRANSFER_BYTES_MAX, WRITE_SAME_BLOCKS_MAX, inquiry, opcodes, parameters,
     persist, status,
 };
 use crate::port::{BlockError, Geometry};
@@ -504,7 +504,7 @@ fn write_same_range(blocks: Blocks, geometry: Geometry) -> Result<Range, Sense> 
         let block = u64::from(geometry.block_size_bytes);
         range.length = geometry.block_count * block - range.first;
     }
-    if range.length > WRITE_SAME_BYTES_MAX {
+    if range.length / u64::from(geometry.block_size_bytes) > WRITE_SAME_BLOCKS_MAX {
         return Err(Sense::invalid_cdb_field(blocks.count_byte, Some(7)));
     }
     Ok(range)

@@ -36,12 +36,12 @@ pub(crate) mod status {
 /// one command can hold in memory; initiators reach full speed well below it.
 pub(crate) const TRANSFER_BYTES_MAX: u64 = 16 << 20;
 
-/// The longest WRITE SAME, in bytes: a pattern that is not zero is written out in pieces, and this
-/// bounds how long one command can take.
-pub(crate) const WRITE_SAME_BYTES_MAX: u64 = 256 << 20;
+/// The longest WRITE SAME, in blocks: a pattern that is not zero is written out in pieces, and this
+/// bounds how long one command can take. It is also the most that WRITE SAME (10) can say.
+pub(crate) const WRITE_SAME_BLOCKS_MAX: u64 = 65_535;
 
 /// The most that one UNMAP command may name, in bytes.
-pub(crate) const UNMAP_BYTES_MAX: u64 = 4 << 30;
+pub(crate) const UNMAP_BYTES_MAX: u64 = 512 << 20;
 
 /// Most descriptors of one UNMAP command.
 pub(crate) const UNMAP_DESCRIPTORS_MAX: u32 = 256;

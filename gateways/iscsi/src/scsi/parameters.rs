@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(ranges, Ok(vec![(4096, 4096), (51200, 512)]));
         let outside = unmap_ranges(&list(&[(u64::MAX, 2)]), geometry);
         assert_eq!(outside, Err(Sense::OUT_OF_RANGE));
-        let much = unmap_ranges(&list(&[(0, 1 << 23), (1 << 23, 1)]), geometry);
+        let much = unmap_ranges(&list(&[(0, 1 << 20), (1 << 20, 1)]), geometry);
         assert_eq!(much, Err(Sense::invalid_parameter(32, None)));
         let many = unmap_ranges(&list(&[(0, 1); 257]), geometry);
         assert_eq!(many, Err(Sense::invalid_parameter(2, None)));

@@ -107,6 +107,9 @@ impl Sense {
     /// NO ADDITIONAL SENSE INFORMATION: the target gave the command up.
     pub(crate) const ABORTED: Self = Self::new(Key::AbortedCommand, 0x0000);
 
+    /// PROTOCOL SERVICE CRC ERROR: data of the command was lost on the way (RFC 7143 11.4.7.2).
+    pub(crate) const SEQUENCE: Self = Self::new(Key::AbortedCommand, 0x4705);
+
     /// A unit attention (see [`attention`]).
     #[must_use]
     pub(crate) const fn attention(code: u16) -> Self {

@@ -13,7 +13,7 @@ use hedgerow_env::Instant;
 use super::management::Pending;
 use super::parameters::Agreed;
 use super::sequence::{COMMAND_WINDOW, CommandWindow};
-use super::task::{Addressed, Gathering, Stage, Task};
+use super::task::{Addressed, DataError, Gathering, Stage, Task};
 use super::text::{Shown, TextExchange};
 use super::{CloseReason, Effect, Event, Operate, OperationId, PING_AFTER, PING_TIMEOUT};
 use crate::codec::response::Residual;
@@ -578,8 +578,16 @@ impl FullFeature {
         let Some(task) = self.tasks.get_mut(&number) else {
             return;
         };
-        if let Err(what) = task.gathering.data_out(pdu) {
-            return self.violation(what, header, effects);
+        match task.gathering.data_out(pdu) {
+            Ok(()) => {}
+            Err(DataError::Violation(what)) => return self.violation(what, header, effects),
+            Err(DataError::OutOfSequence) => {
+                // The command ends undone; what else comes for it is dropped.
+                let addressed = task.addressed();
+                self.forget(number);
+                self.respond(addressed, Sense::SEQUENCE.into(), effects);
+                return self.go_on(effects);
+            }
         }
         if task.stage == Stage::Gathering {
             self.gather(number, effects);

@@ -9,7 +9,7 @@
 //! a disk any more, and only then does the session leave its target.
 //! Does not: read clocks or bytes, or wait.
 
-mod chap;
+pub(crate) mod chap;
 mod full;
 mod login;
 mod management;

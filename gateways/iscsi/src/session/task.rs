@@ -75,6 +75,15 @@ impl Task {
     }
 }
 
+/// What is wrong with a Data-Out PDU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DataError {
+    /// A DataSN is not the next one: data of this command was lost (RFC 7143 7.8).
+    OutOfSequence,
+    /// It breaks the protocol.
+    Violation(&'static str),
+}
+
 /// One solicited burst.
 #[derive(Debug)]
 struct Burst {
@@ -137,24 +146,28 @@ impl Gathering {
     }
 
     /// Takes a Data-Out PDU.
-    pub(super) fn data_out(&mut self, pdu: request::DataOut) -> Result<(), &'static str> {
+    pub(super) fn data_out(&mut self, pdu: request::DataOut) -> Result<(), DataError> {
         let length = u32::try_from(pdu.data.len()).expect("a data segment has 24 bits");
         let end = pdu
             .offset
             .checked_add(length)
-            .ok_or("a Data-Out ends beyond 4 GiB")?;
+            .ok_or(DataError::Violation("a Data-Out ends beyond 4 GiB"))?;
         if pdu.offset != self.received {
-            return Err("a Data-Out does not start where the last one ended");
+            return Err(DataError::Violation(
+                "a Data-Out does not start where the last one ended",
+            ));
         }
         if pdu.transfer == TAG_NONE {
             let Some((next_sn, limit)) = &mut self.unsolicited else {
-                return Err("unsolicited data where none may come");
+                return Err(DataError::Violation("unsolicited data where none may come"));
             };
             if pdu.data_sn != *next_sn {
-                return Err("a DataSN is out of order");
+                return Err(DataError::OutOfSequence);
             }
             if end > *limit {
-                return Err("more unsolicited data than FirstBurstLength");
+                return Err(DataError::Violation(
+                    "more unsolicited data than FirstBurstLength",
+                ));
             }
             *next_sn = next_sn.wrapping_add(1);
             if pdu.last {
@@ -164,15 +177,19 @@ impl Gathering {
             let burst = self
                 .bursts
                 .front_mut()
-                .ok_or("solicited data where none may come")?;
+                .ok_or(DataError::Violation("solicited data where none may come"))?;
             if pdu.transfer != burst.transfer {
-                return Err("a Data-Out has a foreign transfer tag");
+                return Err(DataError::Violation(
+                    "a Data-Out has a foreign transfer tag",
+                ));
             }
             if pdu.data_sn != burst.next_sn {
-                return Err("a DataSN is out of order");
+                return Err(DataError::OutOfSequence);
             }
             if end > burst.end || pdu.last != (end == burst.end) {
-                return Err("a burst does not end where its R2T said");
+                return Err(DataError::Violation(
+                    "a burst does not end where its R2T said",
+                ));
             }
             burst.next_sn = burst.next_sn.wrapping_add(1);
             if pdu.last {
