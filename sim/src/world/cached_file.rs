@@ -122,7 +122,26 @@ struct Pending {
     completes_ns: u64,
     /// A sync that covered it failed: no later sync makes it durable.
     forsaken: bool,
+    /// It is durable, and stays in the list only because an earlier change is not: whatever a
+    /// power loss leaves of that one, this one lies above it.
+    durable: bool,
     change: Change,
+}
+
+impl Pending {
+    fn new(completes_ns: u64, change: Change) -> Self {
+        Self {
+            completes_ns,
+            forsaken: false,
+            durable: false,
+            change,
+        }
+    }
+
+    /// Whether a sync begun at `began_ns` makes it durable.
+    fn is_covered(&self, began_ns: u64) -> bool {
+        self.completes_ns <= began_ns && !self.forsaken && !self.durable
+    }
 }
 
 /// One file. See the file's head.
@@ -171,11 +190,7 @@ impl CachedFile {
         }
         self.cache.write(offset, &data);
         let change = Change::Write { offset, data };
-        self.pending.push_back(Pending {
-            completes_ns,
-            forsaken: false,
-            change,
-        });
+        self.pending.push_back(Pending::new(completes_ns, change));
     }
 
     /// Writes some sectors of `data` only, at random: a write that failed.
@@ -203,11 +218,7 @@ impl CachedFile {
         }
         self.cache.resize(length);
         let change = Change::Resize { length };
-        self.pending.push_back(Pending {
-            completes_ns,
-            forsaken: false,
-            change,
-        });
+        self.pending.push_back(Pending::new(completes_ns, change));
     }
 
     /// Remembers the durable form of a page that is about to change.
@@ -220,35 +231,42 @@ impl CachedFile {
 
     /// Bytes that a sync begun at `began_ns` has to write.
     pub(super) fn dirty_bytes(&self, began_ns: u64) -> u64 {
-        self.covered(began_ns)
+        self.pending
+            .iter()
+            .filter(|pending| pending.is_covered(began_ns))
             .map(|pending| pending.change.size())
             .sum()
     }
 
-    fn covered(&self, began_ns: u64) -> impl Iterator<Item = &Pending> {
-        self.pending
-            .iter()
-            .filter(move |pending| pending.completes_ns <= began_ns && !pending.forsaken)
-    }
-
     /// A sync begun at `began_ns` succeeded: what had completed by then is durable.
     pub(super) fn sync(&mut self, began_ns: u64) {
-        let (synced, rest): (VecDeque<Pending>, VecDeque<Pending>) =
-            std::mem::take(&mut self.pending)
-                .into_iter()
-                .partition(|pending| pending.completes_ns <= began_ns && !pending.forsaken);
-        self.pending = rest;
-        if self.pending.is_empty() {
+        let mut pending = std::mem::take(&mut self.pending);
+        let first = pending
+            .iter()
+            .position(|pending| pending.is_covered(began_ns));
+        for pending in pending
+            .iter_mut()
+            .filter(|pending| pending.is_covered(began_ns))
+        {
+            pending.durable = true;
+        }
+        if pending.iter().all(|pending| pending.durable) {
             self.shadow.clear();
             self.durable_length = self.cache.length;
             return;
         }
-        for Pending { change, .. } in &synced {
+        // In the order of the changes: a later one that was durable before lies above.
+        let first = first.unwrap_or(pending.len());
+        for Pending { change, .. } in pending.range(first..).filter(|pending| pending.durable) {
             self.harden(change);
         }
-        let pending = &self.pending;
-        self.shadow
-            .retain(|page, _| pending.iter().any(|rest| rest.change.touches(*page)));
+        while pending.pop_front_if(|pending| pending.durable).is_some() {}
+        self.shadow.retain(|page, _| {
+            pending
+                .iter()
+                .any(|rest| !rest.durable && rest.change.touches(*page))
+        });
+        self.pending = pending;
     }
 
     /// Applies a change to the durable form of the pages that have one apart.
@@ -304,9 +322,16 @@ impl CachedFile {
         left.length = self.durable_length;
         let pending = std::mem::take(&mut self.pending);
         let point = dice.below(u64::MAX, long(pending.len()) + 1);
-        for (number, Pending { change, .. }) in pending.iter().enumerate() {
+        for (
+            number,
+            Pending {
+                change, durable, ..
+            },
+        ) in pending.iter().enumerate()
+        {
             let dice = dice.of(long(number));
             let (whole, torn) = match survival {
+                _ if *durable => (true, false),
                 Survival::Everything => (true, false),
                 Survival::Nothing => (false, false),
                 Survival::Prefix => (long(number) < point, long(number) == point),
@@ -338,12 +363,6 @@ impl CachedFile {
     /// The offsets of the pages that hold anything.
     pub(super) fn written_pages(&self) -> impl ExactSizeIterator<Item = u64> {
         self.cache.pages.keys().map(|page| page * PAGE_BYTES)
-    }
-
-    /// Changes not durable yet.
-    #[cfg(test)]
-    pub(super) fn pending(&self) -> usize {
-        self.pending.len()
     }
 }
 
@@ -379,4 +398,106 @@ fn sectors(offset: u64, data: &[u8]) -> impl Iterator<Item = (u64, std::ops::Ran
         let high = ((sector + 1) * SECTOR_BYTES).min(end);
         (low, position(low - offset)..position(high - offset))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The obvious model: every change ever made, in order, and whether it is durable.
+    #[derive(Default)]
+    struct Model(Vec<(u64, bool, Change)>);
+
+    impl Model {
+        fn change(&mut self, completes_ns: u64, change: Change) {
+            self.0.push((completes_ns, false, change));
+        }
+
+        fn sync(&mut self, began_ns: u64) {
+            for (completes_ns, durable, _) in &mut self.0 {
+                *durable |= *completes_ns <= began_ns;
+            }
+        }
+
+        fn contents(&self, durable_only: bool) -> Vec<u8> {
+            let mut contents = Vec::new();
+            for (_, durable, change) in &self.0 {
+                match change {
+                    _ if durable_only && !durable => {}
+                    Change::Resize { length } => contents.resize(position(*length), 0),
+                    Change::Write { offset, data } => {
+                        let (start, end) = (position(*offset), position(*offset) + data.len());
+                        contents.resize(contents.len().max(end), 0);
+                        contents[start..end].copy_from_slice(data);
+                    }
+                }
+            }
+            contents
+        }
+    }
+
+    fn whole(file: &CachedFile, stale: bool) -> Vec<u8> {
+        file.read(0, position(file.length()), stale)
+    }
+
+    /// Random changes and syncs, some of which overlap; then the power fails.
+    fn compare(seed: u64, survival: Survival) -> (CachedFile, Model) {
+        let dice = Dice::new(seed, "cached file");
+        let (mut file, mut model) = (CachedFile::default(), Model::default());
+        for step in 0..60 {
+            let dice = dice.of(step);
+            // Some changes complete only after the next syncs have begun.
+            let completes_ns = step + dice.below(1, 2) * 3;
+            match dice.below(0, 10) {
+                0 | 1 => {
+                    file.sync(step);
+                    model.sync(step);
+                }
+                2 if step > 50 || dice.chance(9, 300_000) => {
+                    let length = dice.below(2, 20_000);
+                    file.resize(length, completes_ns);
+                    model.change(completes_ns, Change::Resize { length });
+                }
+                _ => {
+                    let (offset, size) = (dice.below(2, 16_000), 1 + dice.below(3, 6_000));
+                    let byte = u8::try_from(step + 1).expect("few steps");
+                    let data = Bytes::from(vec![byte; position(size)]);
+                    file.write(offset, data.clone(), completes_ns);
+                    model.change(completes_ns, Change::Write { offset, data });
+                }
+            }
+            let seen = model.contents(false);
+            assert_eq!(whole(&file, false), seen, "seed {seed}, step {step}");
+        }
+        file.power_loss(survival, dice);
+        (file, model)
+    }
+
+    #[test]
+    fn what_is_seen_and_what_survives_agree_with_a_plain_model() {
+        for seed in 0..200 {
+            let (file, model) = compare(seed, Survival::Nothing);
+            assert_eq!(whole(&file, false), model.contents(true), "seed {seed}");
+            let (file, model) = compare(seed, Survival::Everything);
+            assert_eq!(whole(&file, false), model.contents(false), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_torn_file_holds_only_what_someone_wrote() {
+        for seed in 0..200 {
+            let (file, model) = compare(seed, Survival::Sectors);
+            for (at, byte) in whole(&file, false).iter().enumerate() {
+                let written = model.0.iter().any(|(_, _, change)| match change {
+                    Change::Write { offset, data } => {
+                        at.checked_sub(position(*offset))
+                            .and_then(|at| data.get(at))
+                            == Some(byte)
+                    }
+                    Change::Resize { .. } => false,
+                });
+                assert!(written || *byte == 0, "seed {seed} at {at}");
+            }
+        }
+    }
 }

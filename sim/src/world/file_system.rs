@@ -379,3 +379,40 @@ impl FileSystem {
         self.files.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_file_lives_until_nothing_leads_to_it() {
+        let mut files = FileSystem::new(1 << 20);
+        let file = files.open("f", OpenMode::Create, 1).expect("new");
+        assert!(files.write(file, 0, Bytes::from_static(b"contents"), 2));
+        files.sync_names("", 3);
+        files.remove("f", 4).expect("exists");
+        assert_eq!(files.free_bytes(), 1 << 20, "its space is free at once");
+        assert_eq!(
+            files.file(file).read(0, 8, false),
+            b"contents",
+            "it is open"
+        );
+        files.close(file);
+        assert_eq!(files.held_files(), 1, "its name is durable still");
+        files.sync_names("", 5);
+        assert_eq!(files.held_files(), 0);
+    }
+
+    #[test]
+    fn a_file_replaced_by_a_rename_gives_its_space_back() {
+        let mut files = FileSystem::new(1 << 20);
+        for path in ["old", "new"] {
+            let file = files.open(path, OpenMode::Create, 1).expect("new");
+            assert!(files.write(file, 0, Bytes::from_static(b"contents"), 2));
+        }
+        assert_eq!(files.free_bytes(), (1 << 20) - 2 * PAGE_BYTES);
+        files.rename("new", "old", 3).expect("exists");
+        assert_eq!(files.free_bytes(), (1 << 20) - PAGE_BYTES);
+        assert_eq!(files.list(""), ["old"]);
+    }
+}

@@ -99,8 +99,8 @@ impl Link {
             + dice.below(TAG_LATENCY, self.latency.jitter_ns + 1)
             + self.rules.delay_ns
             + dice.below(TAG_JITTER, self.rules.jitter_ns + 1);
-        if self.rules.bytes_per_second > 0 {
-            let busy_ns = size.saturating_mul(1_000_000_000) / self.rules.bytes_per_second;
+        let transmission = size.saturating_mul(1_000_000_000);
+        if let Some(busy_ns) = transmission.checked_div(self.rules.bytes_per_second) {
             self.busy_until_ns = self.busy_until_ns.max(now_ns) + busy_ns;
             delay_ns += self.busy_until_ns - now_ns;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hedgerow_env::{BoxFuture, Env, OpenMode, Stream, StreamKind, event};
+use hedgerow_env::{BoxFuture, Env, OpenMode, Random, Stream, StreamKind, event};
 use hedgerow_sim::world::{
     Crash, DiskFaults, FaultAction, LinkRules, NodeIndex, NodeSpec, Recording, TimedFault,
     TraceSummary, World, WorldConfig, run_in_world,
@@ -70,30 +70,8 @@ async fn talk(env: Env) {
     }
 }
 
-/// Ten seconds of gossip under faults of every kind.
-async fn scenario(world: World) -> u64 {
-    let racks = ["r0", "r1"];
-    let all: Vec<NodeIndex> = (0..NODES)
-        .map(|number| {
-            let name = char::from(b'a' + u8::try_from(number).expect("few")).to_string();
-            world.add_node(NodeSpec::new(&name, racks[usize::from(number % 2)], "dc"))
-        })
-        .collect();
-    for node in &all {
-        world.start(*node, gossip);
-    }
-    let mut random = world.random("nemesis");
-    world.update_links(|_, _, rules| {
-        *rules = LinkRules {
-            loss_ppm: 20_000,
-            duplicate_ppm: 20_000,
-            reorder_ppm: 20_000,
-            reorder_ns: 3_000_000,
-            corrupt_ppm: 5_000,
-            jitter_ns: 400_000,
-            ..LinkRules::default()
-        };
-    });
+/// One fault in each of ten seconds, and its end.
+fn plan(random: &mut Random, all: &[NodeIndex]) -> Vec<TimedFault> {
     let mut faults = Vec::new();
     for second in 0..10 {
         let at_ns = second * 1_000_000_000 + random.below(900_000_000);
@@ -139,6 +117,33 @@ async fn scenario(world: World) -> u64 {
             action: heal,
         });
     }
+    faults
+}
+
+/// Ten seconds of gossip under faults of every kind.
+async fn scenario(world: World) -> u64 {
+    let racks = ["r0", "r1"];
+    let all: Vec<NodeIndex> = (0..NODES)
+        .map(|number| {
+            let name = char::from(b'a' + u8::try_from(number).expect("few")).to_string();
+            world.add_node(NodeSpec::new(&name, racks[usize::from(number % 2)], "dc"))
+        })
+        .collect();
+    for node in &all {
+        world.start(*node, gossip);
+    }
+    world.update_links(|_, _, rules| {
+        *rules = LinkRules {
+            loss_ppm: 20_000,
+            duplicate_ppm: 20_000,
+            reorder_ppm: 20_000,
+            reorder_ns: 3_000_000,
+            corrupt_ppm: 5_000,
+            jitter_ns: 400_000,
+            ..LinkRules::default()
+        };
+    });
+    let faults = plan(&mut world.random("nemesis"), &all);
     world.schedule(faults);
     world.sleep(Duration::from_secs(10)).await;
     world.trace_hash()
