@@ -176,14 +176,14 @@ fn device(operations: u64, lose: Option<u64>) -> BlockHistory {
 #[test]
 fn a_lost_write_among_many_is_found_and_shown_in_few_operations() {
     assert_eq!(device(40_000, None).check(), Verdict::Valid);
-    let found: Vec<usize> = [1_000, 2_001, 3_003, 4_004, 5_006]
-        .into_iter()
+    let found: Vec<usize> = (1..=16)
+        .map(|number| number * 601)
         .filter_map(|lost| match device(40_000, Some(lost)).check() {
             Verdict::Invalid(witness) => Some(witness.operations.len()),
             _ => None,
         })
         .collect();
-    // A lost write that nobody read before the next one, or of unknown outcome, stays unseen.
+    // Most lost writes stay unseen: another write was open at once, or came before any read.
     assert!(found.len() >= 3, "{found:?}");
     assert!(found.iter().all(|&operations| operations <= 8), "{found:?}");
 }

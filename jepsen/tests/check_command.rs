@@ -111,7 +111,7 @@ fn verdict(model: &str, lines: &[&str]) -> i32 {
 }
 
 #[test]
-fn every_model_tells_a_good_history_from_a_bad_one() {
+fn registers_counters_and_sets_tell_a_good_history_from_a_bad_one() {
     let write = ["0 :invoke :write 1", "0 :ok :write 1"];
     let read = |value: &str| format!("0 :ok :read {value}");
     let with = |model, first: &[&str], last: &str| {
@@ -134,6 +134,10 @@ fn every_model_tells_a_good_history_from_a_bad_one() {
     assert_eq!(with("counter", &add, &read("3")), 1);
     assert_eq!(with("set", &add, &read("#{2 3}")), 0);
     assert_eq!(with("set", &add, &read("#{3}")), 1);
+}
+
+#[test]
+fn locks_queues_and_texts_tell_a_good_history_from_a_bad_one() {
     let locks = [
         "0 :invoke :acquire nil",
         "0 :ok :acquire nil",
@@ -185,6 +189,10 @@ fn every_model_tells_a_good_history_from_a_bad_one() {
         verdict("kv", &[&put[..], &["1 :ok :get [:k nil]"]].concat()),
         1
     );
+}
+
+#[test]
+fn transactions_and_blocks_tell_a_good_history_from_a_bad_one() {
     let txn = [
         "0 :invoke :txn [[:w :x 1] [:w :y 1]]",
         "1 :invoke :txn [[:r :x nil] [:r :y nil]]",

@@ -8,7 +8,7 @@ fn random_value(dice: &mut Dice, depth: u64) -> Value {
     let text = |dice: &mut Dice| {
         let letters = ['a', '"', '\\', '\n', 'ß', '\t', ' ', ';'];
         (0..dice.below(5))
-            .map(|_| letters[dice.below(8) as usize % 8])
+            .map(|_| *dice.pick(&letters))
             .collect::<String>()
     };
     let items = |dice: &mut Dice| -> Vec<Value> {
@@ -20,10 +20,8 @@ fn random_value(dice: &mut Dice, depth: u64) -> Value {
         0 => Value::Nil,
         1 => Value::Bool(dice.once_in(2)),
         2 | 3 => Value::Int(dice.roll().cast_signed() >> dice.below(64)),
-        4 => Value::Float(Float(
-            [0.5, -1e30, f64::INFINITY, 3.0][dice.below(4) as usize],
-        )),
-        5 => Value::Char(['x', '\n', '\\', 'ä', '('][dice.below(5) as usize]),
+        4 => Value::Float(Float(*dice.pick(&[0.5, -1e30, f64::INFINITY, 3.0]))),
+        5 => Value::Char(*dice.pick(&['x', '\n', '\\', 'ä', '('])),
         6 => Value::String(text(dice)),
         7 => Value::Keyword("some/key-word".to_owned()),
         8 => Value::Symbol("a-symbol".to_owned()),
@@ -50,7 +48,7 @@ fn random_event(dice: &mut Dice, line: u64) -> Event {
     ];
     Event {
         line,
-        kind: kinds[dice.below(4) as usize],
+        kind: *dice.pick(&kinds),
         process: match dice.below(5) {
             0 => Process::Named("nemesis".to_owned()),
             _ => Process::Client(dice.roll() >> (1 + dice.below(63))),
@@ -146,7 +144,7 @@ fn no_input_makes_a_reader_panic() {
     let mut refused = 0;
     for _ in 0..50_000 {
         let text: Vec<u8> = (0..dice.below(12))
-            .flat_map(|_| pieces[dice.below(16) as usize].iter().copied())
+            .flat_map(|_| dice.pick(&pieces).iter().copied())
             .collect();
         refused += u64::from(History::parse(&text).is_err());
     }
@@ -182,7 +180,8 @@ fn edn_is_read_as_specified() {
         "\\newline",
         "##Inf",
     ]
-    .map(same);
+    .into_iter()
+    .for_each(same);
     assert_eq!(
         read("[1, 2 ; three\n #_ 3 4 #_#_5 6]").as_deref(),
         Ok("[1 2 4]")

@@ -184,8 +184,7 @@ impl<'a> Chains<'a> {
             child,
             watermark,
         };
-        for place in 0..clusters.len() {
-            let cluster = &clusters[place];
+        for (place, cluster) in clusters.iter().enumerate() {
             let certain = cluster
                 .writer
                 .is_some_and(|writer| writer.finish != AFTER_ALL);
@@ -219,8 +218,13 @@ impl<'a> Chains<'a> {
         Ok(())
     }
 
+    /// Whether the write behind what was seen at this mark may still be fed.
+    fn may_follow(&self, seen: Mark) -> bool {
+        self.watermark != AFTER_ALL && seen.time >= self.watermark
+    }
+
     fn without_writer(&self, cluster: &Cluster) -> Result<(), ZoneAnswer> {
-        if cluster.first_read_finish.time >= self.watermark {
+        if self.may_follow(cluster.first_read_finish) {
             return Ok(());
         }
         let op = cluster.first_read_finish.op;
@@ -235,7 +239,7 @@ impl<'a> Chains<'a> {
 
     fn without_source(&self, cluster: &Cluster, writer: Writer) -> Result<(), ZoneAnswer> {
         let seen = cluster.first_finish();
-        if seen.time >= self.watermark {
+        if self.may_follow(seen) {
             return Ok(());
         }
         Err(invalid(

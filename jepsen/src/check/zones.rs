@@ -294,8 +294,14 @@ impl ZoneChecker {
         let mut settled = vec![false; self.clusters.len()];
         let overwritten = Overwritten::new(&blocks.list, self.watermark);
         for (number, block) in blocks.list.iter().enumerate() {
-            if overwritten.is_settled(number, block) {
-                for &cluster in blocks.clusters_of(block) {
+            let members = blocks.clusters_of(block);
+            // A chain whose first value is still to be fed must wait for it.
+            let root = members
+                .first()
+                .and_then(|&root| self.clusters[root as usize].writer);
+            let is_whole = root.is_some_and(|root| root.from.is_none());
+            if is_whole && overwritten.is_settled(number, block) {
+                for &cluster in members {
                     settled[cluster as usize] = true;
                 }
             }

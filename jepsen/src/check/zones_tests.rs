@@ -91,15 +91,16 @@ fn streaming_and_forgetting_changes_no_verdict() {
     assert!(counts[0] > 10_000 && counts[1] > 10_000, "{counts:?}");
 }
 
+/// An open call: when it was sent, what it writes, and what it read at its point.
+type OpenCall = (u64, Option<u64>, Option<u64>);
+
 /// A long history of `clients` on one register, answers taken at a point inside each call; after
 /// `stale_after` operations one read returns the first value again.
 fn long_run(operations: u64, clients: u64, stale_after: u64) -> (ZoneAnswer, usize) {
     let mut dice = Dice::new(3, operations);
     let mut checker = ZoneChecker::new(0);
     let (mut value, mut most_live) = (0, 0);
-    // Each client's open call: when it was sent, what it writes or (after its point) has read.
-    let mut open: Vec<Option<(u64, Option<u64>, Option<u64>)>> =
-        (0..clients).map(|_| None).collect();
+    let mut open: Vec<Option<OpenCall>> = (0..clients).map(|_| None).collect();
     for time in 0..operations {
         let client = usize::try_from(dice.below(clients)).expect("few clients");
         match open[client] {

@@ -36,4 +36,10 @@ impl Dice {
     pub fn once_in(&mut self, odds: u64) -> bool {
         self.below(odds) == 0
     }
+
+    /// One of these, which must not be empty.
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        let at = self.below(from.len() as u64);
+        &from[usize::try_from(at).expect("a place in the list")]
+    }
 }

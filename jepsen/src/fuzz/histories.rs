@@ -112,7 +112,7 @@ pub(crate) fn unique_register(dice: &mut Dice) -> Vec<Call<RegisterOp>> {
                 (RegisterOp::Write(fresh), true)
             }
             2 if with_chains => {
-                let from = dice.below(known + 1);
+                let from = dice.below(known + 3);
                 fresh += 1;
                 (RegisterOp::CompareAndSet(from, fresh), true)
             }
@@ -142,9 +142,9 @@ pub(crate) fn multi_register(dice: &mut Dice) -> Vec<Call<Txn>> {
             reads: vec![],
             writes: vec![],
         };
-        for key in 0..3 {
+        for (key, &value) in state.iter().enumerate() {
             if known && dice.once_in(2) {
-                txn.reads.push((key, state[key]));
+                txn.reads.push((key, value));
             }
             if dice.once_in(3) {
                 fresh += 1;
