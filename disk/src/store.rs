@@ -601,3 +601,7 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

@@ -86,8 +86,8 @@ impl Extents {
         Ok(live)
     }
 
-    /// Gives a scanned segment its footer. What was read may have come from a cache: the sync that
-    /// follows covers the footer, so the entries are written again first.
+    /// Gives a scanned segment its footer. What was read may have come from a cache, so the entries
+    /// are written again and synced first.
     async fn finish_scanned(
         &self,
         number: u64,
@@ -98,6 +98,8 @@ impl Extents {
         let file = Arc::clone(&self.state().segments[&number].file);
         let bytes = file.read_at(DATA_AT, narrow(end - DATA_AT)).await?;
         file.write_at(DATA_AT, vec![bytes]).await?;
+        // Synced apart: a footer that outlived a crash without its entries would be believed.
+        file.sync().await?;
         let mut entries: Vec<(Place, &Meta)> = live
             .iter()
             .chain(&dead)

@@ -105,6 +105,8 @@ pub(super) struct Core {
     closed_bytes: usize,
     in_flight: BTreeMap<u64, InFlight>,
     in_flight_bytes: usize,
+    /// The end of the last frame that is laid out for good.
+    laid_out: u64,
     durable: u64,
     /// A frame was issued after which no mark was.
     mark_wanted: bool,
@@ -154,6 +156,7 @@ impl Core {
             closed_bytes: 0,
             in_flight: BTreeMap::new(),
             in_flight_bytes: 0,
+            laid_out: start.end,
             durable: start.end,
             mark_wanted: true,
             live: start.live,
@@ -386,6 +389,7 @@ impl Core {
         let end = self.building_end();
         let next = self.next_building(end, &self.building.summaries);
         let building = std::mem::replace(&mut self.building, next);
+        self.laid_out = end;
         self.closed_bytes += narrow(end - building.start);
         self.closed.push_back(Closed {
             start: building.start,
@@ -682,8 +686,14 @@ impl Core {
         Position(self.durable)
     }
 
+    /// Where everything appended so far ends.
     pub(super) fn end(&self) -> Position {
-        Position(self.building.start + wide(self.building.length))
+        let open = self.building.has_records();
+        Position(if open {
+            self.building_end()
+        } else {
+            self.laid_out
+        })
     }
 
     pub(super) fn live_data_bytes(&self) -> u64 {

@@ -348,7 +348,7 @@ impl Journal {
         self.shared.core().durable()
     }
 
-    /// Where the next record would lie at the earliest.
+    /// Where everything appended so far ends.
     #[must_use]
     pub fn end(&self) -> Position {
         self.shared.core().end()
