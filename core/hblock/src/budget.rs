@@ -42,7 +42,15 @@ mod tests {
         let at = |ms: u64| Instant::from_nanoseconds(ms * 1_000_000);
         let mut budget = Budget::new(1000, at(0));
         assert_eq!(budget.spend(at(0), 100), at(100));
-        assert_eq!(budget.spend(at(10), 100), at(200), "queued behind the first");
-        assert_eq!(budget.spend(at(9_000), 100), at(9_100), "no credit from idling");
+        assert_eq!(
+            budget.spend(at(10), 100),
+            at(200),
+            "queued behind the first"
+        );
+        assert_eq!(
+            budget.spend(at(9_000), 100),
+            at(9_100),
+            "no credit from idling"
+        );
     }
 }

@@ -12,11 +12,11 @@ use hedgerow_protocol::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::HBlockConfig;
 use crate::budget::Budget;
 use crate::config::{room_for, room_of};
 use crate::ports::{Destination, Members, Shards};
 use crate::verify::verify_blob;
-use crate::HBlockConfig;
 
 /// Room for one kind of work, counted in bytes.
 pub(crate) struct Room {
@@ -105,7 +105,10 @@ impl Context {
         room: &Room,
         bytes: u64,
     ) -> Result<OwnedSemaphorePermit, HBlockRefusal> {
-        let waited = self.env.timeout(self.config.room_wait, room.wait(bytes)).await;
+        let waited = self
+            .env
+            .timeout(self.config.room_wait, room.wait(bytes))
+            .await;
         waited.map_err(|_| HBlockRefusal::Busy {
             reason: "too many bytes in flight".to_owned(),
         })
@@ -152,11 +155,21 @@ impl Context {
                 sound.then_some((header, payload))
             }
             Ok((reply, _)) => {
-                event!(self.env, Debug, "hblock", "fetch of {name} from {source}: {reply:?}");
+                event!(
+                    self.env,
+                    Debug,
+                    "hblock",
+                    "fetch of {name} from {source}: {reply:?}"
+                );
                 None
             }
             Err(fault) => {
-                event!(self.env, Debug, "hblock", "fetch of {name} from {source}: {fault}");
+                event!(
+                    self.env,
+                    Debug,
+                    "hblock",
+                    "fetch of {name} from {source}: {fault}"
+                );
                 None
             }
         }
@@ -173,11 +186,19 @@ impl Context {
             store,
             names: names.to_vec(),
         };
-        let asked = self.shards.ask(group, request, self.config.shard_timeout).await;
+        let asked = self
+            .shards
+            .ask(group, request, self.config.shard_timeout)
+            .await;
         match asked {
             Ok(ShardReply::Names(states)) if states.len() == names.len() => Some(states),
             Ok(reply) => {
-                event!(self.env, Warn, "hblock", "{group}: unexpected answer {reply:?}");
+                event!(
+                    self.env,
+                    Warn,
+                    "hblock",
+                    "{group}: unexpected answer {reply:?}"
+                );
                 None
             }
             Err(fault) => {

@@ -70,7 +70,12 @@ pub(crate) fn begin(
         }
         let Some(_late) = context.late.take(bytes) else {
             let name = write.header.name;
-            event!(context.env, Debug, "hblock", "late copies of {name} left to the feed");
+            event!(
+                context.env,
+                Debug,
+                "hblock",
+                "late copies of {name} left to the feed"
+            );
             return;
         };
         drop(permit);
@@ -146,13 +151,20 @@ async fn forward(
     loop {
         let left = deadline.since(context.env.now());
         let to = Destination::Target(target.clone());
-        let call = context.members.call(to, request.clone(), payload.clone(), left);
+        let call = context
+            .members
+            .call(to, request.clone(), payload.clone(), left);
         let outcome = match call.await {
             Ok((HBlockReply::Stored, _)) => return TargetOutcome::Held,
             Ok((HBlockReply::Refused(refusal), _)) => TargetOutcome::Refused(refusal),
             Ok((reply, _)) => {
                 let store = target.member.store;
-                event!(context.env, Warn, "hblock", "{store}: unexpected answer {reply:?}");
+                event!(
+                    context.env,
+                    Warn,
+                    "hblock",
+                    "{store}: unexpected answer {reply:?}"
+                );
                 return TargetOutcome::Unknown;
             }
             Err(MemberFault::Unreachable(_) | MemberFault::Unknown(_)) => TargetOutcome::Unknown,

@@ -59,6 +59,10 @@ pub const PULL_LIMIT: u32 = 1024;
 /// CONFIRMs answered *unknown* after which the shard is asked what became of the name.
 pub const UNKNOWN_LIMIT: u32 = 3;
 
+/// How often a position that moved without any change is made durable and reported. The report also
+/// lets the shard go on with listing what the store lacks.
+const IDLE_PERSIST_INTERVAL: Duration = Duration::from_secs(60);
+
 /// The longest that a driver waits without anything being due.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -111,6 +115,7 @@ struct Item {
 struct Batch {
     next: u64,
     open: usize,
+    news: bool,
 }
 
 /// A store's reading of one shard's feed.
@@ -121,6 +126,8 @@ pub struct Feed {
     handled: u64,
     durable: u64,
     reported: u64,
+    /// Changes were handled since the position was made durable.
+    unsaved: bool,
     first_batch: u64,
     batches: VecDeque<Batch>,
     items: BTreeMap<BlobName, Item>,
@@ -144,6 +151,7 @@ impl Feed {
             durable: handled,
             // The shard may not have heard of it; it is told again with the first news.
             reported: 0,
+            unsaved: false,
             first_batch: 0,
             batches: VecDeque::new(),
             items: BTreeMap::new(),
@@ -176,26 +184,29 @@ impl Feed {
         self.pull_at = now + self.config.idle_pause;
     }
 
-    /// A pull was answered. All its changes but `expected` were applied durably by the caller.
-    pub fn batch(&mut self, now: Instant, expected: Vec<Expected>, next: u64, more: bool) {
-        let news = next != self.read;
-        self.pause = if news || !expected.is_empty() {
+    /// A pull was answered. All its changes but `expected` were applied durably by the caller, who
+    /// counted them. Positions are the shard's: they are handed back as they came.
+    pub fn batch(
+        &mut self,
+        now: Instant,
+        applied: usize,
+        expected: Vec<Expected>,
+        next: u64,
+        more: bool,
+    ) {
+        let news = applied > 0 || !expected.is_empty();
+        self.pause = if news {
             self.config.active_pause
         } else {
             (self.pause * 2).min(self.config.idle_pause)
         };
-        self.pull_at = if more { now } else { now + self.pause };
+        self.pull_at = match (more, news) {
+            (true, true) => now,
+            // The shard prepares more for us; asking at once would only ask in vain.
+            (true, false) => now + self.config.hint_pause,
+            (false, _) => now + self.pause,
+        };
         self.hint_from = now + self.config.hint_pause;
-        let restarted = next < self.handled;
-        if restarted {
-            // The shard's feed is younger than our position: a listing began it anew.
-            self.handled = next;
-            self.durable = 0;
-            self.reported = 0;
-            for batch in &mut self.batches {
-                batch.next = next;
-            }
-        }
         self.read = next;
         let number = self.first_batch + u64::try_from(self.batches.len()).expect("bounded");
         let mut open = 0;
@@ -204,9 +215,7 @@ impl Feed {
                 open += 1;
             }
         }
-        if news || open > 0 {
-            self.batches.push_back(Batch { next, open });
-        }
+        self.batches.push_back(Batch { next, open, news });
         self.advance();
     }
 
@@ -306,27 +315,37 @@ impl Feed {
         self.done(name);
     }
 
-    /// The position to make durable, when one is due.
+    /// The position to make durable, when one is due. A position that moved without any change
+    /// hardly matters (each proposal to the shard moves it), so that is done rarely.
     #[must_use]
     pub fn persist_due(&self, now: Instant) -> Option<u64> {
-        (self.handled != self.durable && self.persist_at <= now).then_some(self.handled)
+        (self.handled != self.durable && self.persist_time() <= now).then_some(self.handled)
+    }
+
+    fn persist_time(&self) -> Instant {
+        if self.unsaved {
+            self.persist_at
+        } else {
+            self.persist_at + IDLE_PERSIST_INTERVAL
+        }
     }
 
     /// The position is durable.
     pub fn persisted(&mut self, now: Instant, position: u64) {
         self.durable = position;
+        self.unsaved = self.handled != position && self.unsaved;
         self.persist_at = now + self.config.persist_interval;
     }
 
     /// The durable position, when the shard has not taken it yet.
     #[must_use]
     pub fn report_due(&self) -> Option<u64> {
-        (self.durable > self.reported).then_some(self.durable)
+        (self.durable != self.reported).then_some(self.durable)
     }
 
     /// The shard took the position.
     pub fn reported(&mut self, position: u64) {
-        self.reported = self.reported.max(position);
+        self.reported = position;
     }
 
     /// Everything up to this feed index is done.
@@ -355,7 +374,7 @@ impl Feed {
         let persist = if self.handled == self.durable {
             far
         } else {
-            self.persist_at
+            self.persist_time()
         };
         pull.min(look).min(persist)
     }
@@ -430,6 +449,7 @@ impl Feed {
             let batch = self.batches.pop_front().expect("looked at above");
             self.first_batch += 1;
             self.handled = batch.next;
+            self.unsaved |= batch.news;
         }
     }
 }

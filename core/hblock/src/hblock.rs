@@ -185,7 +185,12 @@ impl HBlock {
         };
         let limit = context.config.drain_limit;
         if context.env.timeout(limit, drained).await.is_err() {
-            event!(context.env, Info, "hblock", "stopping with writes under way");
+            event!(
+                context.env,
+                Info,
+                "hblock",
+                "stopping with writes under way"
+            );
         }
         self.0.end_tasks();
     }
@@ -207,9 +212,7 @@ impl Drop for Inner {
 }
 
 /// What a store's records say: its member core, and how far each feed was handled.
-async fn recover(
-    store: &dyn BlobStore,
-) -> Result<(Member, BTreeMap<GroupId, u64>), HBlockError> {
+async fn recover(store: &dyn BlobStore) -> Result<(Member, BTreeMap<GroupId, u64>), HBlockError> {
     let id = store.id();
     let records = store.records().await;
     let records = records.map_err(|fault| HBlockError::Store { store: id, fault })?;

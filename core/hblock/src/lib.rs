@@ -38,9 +38,7 @@ mod write;
 pub use adapters::DiskStore;
 pub use budget::Budget;
 pub use config::HBlockConfig;
-pub use feed::{
-    Attempt, Expected, Feed, FeedConfig, MAXIMUM_LISTED, PULL_LIMIT, UNKNOWN_LIMIT,
-};
+pub use feed::{Attempt, Expected, Feed, FeedConfig, MAXIMUM_LISTED, PULL_LIMIT, UNKNOWN_LIMIT};
 pub use hblock::{HBlock, HBlockError, StoreStatus};
 pub use member::{
     ContainerRecord, Finished, MAXIMUM_COLLECTED_WRITERS, MAXIMUM_CONTAINERS, MAXIMUM_PENDING,

@@ -44,6 +44,7 @@ pub(crate) struct Local {
     state: Mutex<State>,
     record_locks: Vec<tokio::sync::Mutex<()>>,
     wounded: Notify,
+    sweep: Notify,
 }
 
 /// A store operation that was admitted and is under way.
@@ -63,8 +64,11 @@ impl Local {
             env,
             store,
             state: Mutex::new(state),
-            record_locks: (0..RECORD_LOCKS).map(|_| tokio::sync::Mutex::default()).collect(),
+            record_locks: (0..RECORD_LOCKS)
+                .map(|_| tokio::sync::Mutex::default())
+                .collect(),
             wounded: Notify::new(),
+            sweep: Notify::new(),
         })
     }
 
@@ -163,7 +167,10 @@ impl Local {
         let name = header.name;
         let mut outcome = self.place(header, payload, identity).await;
         if self.with_member(|member| member.finish(name)) == Finished::Collected {
-            outcome = self.delete(vec![name]).await.and(Err(HBlockRefusal::Collected));
+            outcome = self
+                .delete(vec![name])
+                .await
+                .and(Err(HBlockRefusal::Collected));
             self.with_member(|member| member.abandon(name));
         }
         let waiters = self.lock().waiters.remove(&name).unwrap_or_default();
@@ -211,7 +218,11 @@ impl Local {
         let _in_order = self.record_locks[stripe].lock().await;
         let unwritten = self.with_member(|member| {
             let done = member.is_durable(container, version);
-            if done { None } else { member.unwritten(container) }
+            if done {
+                None
+            } else {
+                member.unwritten(container)
+            }
         });
         let Some((version, record)) = unwritten else {
             return Ok(());
@@ -343,6 +354,16 @@ impl Local {
         self.wounded.notified().await;
     }
 
+    /// Every name that is held is to be asked after soon.
+    pub(crate) fn sweep_soon(&self) {
+        self.sweep.notify_one();
+    }
+
+    /// Completes when a sweep was asked for since the last time.
+    pub(crate) async fn sweep_wanted(&self) {
+        self.sweep.notified().await;
+    }
+
     pub(crate) fn wound_counters(&self) -> WoundCounters {
         self.lock().wounds.counters()
     }
@@ -352,7 +373,13 @@ impl Local {
         let mut state = self.lock();
         if state.quarantined.len() < MAXIMUM_QUARANTINED && state.quarantined.insert(name) {
             drop(state);
-            event!(self.env, Warn, "hblock", "{}: {name} quarantined", self.id());
+            event!(
+                self.env,
+                Warn,
+                "hblock",
+                "{}: {name} quarantined",
+                self.id()
+            );
         }
     }
 
@@ -410,7 +437,12 @@ impl Local {
     fn report(&self, name: BlobName, refusal: &HBlockRefusal) {
         if *refusal == HBlockRefusal::OtherDigest {
             let store = self.id();
-            event!(self.env, Error, "hblock", "broken invariant: {store}: {name}: {refusal}");
+            event!(
+                self.env,
+                Error,
+                "hblock",
+                "broken invariant: {store}: {name}: {refusal}"
+            );
         }
     }
 }

@@ -13,7 +13,9 @@
 
 use std::collections::BTreeMap;
 
-use hedgerow_env::{BlobName, ContainerId, Generation, PlacementEpoch, Sequence, StoreId, WriterId};
+use hedgerow_env::{
+    BlobName, ContainerId, Generation, PlacementEpoch, Sequence, StoreId, WriterId,
+};
 use hedgerow_protocol::{Digest, Envelope, HBlockRefusal};
 use serde::{Deserialize, Serialize};
 
@@ -166,7 +168,10 @@ impl Member {
     /// # Panics
     /// When the name is not pending.
     pub fn finish(&mut self, name: BlobName) -> Finished {
-        assert!(self.pending.contains_key(&name), "only a pending name is finished");
+        assert!(
+            self.pending.contains_key(&name),
+            "only a pending name is finished"
+        );
         if !self.wants(name) {
             return Finished::Collected;
         }
@@ -246,7 +251,11 @@ impl Member {
 
     /// The shard says that the store left `container` in `epoch`. `None` when the store has seen a
     /// higher epoch: it was placed there again, and the message is an old one.
-    pub fn retire(&mut self, container: ContainerId, epoch: PlacementEpoch) -> Option<RecordVersion> {
+    pub fn retire(
+        &mut self,
+        container: ContainerId,
+        epoch: PlacementEpoch,
+    ) -> Option<RecordVersion> {
         let entry = self.entry(container);
         if entry.record.epoch > epoch {
             return None;
@@ -362,13 +371,15 @@ impl Member {
     }
 
     fn entry(&mut self, container: ContainerId) -> &mut Container {
-        self.containers.entry(container).or_insert_with(|| Container {
-            record: ContainerRecord {
-                container,
-                ..ContainerRecord::default()
-            },
-            ..Container::default()
-        })
+        self.containers
+            .entry(container)
+            .or_insert_with(|| Container {
+                record: ContainerRecord {
+                    container,
+                    ..ContainerRecord::default()
+                },
+                ..Container::default()
+            })
     }
 }
 

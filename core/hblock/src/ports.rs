@@ -88,11 +88,8 @@ pub trait BlobStore: Send + Sync {
     /// Blobs whose copies are known to be damaged.
     fn damaged(&self) -> Vec<BlobName>;
     /// Stores a blob durably, in place of any copy that has its name.
-    fn put(
-        &self,
-        header: BlobHeader,
-        payload: Bytes,
-    ) -> BoxFuture<'static, Result<(), StoreFault>>;
+    fn put(&self, header: BlobHeader, payload: Bytes)
+    -> BoxFuture<'static, Result<(), StoreFault>>;
     /// Records and stored bytes of some units, in the order asked for.
     fn read_units(
         &self,

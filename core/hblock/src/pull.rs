@@ -52,6 +52,10 @@ pub(crate) struct Reader {
     group: GroupId,
     bell: Arc<Notify>,
     feed: Feed,
+    /// The last pull was part of a full listing.
+    listing: bool,
+    /// The shard waits for a proposal of this store.
+    nudge: bool,
     /// Containers left in these epochs, to be reported.
     retired: Vec<(ContainerId, PlacementEpoch)>,
     attempts: mpsc::Receiver<(BlobName, Attempt)>,
@@ -75,6 +79,8 @@ impl Reader {
             group,
             bell,
             feed,
+            listing: false,
+            nudge: false,
             retired: Vec::new(),
             attempts,
             attempted,
@@ -86,7 +92,12 @@ impl Reader {
         while self.local.stopped().is_none() {
             if let Err(refusal) = self.step().await {
                 let (store, group) = (self.local.id(), self.group);
-                event!(self.context.env, Warn, "hblock", "{store}: feed of {group}: {refusal}");
+                event!(
+                    self.context.env,
+                    Warn,
+                    "hblock",
+                    "{store}: feed of {group}: {refusal}"
+                );
                 self.feed.pull_failed(self.context.env.now());
             }
             self.wait().await;
@@ -148,15 +159,29 @@ impl Reader {
             self.feed.pull_failed(self.context.env.now());
             return Ok(());
         };
-        if full {
+        if full && !self.listing {
+            // Collected names may be missing from the feed: the sweep asks after every name.
             let (store, group) = (self.local.id(), self.group);
-            event!(self.context.env, Info, "hblock", "{store}: full listing of {group}");
+            event!(
+                self.context.env,
+                Info,
+                "hblock",
+                "{store}: full listing of {group}"
+            );
+            self.local.sweep_soon();
         }
+        self.listing = full;
+        let count = changes.len();
         let mut expected = Vec::new();
         for change in changes {
             self.apply(change, &mut expected).await?;
         }
-        self.feed.batch(self.context.env.now(), expected, next, more);
+        // More is coming and nothing came: the shard lists what this store lacks step by step, and
+        // each proposal of the store is a step.
+        self.nudge = more && count == 0;
+        let applied = count - expected.len();
+        let now = self.context.env.now();
+        self.feed.batch(now, applied, expected, next, more);
         Ok(())
     }
 
@@ -183,7 +208,11 @@ impl Reader {
                 container,
                 placement,
             } => {
-                let members = placement.members.iter().map(|member| member.store).collect();
+                let members = placement
+                    .members
+                    .iter()
+                    .map(|member| member.store)
+                    .collect();
                 let (epoch, generation) = (placement.epoch, placement.generation);
                 let version = self
                     .local
@@ -218,7 +247,9 @@ impl Reader {
         container: ContainerId,
         epoch: PlacementEpoch,
     ) -> Result<(), HBlockRefusal> {
-        let retired = self.local.with_member(|member| member.retire(container, epoch));
+        let retired = self
+            .local
+            .with_member(|member| member.retire(container, epoch));
         let Some(version) = retired else {
             let (store, group) = (self.local.id(), self.group);
             event!(
@@ -290,7 +321,9 @@ impl Reader {
         let position = self.feed.report_due();
         let store = self.local.id();
         let mut commands = Vec::new();
-        if !names.is_empty() {
+        let nudge = std::mem::take(&mut self.nudge);
+        let confirms = nudge || !names.is_empty();
+        if confirms {
             let names = names.clone();
             commands.push(ShardCommand::Confirm { store, names });
         }
@@ -319,7 +352,7 @@ impl Reader {
             }
         };
         let mut outcomes = outcomes.into_iter();
-        if !names.is_empty() {
+        if confirms {
             let outcome = outcomes.next().expect("counted above");
             self.confirmed(&names, outcome).await?;
         }
@@ -366,7 +399,12 @@ impl Reader {
             ShardOutcome::Refused(ShardRefusal::StaleEpoch { .. }) => vec![false; names.len()],
             outcome => {
                 let group = self.group;
-                event!(self.context.env, Warn, "hblock", "{group}: CONFIRM: {outcome:?}");
+                event!(
+                    self.context.env,
+                    Warn,
+                    "hblock",
+                    "{group}: CONFIRM: {outcome:?}"
+                );
                 vec![false; names.len()]
             }
         };
@@ -405,14 +443,20 @@ impl Reader {
 
     fn retired_reported(&mut self, outcomes: &mut impl Iterator<Item = ShardOutcome>) {
         let (env, group) = (&self.context.env, self.group);
-        self.retired.retain(|(container, epoch)| match outcomes.next() {
-            Some(ShardOutcome::Done) => false,
-            Some(outcome) => {
-                event!(env, Warn, "hblock", "{group}: RETIRED {container} {epoch}: {outcome:?}");
-                false
-            }
-            None => true,
-        });
+        self.retired
+            .retain(|(container, epoch)| match outcomes.next() {
+                Some(ShardOutcome::Done) => false,
+                Some(outcome) => {
+                    event!(
+                        env,
+                        Warn,
+                        "hblock",
+                        "{group}: RETIRED {container} {epoch}: {outcome:?}"
+                    );
+                    false
+                }
+                None => true,
+            });
     }
 
     async fn ask(&self, request: ShardRequest) -> Option<ShardReply> {
@@ -464,7 +508,12 @@ async fn look_for(
         // Under way by another hand, or not wanted any more: the next look tells which.
         Ok(false) | Err(HBlockRefusal::Collected) => Attempt::Lacking,
         Err(refusal) => {
-            event!(context.env, Debug, "hblock", "{own}: catch-up of {name}: {refusal}");
+            event!(
+                context.env,
+                Debug,
+                "hblock",
+                "{own}: catch-up of {name}: {refusal}"
+            );
             Attempt::Lacking
         }
     }

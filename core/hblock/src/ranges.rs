@@ -54,9 +54,10 @@ impl SequenceRanges {
             self.ranges.remove(0);
         }
         debug_assert!(
-            self.ranges
-                .windows(2)
-                .all(|pair| pair[0].1.checked_add(1).is_some_and(|next| next < pair[1].0)),
+            self.ranges.windows(2).all(|pair| pair[0]
+                .1
+                .checked_add(1)
+                .is_some_and(|next| next < pair[1].0)),
             "ranges are sorted and do not touch"
         );
         true

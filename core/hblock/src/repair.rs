@@ -64,7 +64,12 @@ async fn repair(context: &Context, local: &Arc<Local>, name: BlobName) {
     }
     let sources = sources(local, name);
     let Some((header, payload)) = context.fetch(name, &sources).await else {
-        event!(context.env, Debug, "hblock", "no sound copy of {name} found yet");
+        event!(
+            context.env,
+            Debug,
+            "hblock",
+            "no sound copy of {name} found yet"
+        );
         return;
     };
     let bytes = header.payload_bytes();
@@ -72,7 +77,12 @@ async fn repair(context: &Context, local: &Arc<Local>, name: BlobName) {
         Ok(true) => {
             local.with_wounds(|wounds| wounds.settled(name));
             let store = local.id();
-            event!(context.env, Info, "hblock", "{store}: repaired {name}, {bytes} bytes");
+            event!(
+                context.env,
+                Info,
+                "hblock",
+                "{store}: repaired {name}, {bytes} bytes"
+            );
         }
         // Under way by another hand, or not wanted any more.
         Ok(false) => {}

@@ -11,9 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_env::{BlobName, Generation, GroupId, Instant, PlacementEpoch, StoreId};
-use hedgerow_protocol::{
-    BlobHeader, HBlockRefusal, HBlockReply, HBlockRequest, MAXIMUM_NAMES,
-};
+use hedgerow_protocol::{BlobHeader, HBlockRefusal, HBlockReply, HBlockRequest, MAXIMUM_NAMES};
 use tokio::sync::Notify;
 
 use crate::context::Context;

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::{Either, select};
 use hedgerow_env::{BlobName, event};
 use hedgerow_protocol::{MAXIMUM_NAMES, NameState};
 
@@ -49,7 +50,11 @@ pub(crate) fn same_container(names: &[BlobName]) -> &[BlobName] {
 /// Sweeps over one store again and again, for as long as the task lives.
 pub(crate) async fn run(context: Arc<Context>, local: Arc<Local>) {
     loop {
-        context.env.sleep(context.config.sweep_interval).await;
+        let wanted = std::pin::pin!(local.sweep_wanted());
+        let due = context.env.sleep(context.config.sweep_interval);
+        match select(wanted, due).await {
+            Either::Left(_) | Either::Right(_) => {}
+        }
         sweep(&context, &local).await;
     }
 }
@@ -69,7 +74,12 @@ async fn sweep(context: &Context, local: &Local) {
     }
     if freed > 0 {
         let store = local.id();
-        event!(context.env, Info, "hblock", "{store}: a sweep freed {freed} blobs");
+        event!(
+            context.env,
+            Info,
+            "hblock",
+            "{store}: a sweep freed {freed} blobs"
+        );
     }
 }
 

@@ -227,7 +227,10 @@ impl BlobStore for StoreHandle {
             let time = store.contents().append_time;
             store.env.sleep(time).await;
             store.check()?;
-            store.contents().blobs.insert(header.name, (header, payload));
+            store
+                .contents()
+                .blobs
+                .insert(header.name, (header, payload));
             Ok(())
         })
     }
@@ -259,7 +262,11 @@ impl BlobStore for StoreHandle {
     ) -> BoxFuture<'static, Result<(BlobHeader, Bytes), StoreFault>> {
         let read = self.0.check().and_then(|()| {
             let contents = self.0.contents();
-            contents.blobs.get(&name).cloned().ok_or(StoreFault::Missing)
+            contents
+                .blobs
+                .get(&name)
+                .cloned()
+                .ok_or(StoreFault::Missing)
         });
         Box::pin(async move { read })
     }
@@ -315,7 +322,11 @@ impl BlobStore for StoreHandle {
         contents.scrub_from = next.map(|(name, _)| name);
         let stretch = ScrubStretch {
             bytes: 512,
-            damaged: next.filter(|(_, bad)| *bad).map(|(name, _)| name).into_iter().collect(),
+            damaged: next
+                .filter(|(_, bad)| *bad)
+                .map(|(name, _)| name)
+                .into_iter()
+                .collect(),
             finished: next.is_none(),
         };
         Box::pin(async move { Ok(stretch) })
@@ -405,7 +416,10 @@ impl FakeShard {
                         board.incomplete.remove(&(store, name));
                         board.confirmed.push((store, name, epoch));
                     }
-                    let before = board.confirmed.iter().any(|(at, of, _)| (*at, *of) == (store, name));
+                    let before = board
+                        .confirmed
+                        .iter()
+                        .any(|(at, of, _)| (*at, *of) == (store, name));
                     known.push(takes || before);
                 }
                 ShardOutcome::Confirmed(known)
@@ -432,7 +446,10 @@ impl FakeShard {
         }
         match request {
             ShardRequest::Propose(commands) => {
-                let outcomes = commands.into_iter().map(|command| self.propose(command)).collect();
+                let outcomes = commands
+                    .into_iter()
+                    .map(|command| self.propose(command))
+                    .collect();
                 let mut board = self.board();
                 if board.forget_answers > 0 {
                     board.forget_answers -= 1;
@@ -440,7 +457,11 @@ impl FakeShard {
                 }
                 Ok(ShardReply::Outcomes(outcomes))
             }
-            ShardRequest::Pull { store, after, limit } => {
+            ShardRequest::Pull {
+                store,
+                after,
+                limit,
+            } => {
                 let mut board = self.board();
                 board.pulls += 1;
                 let feed = board.feeds.get(&store).cloned().unwrap_or_default();
@@ -459,7 +480,13 @@ impl FakeShard {
                 let board = self.board();
                 let states = names
                     .iter()
-                    .map(|name| board.states.get(name).copied().unwrap_or(NameState::Unknown))
+                    .map(|name| {
+                        board
+                            .states
+                            .get(name)
+                            .copied()
+                            .unwrap_or(NameState::Unknown)
+                    })
                     .collect();
                 Ok(ShardReply::Names(states))
             }
@@ -468,7 +495,8 @@ impl FakeShard {
     }
 }
 
-struct ShardHandle(Env, Arc<FakeShard>);
+/// The handle on the shard that an [`HBlock`] gets.
+pub(crate) struct ShardHandle(pub(crate) Env, pub(crate) Arc<FakeShard>);
 
 impl Shards for ShardHandle {
     fn groups(&self) -> Vec<GroupId> {
@@ -515,7 +543,8 @@ impl FakeNetwork {
     }
 }
 
-struct MembersHandle(Env, Arc<FakeNetwork>);
+/// The handle on the network that an [`HBlock`] gets.
+pub(crate) struct MembersHandle(pub(crate) Env, pub(crate) Arc<FakeNetwork>);
 
 impl Members for MembersHandle {
     fn call(

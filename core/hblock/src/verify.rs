@@ -5,9 +5,7 @@
 //! Does not: open seals or decompress; an HBlock never sees plain bytes.
 
 use bytes::Bytes;
-use hedgerow_protocol::{
-    BlobHeader, MAXIMUM_BLOB_BYTES, MAXIMUM_UNIT_BYTES, UnitRecord, digest,
-};
+use hedgerow_protocol::{BlobHeader, MAXIMUM_BLOB_BYTES, MAXIMUM_UNIT_BYTES, UnitRecord, digest};
 
 /// Most units of a blob. Their records, about 24 bytes each, must fit the header that a store keeps
 /// with the blob (48 KiB); a proxy cuts units of 64 KiB and needs 16.
@@ -117,7 +115,10 @@ mod tests {
             matches!(verify_blob(&header, &payload), Err(BlobFault::Header(_)))
         };
         assert!(change(&|header| header.units.clear()), "no units");
-        assert!(change(&|header| header.units.truncate(1)), "bytes left over");
+        assert!(
+            change(&|header| header.units.truncate(1)),
+            "bytes left over"
+        );
         assert!(change(&|header| header.units[0].logical_bytes = 0));
         assert!(change(&|header| header.units[0].logical_bytes = 1000));
         assert!(change(&|header| header.units[0].logical_bytes = 128 << 10));

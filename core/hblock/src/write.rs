@@ -150,7 +150,11 @@ impl Acknowledgements {
     }
 
     fn is_enough(&self, counts: impl Fn(&Target) -> bool) -> bool {
-        let counted: Vec<&Target> = self.targets.iter().filter(|target| counts(target)).collect();
+        let counted: Vec<&Target> = self
+            .targets
+            .iter()
+            .filter(|target| counts(target))
+            .collect();
         let spans = || {
             counted
                 .iter()

@@ -71,7 +71,10 @@ impl DiskStore {
         }
         let damaged = recovery.damaged.iter().any(|range| {
             let ours = range.records.iter();
-            !range.complete || ours.into_iter().any(|copy| copy.stream == StreamTag::HBLOCK)
+            !range.complete
+                || ours
+                    .into_iter()
+                    .any(|copy| copy.stream == StreamTag::HBLOCK)
         });
         if damaged {
             // Some container's record may be lost: reading every feed from its beginning brings back
@@ -90,7 +93,10 @@ impl DiskStore {
             store,
             records: Mutex::new(records),
         });
-        let copier = env.spawn("hblock-copy-forward", copy_forward(Arc::clone(&shared), requests));
+        let copier = env.spawn(
+            "hblock-copy-forward",
+            copy_forward(Arc::clone(&shared), requests),
+        );
         Self {
             shared,
             lost: std::mem::take(&mut recovery.damaged_blobs),
@@ -174,10 +180,7 @@ impl Shared {
 }
 
 /// Copies forward what holds back the journal's oldest segment.
-async fn copy_forward(
-    shared: Arc<Shared>,
-    mut requests: tokio::sync::mpsc::Receiver<CopyForward>,
-) {
+async fn copy_forward(shared: Arc<Shared>, mut requests: tokio::sync::mpsc::Receiver<CopyForward>) {
     while let Some(request) = requests.recv().await {
         let mut newest = BTreeMap::new();
         for (key, (position, value)) in &shared.records().newest {
@@ -267,7 +270,8 @@ impl BlobStore for DiskStore {
         let store = self.shared.store.clone();
         Box::pin(async move {
             let header = header(&store, name)?;
-            let length = usize::try_from(header.payload_bytes()).map_err(|_| StoreFault::Damaged)?;
+            let length =
+                usize::try_from(header.payload_bytes()).map_err(|_| StoreFault::Damaged)?;
             let payload = store.read_blob(name, 0, length).await.map_err(read_fault)?;
             Ok((header, payload))
         })
@@ -363,7 +367,12 @@ async fn read_units(
     for (offset, bytes) in runs {
         let narrow = |value: u64| usize::try_from(value).map_err(|_| StoreFault::Damaged);
         let (offset, length) = (narrow(offset)?, narrow(bytes)?);
-        parts.push(store.read_blob(name, offset, length).await.map_err(read_fault)?);
+        parts.push(
+            store
+                .read_blob(name, offset, length)
+                .await
+                .map_err(read_fault)?,
+        );
     }
     if parts.len() == 1 {
         return Ok((records, parts.remove(0)));

@@ -34,9 +34,10 @@ impl RpcMembers {
 
     fn peer(&self, to: Destination) -> Result<Peer, MemberFault> {
         match to {
-            Destination::Store(store) => self.directory.peer_of_store(store).ok_or_else(|| {
-                MemberFault::Unreachable(format!("{store} is not in the topology"))
-            }),
+            Destination::Store(store) => self
+                .directory
+                .peer_of_store(store)
+                .ok_or_else(|| MemberFault::Unreachable(format!("{store} is not in the topology"))),
             Destination::Target(target) => {
                 // The proxy's address, unless a newer one is known here.
                 let node = target.member.node;
@@ -57,7 +58,8 @@ impl Members for RpcMembers {
     ) -> BoxFuture<'static, Result<(HBlockReply, Bytes), MemberFault>> {
         let call = self.peer(to).map(|peer| {
             let message = Message::new(encode(&request), payload);
-            self.rpc.call(&peer, ServiceId(SERVICE_HBLOCK), message, timeout)
+            self.rpc
+                .call(&peer, ServiceId(SERVICE_HBLOCK), message, timeout)
         });
         Box::pin(async move {
             match call?.await {
@@ -128,8 +130,8 @@ impl Service for HBlockService {
                 return Err(Refusal::new(RefusalCode::Stopping, "HBlock has ended"));
             };
             let decoded = decode::<HBlockRequest>(&request.head);
-            let body = decoded
-                .map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
+            let body =
+                decoded.map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
             let (reply, payload) = hblock.answer(body, request.payload, deadline).await;
             Ok(Message::new(encode(&reply), payload))
         })

@@ -67,11 +67,17 @@ fn an_answer_waits_for_its_own_raise_and_not_for_an_earlier_one() {
     let mut member = seasoned();
     let first = proceeds(&store(&mut member, 2, 3, 6));
     let (version, record) = member.unwritten(container()).unwrap();
-    assert_eq!((record.epoch, record.generation), (PlacementEpoch(6), Generation(3)));
+    assert_eq!(
+        (record.epoch, record.generation),
+        (PlacementEpoch(6), Generation(3))
+    );
     let second = proceeds(&store(&mut member, 3, 4, 6));
     member.written(container(), version);
     assert!(member.is_durable(container(), first));
-    assert!(!member.is_durable(container(), second), "generation 4 came after that record");
+    assert!(
+        !member.is_durable(container(), second),
+        "generation 4 came after that record"
+    );
 }
 
 #[test]
@@ -81,7 +87,10 @@ fn what_was_recovered_is_durable_and_still_refuses() {
     let record = member.record(container()).unwrap().clone();
     let mut recovered = Member::recovered([record]);
     assert!(recovered.unwritten(container()).is_none());
-    assert!(matches!(store(&mut recovered, 2, 3, 4), StoreDecision::Refuse(_)));
+    assert!(matches!(
+        store(&mut recovered, 2, 3, 4),
+        StoreDecision::Refuse(_)
+    ));
     assert_eq!(
         store(&mut recovered, 7, 3, 5),
         StoreDecision::Refuse(HBlockRefusal::Collected)
@@ -92,10 +101,16 @@ fn what_was_recovered_is_durable_and_still_refuses() {
 fn a_repeat_joins_the_append_under_way_unless_its_bytes_differ() {
     let mut member = Member::default();
     proceeds(&store(&mut member, 1, 1, 1));
-    assert!(matches!(store(&mut member, 1, 1, 1), StoreDecision::Join(_)));
+    assert!(matches!(
+        store(&mut member, 1, 1, 1),
+        StoreDecision::Join(_)
+    ));
     let other = member.store(name(1), Digest(2), Generation(1), PlacementEpoch(1));
     assert_eq!(other, StoreDecision::Refuse(HBlockRefusal::OtherDigest));
-    assert!(member.store_copy(name(1), Digest(1)).is_none(), "no second append beside it");
+    assert!(
+        member.store_copy(name(1), Digest(1)).is_none(),
+        "no second append beside it"
+    );
     assert!(matches!(member.finish(name(1)), Finished::Kept));
     proceeds(&store(&mut member, 1, 1, 1));
 }
@@ -106,7 +121,10 @@ fn a_name_collected_while_it_is_appended_is_deleted_before_it_is_free() {
     proceeds(&store(&mut member, 1, 1, 1));
     member.collected(container(), WriterId(1), &[Sequence(1)]);
     assert_eq!(member.finish(name(1)), Finished::Collected);
-    assert!(member.is_pending(name(1)), "still taken while it is deleted");
+    assert!(
+        member.is_pending(name(1)),
+        "still taken while it is deleted"
+    );
     member.abandon(name(1));
     assert_eq!(
         store(&mut member, 1, 1, 1),
@@ -118,7 +136,11 @@ fn a_name_collected_while_it_is_appended_is_deleted_before_it_is_free() {
 #[test]
 fn retirement_is_passed_over_below_the_own_epoch_and_ends_with_a_higher_one() {
     let mut member = seasoned();
-    assert_eq!(member.retire(container(), PlacementEpoch(4)), None, "an old message");
+    assert_eq!(
+        member.retire(container(), PlacementEpoch(4)),
+        None,
+        "an old message"
+    );
     assert!(member.wants(name(1)));
 
     let version = member.retire(container(), PlacementEpoch(6)).unwrap();
@@ -140,22 +162,37 @@ fn retirement_is_passed_over_below_the_own_epoch_and_ends_with_a_higher_one() {
     member.placed(container(), PlacementEpoch(8), Generation(3), members);
     assert_eq!(member.record(container()).unwrap().role, Role::Member);
     proceeds(&store(&mut member, 2, 3, 8));
-    assert_eq!(member.retire(container(), PlacementEpoch(6)), None, "an old message again");
+    assert_eq!(
+        member.retire(container(), PlacementEpoch(6)),
+        None,
+        "an old message again"
+    );
 }
 
 #[test]
 fn a_late_placement_lowers_nothing() {
     let mut member = seasoned();
     let before = member.record(container()).unwrap().clone();
-    member.placed(container(), PlacementEpoch(4), Generation(9), vec![StoreId(9)]);
+    member.placed(
+        container(),
+        PlacementEpoch(4),
+        Generation(9),
+        vec![StoreId(9)],
+    );
     assert_eq!(member.record(container()), Some(&before));
 }
 
 #[test]
 fn confirmations_go_out_under_the_highest_epoch_seen() {
     let member = seasoned();
-    assert_eq!(member.confirm_epoch(container(), PlacementEpoch(3)), PlacementEpoch(5));
-    assert_eq!(member.confirm_epoch(container(), PlacementEpoch(7)), PlacementEpoch(7));
+    assert_eq!(
+        member.confirm_epoch(container(), PlacementEpoch(3)),
+        PlacementEpoch(5)
+    );
+    assert_eq!(
+        member.confirm_epoch(container(), PlacementEpoch(7)),
+        PlacementEpoch(7)
+    );
 }
 
 #[test]

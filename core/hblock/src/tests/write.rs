@@ -8,7 +8,9 @@ use crate::{Acknowledgements, TargetOutcome, Verdict};
 /// Plays `events` (`a+` held, `a?` unknown, `a-` busy, `a!` stale epoch, `.` the deadline) on targets
 /// a, b, c... in these domains and tells where the verdict came, and which.
 fn play(domains: &[u16], targets: usize, quorum: u8, events: &str) -> String {
-    let stores: Vec<StoreId> = (1..=targets).map(|id| StoreId(id.try_into().unwrap())).collect();
+    let stores: Vec<StoreId> = (1..=targets)
+        .map(|id| StoreId(id.try_into().unwrap()))
+        .collect();
     let mut counting = Acknowledgements::new(&stores, domains, quorum).unwrap();
     let mut told = String::new();
     for event in events.split_whitespace() {
@@ -96,7 +98,11 @@ fn the_acknowledging_set_spans_two_domains_where_the_members_do() {
     ] {
         assert_eq!(play(domains, 3, 2, events), told, "{domains:?} {events}");
     }
-    assert_eq!(play(&[1, 2], 2, 1, "a+"), "a+ written a", "one copy cannot span");
+    assert_eq!(
+        play(&[1, 2], 2, 1, "a+"),
+        "a+ written a",
+        "one copy cannot span"
+    );
 }
 
 #[test]
