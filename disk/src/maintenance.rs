@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use crate::codec::narrow;
 use crate::extent::{FetchError, Meta, Outgoing, Place, chunks_match};
 use crate::index::Location;
-use crate::journal::{CopyForward, JournalReadError};
+use crate::journal::{CopyForward, JournalReadError, Position};
 use crate::store::{Inner, ScrubReport, StoreError};
 
 /// Payload copied and synced at once by flush and compaction.
@@ -149,9 +149,19 @@ fn lose(inner: &Inner, meta: &Meta, from: Location) {
     inner.discard(garbage);
 }
 
-/// Makes deletions durable in the extents, then lets their journal records go.
+/// Makes deletions and replacements durable in the extents, then lets the deletions' records go.
 async fn sync_deletions(inner: &Inner) -> Result<(), DiskError> {
-    let tombstones = std::mem::take(&mut *inner.tombstones());
+    let durable = inner.journal.durable();
+    let is_due = |position: &Position| *position < durable;
+    // The tombstones first: what they doomed is on the other list by then.
+    let tombstones: Vec<_> = inner.tombstones().extract_if(.., |at| is_due(at)).collect();
+    let doomed: Vec<_> = inner
+        .doomed()
+        .extract_if(.., |(at, _)| is_due(at))
+        .collect();
+    for (_, place) in doomed {
+        inner.extents.kill(place);
+    }
     let synced = inner.extents.sync_dead().await;
     if synced.is_err() {
         inner.tombstones().extend(tombstones);
@@ -212,7 +222,7 @@ async fn compact_segment(
     Ok(emptied)
 }
 
-/// The blob, if the index still names this entry; an entry that nothing names is dead.
+/// The blob, if the index still names this entry. An entry that nothing names dies in its time.
 fn referenced(
     inner: &Inner,
     segment: u64,
@@ -228,14 +238,7 @@ fn referenced(
         (Some(entry), Some(place)) if (place.segment, place.ordinal) == (segment, ordinal) => {
             Some((place, entry.meta))
         }
-        _ => {
-            inner.extents.kill(Place {
-                segment,
-                ordinal,
-                offset: 0,
-            });
-            None
-        }
+        _ => None,
     }
 }
 

@@ -16,7 +16,7 @@ use hedgerow_env::{AbortOnDrop, BlobName, ContainerId, Env};
 use tokio::sync::Notify;
 
 use crate::blob_record::{DELETE, PUT, encode_delete, encode_put};
-use crate::extent::{CHUNK_BYTES, ExtentConfig, Extents, FetchError, Meta, chunk_sums};
+use crate::extent::{CHUNK_BYTES, ExtentConfig, Extents, FetchError, Meta, Place, chunk_sums};
 use crate::index::{Entry, Garbage, Index, Location};
 use crate::journal::{
     AppendError, CopyForward, Journal, JournalConfig, JournalReadError, Position, Receipt, Record,
@@ -216,6 +216,9 @@ pub(crate) struct Inner {
     pub(crate) worker: tokio::sync::Mutex<Worker>,
     /// Wakes the background task before its time.
     pub(crate) work: Notify,
+    /// Extent entries to be killed once the record that replaces or deletes them is durable: a dead
+    /// map on disk must never be ahead of the journal.
+    pub(crate) doomed: Mutex<Vec<(Position, Place)>>,
     /// Deletions whose records must stay until the dead maps are durable.
     pub(crate) tombstones: Mutex<Vec<Position>>,
     pub(crate) session: u64,
@@ -257,6 +260,21 @@ impl Inner {
             Some(Garbage::Journal(position)) => self.journal.release(position),
             Some(Garbage::Extent(place)) => self.extents.kill(place),
         }
+    }
+
+    /// Discards what the record at `position` replaced or deleted, in its time.
+    fn discard_after(&self, position: Position, garbage: Option<Garbage>) {
+        match garbage {
+            // The journal frees no segment before everything appended so far is durable.
+            None | Some(Garbage::Journal(_)) => self.discard(garbage),
+            Some(Garbage::Extent(place)) => self.doomed().push((position, place)),
+        }
+    }
+
+    pub(crate) fn doomed(&self) -> MutexGuard<'_, Vec<(Position, Place)>> {
+        self.doomed
+            .lock()
+            .expect("nobody panics while holding the doomed")
     }
 
     /// Whether blobs of `bytes` more would leave too little for deletions, flush and compaction.
@@ -359,7 +377,7 @@ impl Store {
         let garbage = index.insert(Arc::new(meta), Location::Journal);
         let flush_now = index.unflushed_bytes() >= inner.config.flush_bytes;
         drop(index);
-        inner.discard(garbage);
+        inner.discard_after(receipt.position(), garbage);
         if flush_now {
             inner.work.notify_one();
         }
@@ -382,8 +400,8 @@ impl Store {
         let receipt = inner.journal.append(record)?;
         let garbage = index.remove(name);
         drop(index);
-        // Killed first: whoever takes the tombstone from the list syncs the dead map afterwards.
-        inner.discard(garbage);
+        // Doomed first: whoever takes the tombstone from its list kills the entry before.
+        inner.discard_after(receipt.position(), garbage);
         inner.tombstones().push(receipt.position());
         Ok(receipt)
     }

@@ -134,6 +134,7 @@ impl Store {
             index: Mutex::new(replay.index),
             worker: tokio::sync::Mutex::new(Worker::default()),
             work: Notify::new(),
+            doomed: Mutex::default(),
             tombstones: Mutex::new(replay.tombstones),
             session,
             began_at: recovery.began_at,
@@ -235,7 +236,12 @@ impl Replay {
     fn extent_entries(&mut self, entries: Vec<Found>) {
         for found in entries {
             let present = self.index.get(found.meta.name);
-            if present.is_some_and(|present| present.meta.origin > found.meta.origin) {
+            // A copy that compaction left half written does not hide the whole one it was made from.
+            let is_worse = present.is_some_and(|present| {
+                let same = present.meta.origin == found.meta.origin;
+                present.meta.origin > found.meta.origin || same && found.bad
+            });
+            if is_worse {
                 self.garbage.push(Garbage::Extent(found.place));
                 continue;
             }

@@ -17,7 +17,7 @@ use super::format::{
 };
 use super::state::{Source, State, UNCUT};
 use super::{PAGE_BYTES, VerifiedConfig, VerifiedError};
-use crate::codec::{narrow, wide};
+use crate::codec::{align_up, narrow, wide};
 
 /// The log is read this much at a time when it is searched for a later frame.
 const SEARCH_BYTES: usize = 1 << 20;
@@ -253,9 +253,7 @@ impl VerifiedFile {
         self.check_running()?;
         let _writer = self.writer.lock().expect(UNPOISONED);
         // Taken here, so that neither a sync nor a checkpoint can run out of space.
-        if self.pages.length()? < length {
-            self.pages.resize(length)?;
-        }
+        self.grow_pages(length)?;
         for table in &self.tables {
             if table.length()? < table_bytes(length) {
                 table.resize(table_bytes(length))?;
@@ -381,6 +379,7 @@ impl VerifiedFile {
         let state = self.state.read().expect(UNPOISONED);
         let (logged, table) = (state.logged(), state.next_table());
         drop(state);
+        self.grow_pages(table.length)?;
         let mut bytes = vec![0; PAGE_BYTES];
         for (page, logged) in logged {
             self.log.read_at(logged.offset, &mut bytes)?;
@@ -396,10 +395,19 @@ impl VerifiedFile {
         let target = &self.tables[narrow(table.generation % 2)];
         target.write_at(0, &encode_table(&table))?;
         target.sync()?;
-        let length = table.length;
+        let length = whole_pages(table.length);
         self.state.write().expect(UNPOISONED).checkpointed(table);
         *writer = LogWriter::new();
         if self.pages.length()? > length {
+            self.pages.resize(length)?;
+        }
+        Ok(())
+    }
+
+    /// The pages file holds whole pages only.
+    fn grow_pages(&self, length: u64) -> Result<(), DiskError> {
+        let length = whole_pages(length);
+        if self.pages.length()? < length {
             self.pages.resize(length)?;
         }
         Ok(())
@@ -436,6 +444,10 @@ impl VerifiedFile {
             end: state.length,
         })
     }
+}
+
+fn whole_pages(length: u64) -> u64 {
+    align_up(length, wide(PAGE_BYTES))
 }
 
 fn log_path(path: &str) -> String {

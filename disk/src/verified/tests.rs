@@ -252,7 +252,7 @@ fn golden_bytes() {
     });
     let golden_table = [
         "48475054 41424c45 0100 0000 00100000 0300000000000000 0010000000000000",
-        "0100000000000000 0000000000000000 8877665544332211 0500000000000000 TABLE",
+        "0100000000000000 0000000000000000 8877665544332211 0500000000000000 5f20ba9e5899fd7b",
     ];
     assert_eq!(hex(&table), golden_table.concat().replace(' ', ""));
     let frame = encode_frame(&Frame {
@@ -267,7 +267,7 @@ fn golden_bytes() {
     assert_eq!(frame.len(), 512);
     let golden_frame = [
         "4847504c 0100 0100 0300000000000000 0200000000000000 0100000000000000",
-        "0020000000000000 ffffffffffffffff 01000000 00000000 FRAME",
+        "0020000000000000 ffffffffffffffff 01000000 00000000 fc65e28308c7791f",
         "0100000000000000 8877665544332211 0500000000000000",
     ];
     assert_eq!(hex(&frame[..88]), golden_frame.concat().replace(' ', ""));
