@@ -41,7 +41,7 @@ struct Timed {
 }
 
 fn speed(count: u64) {
-    let calls = history(count, 64);
+    let (calls, still_open) = history(count, 64);
     let rate = |seconds: f64| calls.len() as f64 / seconds / 1e6;
     for streaming in [true, false] {
         let started = Instant::now();
@@ -58,6 +58,9 @@ fn speed(count: u64) {
             }
             most_live = most_live.max(checker.live_values());
         }
+        for &(invoke, value) in &still_open {
+            checker.write(invoke, None, value);
+        }
         assert_eq!(checker.finish(), ZoneAnswer::Valid);
         let seconds = started.elapsed().as_secs_f64();
         println!(
@@ -69,8 +72,9 @@ fn speed(count: u64) {
     }
 }
 
-/// Calls of `clients` in order of their endings, each taking effect at a point inside.
-fn history(count: u64, clients: usize) -> Vec<Timed> {
+/// Calls of `clients` in order of their endings, each taking effect at a point inside, and the
+/// writes that took effect but never ended.
+fn history(count: u64, clients: usize) -> (Vec<Timed>, Vec<(u64, u64)>) {
     let mut dice = Dice::new(1, count);
     let mut open: Vec<Option<(u64, bool, Option<u64>)>> = vec![None; clients];
     let (mut calls, mut value, mut time) = (Vec::new(), 0, 0);
@@ -103,5 +107,9 @@ fn history(count: u64, clients: usize) -> Vec<Timed> {
             }
         }
     }
-    calls
+    let effective = open.into_iter().flatten().filter(|call| call.1);
+    let still_open = effective
+        .filter_map(|(invoke, _, value)| Some((invoke, value?)))
+        .collect();
+    (calls, still_open)
 }

@@ -230,10 +230,7 @@ impl<'a> Chains<'a> {
         let op = cluster.first_read_finish.op;
         Err(invalid(
             vec![op],
-            format!(
-                "operation {op} returned {}, which nothing wrote",
-                cluster.value
-            ),
+            format!("operation {op} returned a value that nothing wrote"),
         ))
     }
 

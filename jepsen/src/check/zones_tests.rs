@@ -124,6 +124,12 @@ fn long_run(operations: u64, clients: u64, stale_after: u64) -> (ZoneAnswer, usi
             }
         }
     }
+    // Writes that took effect but never ended may have been seen.
+    for (invoke, write, read) in open.into_iter().flatten() {
+        if let (Some(written), Some(_)) = (write, read) {
+            checker.write(invoke, None, written);
+        }
+    }
     (checker.finish(), most_live)
 }
 
