@@ -50,7 +50,7 @@ pub struct Disagreement {
 const KINDS: u64 = 9;
 
 /// Judges `count` random histories of the campaign named by `seed`, each by the engines and by
-/// exhaustive search. About 200,000 a second and core.
+/// exhaustive search. Some ten thousand a second and core.
 ///
 /// # Errors
 /// The first history on which they disagree.
