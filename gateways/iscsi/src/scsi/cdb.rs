@@ -270,6 +270,32 @@ fn reservation(fields: Fields<'_>) -> Operation {
     }
 }
 
+/// MODE SELECT and MODE SENSE, (6) and (10).
+fn mode(fields: Fields<'_>) -> Result<Operation, Sense> {
+    let cdb = fields.0;
+    let long = cdb[0] >= 0x55;
+    let length = if long {
+        fields.u16(7)
+    } else {
+        u32::from(cdb[4])
+    };
+    if matches!(cdb[0], 0x15 | 0x55) {
+        if cdb[1] & 0x01 != 0 {
+            return Err(Sense::invalid_cdb_field(1, Some(0))); // SP: no pages are saved.
+        }
+        return Ok(Operation::ModeSelect { long, length });
+    }
+    Ok(Operation::ModeSense(ModeSense {
+        long,
+        no_descriptors: fields.bit(1, 3),
+        long_lba: long && fields.bit(1, 4),
+        control: cdb[2] >> 6,
+        page: cdb[2] & 0x3f,
+        subpage: cdb[3],
+        allocation: length,
+    }))
+}
+
 /// Commands of SPC-4 and the capacity commands.
 fn primary(fields: Fields<'_>) -> Result<Operation, Sense> {
     let cdb = fields.0;
@@ -289,34 +315,7 @@ fn primary(fields: Fields<'_>) -> Result<Operation, Sense> {
                 allocation: fields.u16(3),
             }
         }
-        0x15 | 0x55 => {
-            if cdb[1] & 0x01 != 0 {
-                return Err(Sense::invalid_cdb_field(1, Some(0))); // SP: no pages are saved.
-            }
-            let long = cdb[0] == 0x55;
-            let length = if long {
-                fields.u16(7)
-            } else {
-                u32::from(cdb[4])
-            };
-            Operation::ModeSelect { long, length }
-        }
-        0x1a | 0x5a => {
-            let long = cdb[0] == 0x5a;
-            Operation::ModeSense(ModeSense {
-                long,
-                no_descriptors: fields.bit(1, 3),
-                long_lba: long && fields.bit(1, 4),
-                control: cdb[2] >> 6,
-                page: cdb[2] & 0x3f,
-                subpage: cdb[3],
-                allocation: if long {
-                    fields.u16(7)
-                } else {
-                    u32::from(cdb[4])
-                },
-            })
-        }
+        0x15 | 0x1a | 0x55 | 0x5a => mode(fields)?,
         0x1b => {
             // LOEJ means loading or ejecting a medium that this disk does not have.
             if cdb[4] & 0xf0 == 0 && fields.bit(4, 1) {

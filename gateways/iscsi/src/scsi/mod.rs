@@ -9,6 +9,7 @@
 
 pub(crate) mod cdb;
 pub(crate) mod execute;
+pub(crate) mod execution;
 pub(crate) mod inquiry;
 pub(crate) mod mode;
 pub(crate) mod opcodes;

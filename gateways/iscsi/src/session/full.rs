@@ -14,14 +14,14 @@ use super::management::Pending;
 use super::parameters::Agreed;
 use super::sequence::{COMMAND_WINDOW, CommandWindow};
 use super::task::{Addressed, DataError, Gathering, Stage, Task};
-use super::text::{Shown, TextExchange};
+use super::text::TextExchange;
 use super::{CloseReason, Effect, Event, Operate, OperationId, PING_AFTER, PING_TIMEOUT};
-use crate::codec::response::Residual;
 use crate::codec::{
     Counters, HEADER_BYTES, Lun, RawPdu, Request, Response, TAG_NONE, request, response,
 };
 use crate::port::{BlockError, OperationTag};
-use crate::scsi::execute::{self, Begun, Context, Execution, Reply, Step};
+use crate::scsi::execute::{self, Begun, Context, Reply, Step};
+use crate::scsi::execution::Execution;
 use crate::scsi::sense::{Key, Sense};
 use crate::scsi::status;
 use crate::target::{CloseCause, InitiatorPort, SessionId, Target, Targets, TaskId, Unit};
@@ -75,7 +75,7 @@ pub(super) struct FullFeature {
     pub(super) orphans: BTreeMap<u64, (Arc<Unit>, TaskId)>,
     /// Task management and logout requests that wait for operations to end, by ticket.
     pub(super) pending: BTreeMap<u64, Pending>,
-    text: TextExchange,
+    pub(super) exchange: TextExchange,
     heard: Instant,
     ping: Option<(u32, Instant)>,
     gone: bool,
@@ -94,7 +94,7 @@ impl FullFeature {
             in_use: 0,
             orphans: BTreeMap::new(),
             pending: BTreeMap::new(),
-            text: TextExchange::default(),
+            exchange: TextExchange::default(),
             heard: start.now,
             ping: None,
             gone: false,
@@ -202,7 +202,7 @@ impl FullFeature {
     }
 
     /// Counters of a PDU that does not advance StatSN.
-    fn counters(&self) -> Counters {
+    pub(super) fn counters(&self) -> Counters {
         Counters {
             status: self.status_sn,
             expected_command: self.window.expected(),
@@ -223,11 +223,16 @@ impl FullFeature {
         self.next_number
     }
 
-    fn transfer_tag(&mut self) -> u32 {
-        self.next_transfer = match self.next_transfer.wrapping_add(1) {
+    /// The next transfer tag; taken with [`FullFeature::transfer_tag`].
+    fn coming_transfer_tag(&self) -> u32 {
+        match self.next_transfer.wrapping_add(1) {
             TAG_NONE => 0,
             tag => tag,
-        };
+        }
+    }
+
+    pub(super) fn transfer_tag(&mut self) -> u32 {
+        self.next_transfer = self.coming_transfer_tag();
         self.next_transfer
     }
 
@@ -243,7 +248,7 @@ impl FullFeature {
 
     /// Rejects a PDU that breaks the protocol and closes: at ErrorRecoveryLevel 0 there is no way
     /// back (RFC 7143 7.1.1).
-    fn violation(
+    pub(super) fn violation(
         &mut self,
         what: &'static str,
         header: &[u8; HEADER_BYTES],
@@ -302,83 +307,6 @@ impl FullFeature {
             Request::Logout(logout) => self.logout(logout, effects),
             Request::DataOut(_) | Request::Snack(_) | Request::Login(_) => {}
         }
-    }
-
-    fn nop(&mut self, nop: request::NopOut, effects: &mut Vec<Effect>) {
-        let mut data = nop.data;
-        data.truncate(usize::try_from(self.start.agreed.peer_data_segment).unwrap_or(usize::MAX));
-        let counters = self.numbered();
-        effects.push(Effect::Send(Response::NopIn(response::NopIn {
-            lun: nop.lun,
-            task: nop.task,
-            transfer: TAG_NONE,
-            counters,
-            data,
-        })));
-    }
-
-    fn text(
-        &mut self,
-        request: &request::Text,
-        header: &[u8; HEADER_BYTES],
-        effects: &mut Vec<Effect>,
-    ) {
-        let continuation = self.text.is_continuation(request.transfer);
-        if request.transfer != TAG_NONE && !continuation {
-            return self.violation("a text request with a foreign tag", header, effects);
-        }
-        if !continuation {
-            if self.text.add(&request.data).is_err() {
-                return self.violation("a text that is too long", header, effects);
-            }
-            if request.continues {
-                return self.send_text(request, Bytes::new(), false, TAG_NONE, effects);
-            }
-            let own = self
-                .start
-                .session
-                .as_ref()
-                .map(|(target, _)| target.name.as_str());
-            let shown = Shown {
-                own,
-                names: self.start.targets.names(),
-            };
-            let (targets, local) = (&self.start.targets, &self.start.local_address);
-            let answered = self.text.answer(&shown, |name| {
-                let portals = targets.describe(name).map(|target| target.portals);
-                portals
-                    .filter(|list| !list.is_empty())
-                    .unwrap_or_else(|| vec![local.clone()])
-            });
-            if answered.is_err() {
-                return self.violation("a malformed text", header, effects);
-            }
-        }
-        let tag = self.transfer_tag();
-        let limit = usize::try_from(self.start.agreed.peer_data_segment).unwrap_or(usize::MAX);
-        let part = self.text.next_part(limit, tag);
-        let tag = if part.continues { tag } else { TAG_NONE };
-        self.send_text(request, part.data, part.continues, tag, effects);
-    }
-
-    fn send_text(
-        &mut self,
-        request: &request::Text,
-        data: Bytes,
-        continues: bool,
-        transfer: u32,
-        effects: &mut Vec<Effect>,
-    ) {
-        let counters = self.numbered();
-        effects.push(Effect::Send(Response::Text(response::Text {
-            last: !continues && !request.continues,
-            continues,
-            lun: request.lun,
-            task: request.task,
-            transfer,
-            counters,
-            data,
-        })));
     }
 
     fn command(
@@ -532,7 +460,7 @@ impl FullFeature {
     fn gather(&mut self, number: u64, effects: &mut Vec<Effect>) {
         let agreed = self.start.agreed;
         loop {
-            let transfer = self.transfer_tag();
+            let transfer = self.coming_transfer_tag();
             let counters = self.counters();
             let Some(task) = self.tasks.get_mut(&number) else {
                 return;
@@ -546,6 +474,7 @@ impl FullFeature {
                 }
                 return;
             };
+            self.next_transfer = transfer;
             let r2t_sn = task.transfers;
             task.transfers += 1;
             effects.push(Effect::Send(Response::ReadyToTransfer(
@@ -713,83 +642,6 @@ impl FullFeature {
             task.unit.finish(task.id);
         }
     }
-
-    /// Sends the data and the status of a command.
-    pub(super) fn respond(
-        &mut self,
-        addressed: Addressed,
-        reply: Reply,
-        effects: &mut Vec<Effect>,
-    ) {
-        let length = u32::try_from(reply.data.len()).expect("transfers are limited");
-        let residual = residual(addressed, &reply, length);
-        let room = if addressed.reads {
-            addressed.expected_bytes
-        } else {
-            0
-        };
-        let mut data = reply.data;
-        data.truncate(usize::try_from(room).unwrap_or(usize::MAX));
-        if !data.is_empty() && reply.status == status::GOOD {
-            return self.send_data(addressed.task, data, residual, effects);
-        }
-        let sense = reply
-            .sense
-            .map(|sense| sense.encode(addressed.descriptor_sense));
-        let counters = self.numbered();
-        effects.push(Effect::Send(Response::Command(response::Command {
-            response: 0,
-            status: reply.status,
-            task: addressed.task,
-            counters,
-            expected_data: addressed.transfers,
-            residual,
-            sense: sense.unwrap_or_default(),
-        })));
-    }
-
-    /// Data-In PDUs; the last one carries the status (RFC 7143 11.7.3).
-    fn send_data(
-        &mut self,
-        task: u32,
-        mut data: Bytes,
-        residual: Residual,
-        effects: &mut Vec<Effect>,
-    ) {
-        let segment = self.start.agreed.peer_data_segment;
-        let burst = self.start.agreed.max_burst;
-        let (mut offset, mut data_sn, mut in_burst) = (0_u32, 0_u32, 0_u32);
-        while !data.is_empty() {
-            let rest = u32::try_from(data.len()).expect("transfers are limited");
-            let length = rest.min(segment).min(burst - in_burst);
-            let ends = length == rest;
-            let counters = if ends {
-                self.numbered()
-            } else {
-                Counters {
-                    status: 0,
-                    ..self.counters()
-                }
-            };
-            in_burst += length;
-            let last = ends || in_burst == burst;
-            if last {
-                in_burst = 0;
-            }
-            let length_here = usize::try_from(length).expect("within the data");
-            effects.push(Effect::Send(Response::DataIn(response::DataIn {
-                last,
-                status: ends.then_some((status::GOOD, residual)),
-                task,
-                counters,
-                data_sn,
-                offset,
-                data: data.split_to(length_here),
-            })));
-            offset += length;
-            data_sn += 1;
-        }
-    }
 }
 
 /// Commands that no unit of ours can take: bidirectional ones and those with attribute ACA.
@@ -804,27 +656,4 @@ fn unsupported(command: &request::Command) -> Option<Sense> {
         information: None,
         field: None,
     })
-}
-
-/// What was not moved of what the initiator expected, or would have been beyond it.
-fn residual(addressed: Addressed, reply: &Reply, length: u32) -> Residual {
-    let (wanted, expected) = if length > 0 {
-        (
-            length,
-            if addressed.reads {
-                addressed.expected_bytes
-            } else {
-                0
-            },
-        )
-    } else if addressed.reads || reply.status == status::GOOD || addressed.wanted_out > 0 {
-        (addressed.wanted_out, addressed.expected_bytes)
-    } else {
-        (0, addressed.expected_bytes)
-    };
-    match wanted.cmp(&expected) {
-        std::cmp::Ordering::Equal => Residual::None,
-        std::cmp::Ordering::Less => Residual::Underflow(expected - wanted),
-        std::cmp::Ordering::Greater => Residual::Overflow(wanted - expected),
-    }
 }

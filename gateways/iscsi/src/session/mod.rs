@@ -9,6 +9,7 @@
 //! a disk any more, and only then does the session leave its target.
 //! Does not: read clocks or bytes, or wait.
 
+mod answers;
 pub(crate) mod chap;
 mod full;
 mod login;
@@ -324,3 +325,6 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod transcripts;

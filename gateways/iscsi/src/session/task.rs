@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::codec::{TAG_NONE, request};
-use crate::scsi::execute::Execution;
+use crate::scsi::execution::Execution;
 use crate::target::{TaskId, Unit};
 
 /// Where a task stands.
