@@ -9,6 +9,7 @@ mod fields;
 mod replica;
 mod state;
 
+pub mod drivers;
 pub mod placement;
 pub mod raft;
 pub mod root;

@@ -33,11 +33,17 @@ use reads::Reads;
 pub trait Replicas: Send + Sync {
     /// The replica, if there is one.
     fn replica(&self, group: GroupId) -> Option<Arc<dyn GroupReplica>>;
+    /// The groups that have a replica here, in order.
+    fn groups(&self) -> Vec<GroupId>;
 }
 
 impl Replicas for crate::raft::PagesHost {
     fn replica(&self, group: GroupId) -> Option<Arc<dyn GroupReplica>> {
         Self::replica(self, group)
+    }
+
+    fn groups(&self) -> Vec<GroupId> {
+        Self::groups(self)
     }
 }
 
@@ -265,4 +271,19 @@ fn ask_shard(view: &dyn View, index: u64, request: ShardRequest) -> Result<Shard
         | ShardRequest::Substitute { .. }
         | ShardRequest::Pull { .. } => unreachable!("answered before"),
     }
+}
+
+/// Runs `ask` on the local state as it is: for the drivers of a leader, whose proposals are
+/// conditional.
+pub(crate) async fn read_local<T, F>(replica: &Arc<dyn GroupReplica>, ask: F) -> Result<T, String>
+where
+    T: Send + 'static,
+    F: FnOnce(&dyn View, u64) -> Result<T, StateError> + Send + 'static,
+{
+    let read = reads::local(replica, ask).await;
+    read.map_err(|failure| match failure {
+        Failure::State(error) => error.to_string(),
+        Failure::Busy(reason) => reason,
+        Failure::Propose(error) => error.to_string(),
+    })
 }

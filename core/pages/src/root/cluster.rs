@@ -11,7 +11,7 @@ use hedgerow_protocol::{
 
 use super::keys;
 use super::tables::{self, Stop};
-use crate::fields::Put;
+use crate::fields::{Put, Take};
 use crate::{StateError, Update};
 
 /// Most stores of a node: the limit of a handshake.
@@ -22,6 +22,10 @@ const MAXIMUM_TEXT_BYTES: usize = 512;
 const MAXIMUM_SHARDS: usize = 1024;
 /// Most members of a group: five voters, and as many that are joining.
 const MAXIMUM_GROUP_MEMBERS: usize = 10;
+
+/// How often a store is offered the same number: one that was retired before it ever joined is then
+/// given up.
+const OFFERS: u32 = 8;
 
 pub(super) fn invalid(reason: impl Into<String>) -> RootRefusal {
     RootRefusal::Invalid {
@@ -228,10 +232,31 @@ pub(super) fn set_group_members(
     Ok(RootOutcome::Done)
 }
 
-/// `NextReplica`.
-pub(super) fn next_replica(state: &mut dyn Update, group: GroupId) -> Result<RootOutcome, Stop> {
-    if tables::table(state)?.group(group).is_none() {
+/// `NextReplica`. A store that is not a member yet is offered its number again, so that an attempt
+/// which broke off after the replica was started can be completed.
+pub(super) fn next_replica(
+    state: &mut dyn Update,
+    group: GroupId,
+    store: StoreId,
+) -> Result<RootOutcome, Stop> {
+    let table = tables::table(state)?;
+    let Some(record) = table.group(group) else {
         return Err(invalid(format!("no group {group}")).into());
+    };
+    let offered = keys::offered(group, store);
+    if let Some(bytes) = state.get(&offered)? {
+        let mut take = Take::new(&bytes, "offered");
+        let (number, times) = (take.u32()?, take.u32()?);
+        take.end()?;
+        let used = record
+            .members
+            .iter()
+            .any(|member| member.member.store == store && member.member.replica.0 >= number);
+        if !used && times < OFFERS {
+            let row = Put::value().u32(number).u32(times + 1).done();
+            state.put(&offered, &row)?;
+            return Ok(RootOutcome::Replica(ReplicaNumber(number)));
+        }
     }
     let key = keys::replica(group);
     let next = tables::read_number(state, &key)?.unwrap_or(0) + 1;
@@ -239,5 +264,6 @@ pub(super) fn next_replica(state: &mut dyn Update, group: GroupId) -> Result<Roo
         return Err(invalid(format!("{group} has handed out every replica number")).into());
     };
     tables::write_number(state, &key, next)?;
+    state.put(&offered, &Put::value().u32(number).u32(1).done())?;
     Ok(RootOutcome::Replica(ReplicaNumber(number)))
 }

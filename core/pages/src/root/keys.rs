@@ -18,8 +18,9 @@
 //! | 14 pending drop | disk, group | nothing |
 //! | 15 counter | which | the number handed out last |
 //! | 16 feature level | | level |
+//! | 17 offered | group, store | replica number, how often |
 
-use hedgerow_env::{GroupId, NodeId, VirtualDiskId};
+use hedgerow_env::{GroupId, NodeId, StoreId, VirtualDiskId};
 use hedgerow_protocol::ProxySession;
 
 use crate::StateError;
@@ -167,4 +168,8 @@ pub(super) fn counter(counter: Counter) -> Vec<u8> {
 
 pub(super) fn feature() -> Vec<u8> {
     kind(16)
+}
+
+pub(super) fn offered(group: GroupId, store: StoreId) -> Vec<u8> {
+    Put::new(17).u32(group.0).u64(store.0).done()
 }

@@ -73,7 +73,7 @@ fn apply_one(
         } => cluster::set_node_state(state, index, *node, *node_state, reason),
         RootCommand::CreateShards { shards } => cluster::create_shards(state, shards),
         RootCommand::SetGroupMembers(record) => cluster::set_group_members(state, record),
-        RootCommand::NextReplica { group, store: _ } => cluster::next_replica(state, *group),
+        RootCommand::NextReplica { group, store } => cluster::next_replica(state, *group, *store),
         RootCommand::CreateDisk {
             nonce,
             name,

@@ -1,7 +1,8 @@
 //! A shard group's state machine and the questions to it.
 //!
 //! `machine` takes one log entry apart; `place`, `fence`, `commit`, `blobs` and `drop` hold one
-//! family of commands each; `query` answers.
+//! family of commands each; `query` answers; `work` finds what the leader's
+//! driver has to propose.
 //!
 //! Invariants: docs/protocol/pages.md. Every command is a pure function of (command, state).
 //! Does not: know of time, nodes' liveness, Raft or the network.
@@ -19,5 +20,9 @@ mod place;
 pub mod query;
 mod rows;
 mod tables;
+pub mod work;
 
 pub use machine::ShardMachine;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+//! Who joins a group: the shards' first members, and further replicas as nodes join.
+//!
+//! Invariants: a decision names one step, and the next is decided on what came of it; members of a
+//! new group are numbered from 1 on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hedgerow_env::{GroupId, NodeId, ReplicaNumber, StoreId};
+use hedgerow_protocol::{
+    GroupMember, GroupRecord, MemberId, NodeState, Roles, ShardTable, Topology,
+};
+
+use crate::Leadership;
+use crate::placement::{choose_group_members, replicas_wanted};
+
+/// How many replicas each node holds, by the table.
+pub(super) fn load_of(table: &ShardTable) -> BTreeMap<NodeId, usize> {
+    let mut load = BTreeMap::new();
+    let groups = std::iter::once(&table.root).chain(&table.shards);
+    for member in groups.flat_map(|group| &group.members) {
+        *load.entry(member.node).or_default() += 1;
+    }
+    load
+}
+
+fn pages_nodes(topology: &Topology) -> usize {
+    let nodes = topology.nodes.iter();
+    nodes
+        .filter(|node| node.roles.contains(Roles::PAGES) && node.state != NodeState::Draining)
+        .count()
+}
+
+/// The first members of `count` shards, once every member of the root is up; else nothing yet.
+pub(super) fn plan_shards(
+    topology: &Topology,
+    table: &ShardTable,
+    count: usize,
+    most: usize,
+) -> Option<Vec<GroupRecord>> {
+    let is_up = |node: NodeId| {
+        let mut nodes = topology.nodes.iter();
+        nodes.any(|record| record.node == node && record.state == NodeState::Up)
+    };
+    if table.root.members.is_empty() || !table.root.members.iter().all(|m| is_up(m.node)) {
+        return None;
+    }
+    let wanted = replicas_wanted(pages_nodes(topology), most);
+    let mut load = load_of(table);
+    let mut shards = Vec::with_capacity(count);
+    for number in (1_u32..).take(count) {
+        let group = GroupId(number);
+        let chosen = choose_group_members(group, topology, &BTreeSet::new(), &load, wanted);
+        if chosen.len() < wanted {
+            return None;
+        }
+        let members = (1_u32..).zip(chosen).map(|(replica, (node, store))| {
+            *load.entry(node).or_default() += 1;
+            member(topology, node, store, ReplicaNumber(replica))
+        });
+        shards.push(GroupRecord {
+            group,
+            members: members.collect(),
+        });
+    }
+    Some(shards)
+}
+
+/// A member on `node`, with the address that the topology tells.
+pub(super) fn member(
+    topology: &Topology,
+    node: NodeId,
+    store: StoreId,
+    replica: ReplicaNumber,
+) -> GroupMember {
+    let mut nodes = topology.nodes.iter();
+    let record = nodes.find(|record| record.node == node);
+    GroupMember {
+        member: MemberId { store, replica },
+        node,
+        address: record
+            .map(|record| record.address.clone())
+            .unwrap_or_default(),
+    }
+}
+
+/// The next step of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing is to be done.
+    Rest,
+    /// Make these the voters: a learner was left behind.
+    Promote(Vec<MemberId>),
+    /// Start a replica there and let it join.
+    Add(NodeId, StoreId),
+    /// Tell the root who the members are.
+    Record(GroupRecord),
+}
+
+/// The next step of `group`, which is led here.
+pub(super) fn next_step(
+    group: GroupId,
+    leadership: &Leadership,
+    topology: &Topology,
+    table: &ShardTable,
+    most: usize,
+) -> Step {
+    let is_up = |node: NodeId| {
+        let mut nodes = topology.nodes.iter();
+        nodes.any(|record| record.node == node && record.state == NodeState::Up)
+    };
+    let wanted = replicas_wanted(pages_nodes(topology), most);
+    let learner = leadership
+        .members
+        .iter()
+        .find(|known| !leadership.voters.contains(&known.member) && is_up(known.node));
+    if let Some(learner) = learner {
+        let mut voters = leadership.voters.clone();
+        voters.push(learner.member);
+        return Step::Promote(voters);
+    }
+    if leadership.voters.len() < wanted {
+        let present = leadership.members.iter().map(|known| known.node).collect();
+        let load = load_of(table);
+        let chosen = choose_group_members(group, topology, &present, &load, 1);
+        if let Some((node, store)) = chosen.first() {
+            return Step::Add(*node, *store);
+        }
+    }
+    // Voters alone: whoever is recorded has a log, so that starting a group never begins it anew.
+    let mut members = leadership.members.clone();
+    members.retain(|known| leadership.voters.contains(&known.member));
+    members.sort_by_key(|known| known.member);
+    let ids = |members: &[GroupMember]| -> BTreeSet<MemberId> {
+        members.iter().map(|known| known.member).collect()
+    };
+    match table.group(group) {
+        Some(record) if ids(&record.members) != ids(&members) => {
+            Step::Record(GroupRecord { group, members })
+        }
+        _ => Step::Rest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hedgerow_protocol::{Location, NodeRecord, ROOT_GROUP, Residence, StoreRecord};
+
+    use super::*;
+
+    fn topology(count: u64) -> Topology {
+        let node = |id| NodeRecord {
+            node: NodeId(id),
+            name: format!("node{id}"),
+            address: format!("node{id}:1"),
+            roles: Roles::ALL,
+            location: Location::default(),
+            stores: vec![StoreRecord {
+                store: StoreId(id * 10),
+                capacity_bytes: 1 << 40,
+                residence: Residence::Hdd,
+                system: true,
+            }],
+            state: NodeState::Up,
+            reason: String::new(),
+        };
+        Topology {
+            index: 1,
+            nodes: (1..=count).map(node).collect(),
+        }
+    }
+
+    fn members(topology: &Topology, ids: &[u64]) -> Vec<GroupMember> {
+        (1_u32..)
+            .zip(ids)
+            .map(|(number, id)| {
+                let replica = ReplicaNumber(number);
+                member(topology, NodeId(*id), StoreId(id * 10), replica)
+            })
+            .collect()
+    }
+
+    fn table(topology: &Topology, root: &[u64]) -> ShardTable {
+        ShardTable {
+            root: GroupRecord {
+                group: ROOT_GROUP,
+                members: members(topology, root),
+            },
+            ..ShardTable::default()
+        }
+    }
+
+    #[test]
+    fn shards_are_planned_evenly_once_the_root_is_whole() {
+        let mut nodes = topology(5);
+        let table = table(&nodes, &[1, 2, 3]);
+        let shards = plan_shards(&nodes, &table, 4, 3).unwrap();
+        assert_eq!(shards.len(), 4);
+        let mut load = BTreeMap::<NodeId, usize>::new();
+        for member in shards.iter().flat_map(|shard| &shard.members) {
+            *load.entry(member.node).or_default() += 1;
+        }
+        let total: usize = load.values().sum();
+        assert_eq!(total, 12, "three replicas each");
+        let with_root =
+            |id: u64| load.get(&NodeId(id)).copied().unwrap_or(0) + usize::from(id <= 3);
+        assert!((1..=5).all(|id| with_root(id) == 3), "{load:?}");
+        nodes.nodes[2].state = NodeState::Down;
+        assert_eq!(plan_shards(&nodes, &table, 4, 3), None);
+    }
+
+    #[test]
+    fn a_group_grows_one_member_at_a_time_and_tells_the_root() {
+        let nodes = topology(3);
+        let table = table(&nodes, &[1]);
+        let mut leadership = Leadership {
+            members: members(&nodes, &[1]),
+            voters: vec![members(&nodes, &[1])[0].member],
+            is_leader: true,
+            ..Leadership::default()
+        };
+        let step = next_step(ROOT_GROUP, &leadership, &nodes, &table, 3);
+        assert!(matches!(step, Step::Add(NodeId(2 | 3), _)), "{step:?}");
+
+        // It was added as a learner, and the leader changed before it became a voter.
+        leadership.members = members(&nodes, &[1, 2]);
+        let step = next_step(ROOT_GROUP, &leadership, &nodes, &table, 3);
+        let voters: Vec<MemberId> = leadership.members.iter().map(|m| m.member).collect();
+        assert_eq!(step, Step::Promote(voters));
+
+        leadership.members = members(&nodes, &[1, 2, 3]);
+        leadership.voters = leadership.members.iter().map(|m| m.member).collect();
+        let step = next_step(ROOT_GROUP, &leadership, &nodes, &table, 3);
+        assert!(matches!(step, Step::Record(_)), "{step:?}");
+        let table = super::tests::table(&nodes, &[1, 2, 3]);
+        let step = next_step(ROOT_GROUP, &leadership, &nodes, &table, 3);
+        assert_eq!(step, Step::Rest);
+    }
+}

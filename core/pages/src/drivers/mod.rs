@@ -1,0 +1,100 @@
+//! The leaders' duties: loops that run on every node with a replica, and act only for the groups
+//! that are led here.
+//!
+//! `leases` and `health` decide when time is up; `growth` decides who joins a group; `root` and
+//! `shard` are the loops.
+//!
+//! Invariants: whatever a driver proposes is conditional, so that a leader of the past does no harm;
+//! each round is bounded, and a group that does not answer holds up no other.
+//! Does not: keep anything that must survive the leader.
+
+mod growth;
+mod health;
+mod leases;
+mod members;
+mod root;
+mod shard;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hedgerow_env::{Env, GroupId};
+use hedgerow_net::GroupClient;
+use hedgerow_protocol::{GroupBody, GroupReply, GroupRequest, ROOT_GROUP};
+
+use crate::GroupReplica;
+use crate::service::{GroupService, Replicas};
+
+/// How many groups of which size, and how fast the leaders act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DriverConfig {
+    /// Shards that are made after bootstrap, a power of two.
+    pub shards: usize,
+    /// Most replicas of a group: 3 or 5.
+    pub replicas: usize,
+    /// Pause between two rounds of a duty that is not urgent.
+    pub round: Duration,
+    /// A node that did not answer for so long is down.
+    pub down_after: Duration,
+}
+
+impl Default for DriverConfig {
+    fn default() -> Self {
+        Self {
+            shards: 4,
+            replicas: 5,
+            round: Duration::from_secs(1),
+            down_after: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What every duty needs.
+#[derive(Clone)]
+pub struct Drivers {
+    env: Env,
+    replicas: Arc<dyn Replicas>,
+    service: GroupService,
+    client: GroupClient,
+    config: DriverConfig,
+}
+
+impl Drivers {
+    /// Starts every duty of this node; they end with the node.
+    pub fn start(
+        env: Env,
+        replicas: Arc<dyn Replicas>,
+        service: GroupService,
+        client: GroupClient,
+        config: DriverConfig,
+    ) {
+        let drivers = Self {
+            env: env.clone(),
+            replicas,
+            service,
+            client,
+            config,
+        };
+        env.spawn("pages-leases", drivers.clone().leases());
+        env.spawn("pages-health", drivers.clone().health());
+        env.spawn("pages-root-work", drivers.clone().root_work());
+        env.spawn("pages-shard-work", drivers.clone().shard_work());
+        env.spawn("pages-members", drivers.members());
+    }
+
+    /// The replica of `group` here, if it leads, and its term.
+    fn leading(&self, group: GroupId) -> Option<(Arc<dyn GroupReplica>, u64)> {
+        let replica = self.replicas.replica(group)?;
+        let leadership = replica.leadership();
+        leadership.is_leader.then_some((replica, leadership.term))
+    }
+
+    fn leading_root(&self) -> Option<(Arc<dyn GroupReplica>, u64)> {
+        self.leading(ROOT_GROUP)
+    }
+
+    /// Asks a group that is led here.
+    async fn ask(&self, group: GroupId, body: GroupBody) -> GroupReply {
+        self.service.answer(GroupRequest { group, body }).await
+    }
+}

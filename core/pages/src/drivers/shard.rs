@@ -1,0 +1,97 @@
+//! The duties of a shard's leader: collect what is free, go on with feeds, let drained members go and
+//! take returned ones back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hedgerow_env::{GroupId, StoreId, event};
+use hedgerow_protocol::{GroupBody, NodeState, ROOT_GROUP, ShardCommand, ShardRequest};
+
+use super::Drivers;
+use crate::service::read_local;
+use crate::shard::work::{self, Cursor};
+use crate::{GroupReplica, View};
+
+/// Commands of one round in one proposal; more wait for the next.
+const ROUND_COMMANDS: usize = 256;
+/// Steps of feeds that follow one another in one round, while there is nothing else to do.
+const SWEEP_STEPS: usize = 16;
+
+/// Where the walks over a shard's tables go on.
+#[derive(Debug, Clone, Default)]
+struct Cursors {
+    free: Cursor,
+    containers: Cursor,
+}
+
+impl Drivers {
+    pub(super) async fn shard_work(self) {
+        let mut cursors = BTreeMap::<GroupId, Cursors>::new();
+        loop {
+            self.env.sleep(self.config.round).await;
+            for group in self.replicas.groups() {
+                let leading = (group != ROOT_GROUP).then(|| self.leading(group)).flatten();
+                let Some((replica, _)) = leading else {
+                    cursors.remove(&group);
+                    continue;
+                };
+                let cursor = cursors.entry(group).or_default();
+                self.work_on(group, &replica, cursor).await;
+                self.sweep(group, &replica).await;
+            }
+        }
+    }
+
+    async fn work_on(
+        &self,
+        group: GroupId,
+        replica: &Arc<dyn GroupReplica>,
+        cursors: &mut Cursors,
+    ) {
+        let topology = self.client.directory().topology();
+        let mut at = std::mem::take(cursors);
+        let ask = move |view: &dyn View, _| {
+            let is_up = |store: StoreId| {
+                let node = topology.node_of(store);
+                node.is_some_and(|node| node.state == NodeState::Up)
+            };
+            let mut commands = work::collectable(view, &mut at.free)?;
+            commands.extend(work::resting(view, &mut at.containers, &is_up)?);
+            Ok((commands, at))
+        };
+        match read_local(replica, ask).await {
+            Ok((commands, at)) => {
+                *cursors = at;
+                self.propose_shard(group, commands).await;
+            }
+            Err(reason) => event!(self.env, Warn, "pages", "{group}: {reason}"),
+        }
+    }
+
+    async fn sweep(&self, group: GroupId, replica: &Arc<dyn GroupReplica>) {
+        for _ in 0..SWEEP_STEPS {
+            let ask = |view: &dyn View, _| work::sweeping(view);
+            match read_local(replica, ask).await {
+                Ok(commands) if !commands.is_empty() => {
+                    if !self.propose_shard(group, commands).await {
+                        return;
+                    }
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Whether the first of them were proposed. What was lost is found again in a later round.
+    async fn propose_shard(&self, group: GroupId, mut commands: Vec<ShardCommand>) -> bool {
+        commands.truncate(ROUND_COMMANDS);
+        if commands.is_empty() {
+            return true;
+        }
+        let body = GroupBody::Shard(ShardRequest::Propose(commands));
+        matches!(
+            self.ask(group, body).await,
+            hedgerow_protocol::GroupReply::Shard(_)
+        )
+    }
+}
