@@ -80,6 +80,15 @@ impl Meta {
     }
 }
 
+/// An entry found at open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) place: Place,
+    pub(crate) meta: Meta,
+    /// Its payload failed verification when the segment was scanned.
+    pub(crate) bad: bool,
+}
+
 /// Where an entry lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
@@ -89,13 +98,21 @@ pub(crate) struct Place {
     pub(crate) offset: u64,
 }
 
+/// Flag of a footer's entry whose payload was bad when the footer was written.
+const FLAG_BAD: u16 = 1;
+
 /// The bytes of an entry before its payload.
 pub(crate) fn encode_meta(store: StoreId, place: Place, meta: &Meta) -> Vec<u8> {
+    encode_flagged(store, place, meta, false)
+}
+
+/// As [`encode_meta`], for a footer: `bad` is remembered, lest the payload be believed later.
+pub(crate) fn encode_flagged(store: StoreId, place: Place, meta: &Meta, bad: bool) -> Vec<u8> {
     let mut writer = Writer::with_capacity(meta.encoded_bytes());
     writer
         .u32(ENTRY_MAGIC)
         .u16(VERSION)
-        .u16(0)
+        .u16(if bad { FLAG_BAD } else { 0 })
         .u32(0)
         .u32(place.ordinal)
         .u64(store.0)
@@ -115,13 +132,13 @@ pub(crate) fn encode_meta(store: StoreId, place: Place, meta: &Meta) -> Vec<u8> 
     writer.0
 }
 
-/// Decodes what [`encode_meta`] wrote, and how many bytes it took.
-pub(crate) fn decode_meta(store: StoreId, segment: u64, bytes: &[u8]) -> Option<(Place, Meta)> {
+/// Decodes what [`encode_flagged`] wrote.
+pub(crate) fn decode_meta(store: StoreId, segment: u64, bytes: &[u8]) -> Option<Found> {
     let mut reader = Reader(bytes);
     if reader.u32()? != ENTRY_MAGIC || reader.u16()? != VERSION {
         return None;
     }
-    reader.u16()?;
+    let flags = reader.u16()?;
     let checksum = reader.u32()?;
     let ordinal = reader.u32()?;
     if reader.u64()? != store.0 || reader.u64()? != segment {
@@ -161,7 +178,8 @@ pub(crate) fn decode_meta(store: StoreId, segment: u64, bytes: &[u8]) -> Option<
         sums,
         payload_bytes,
     };
-    Some((place, meta))
+    let bad = flags & FLAG_BAD != 0;
+    Some(Found { place, meta, bad })
 }
 
 /// One copy of the map of dead entries.
@@ -249,7 +267,7 @@ pub(crate) fn decode_footer(
     segment: u64,
     entries: &[u8],
     trailer: &[u8],
-) -> Option<Vec<(Place, Meta)>> {
+) -> Option<Vec<Found>> {
     let (covered_trailer, checksum) = trailer.split_at_checked(TRAILER_BYTES - 8)?;
     let mut covered = entries.to_vec();
     covered.extend_from_slice(covered_trailer);
@@ -259,9 +277,9 @@ pub(crate) fn decode_footer(
     let mut rest = entries;
     let mut found = Vec::new();
     while !rest.is_empty() {
-        let (place, meta) = decode_meta(store, segment, rest)?;
-        rest = &rest[meta.encoded_bytes()..];
-        found.push((place, meta));
+        let entry = decode_meta(store, segment, rest)?;
+        rest = &rest[entry.meta.encoded_bytes()..];
+        found.push(entry);
     }
     Some(found)
 }

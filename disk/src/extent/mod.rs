@@ -24,7 +24,7 @@ use self::format::{
     BATCH_ALIGNMENT, DATA_AT, DEAD_SLOT_AT, ENTRIES_MAX, ENTRY_ALIGNMENT, encode_dead,
     encode_footer, encode_meta, encode_segment_header, segment_path,
 };
-pub(crate) use self::format::{CHUNK_BYTES, Meta, Place, chunk_sums};
+pub(crate) use self::format::{CHUNK_BYTES, Found, Meta, Place, chunk_sums};
 use self::segment::Segment;
 use crate::codec::{align_up, narrow, wide};
 
@@ -65,15 +65,6 @@ impl ExtentConfig {
 pub(crate) struct Outgoing {
     pub(crate) meta: Meta,
     pub(crate) payload: Bytes,
-}
-
-/// An entry found at open.
-#[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) place: Place,
-    pub(crate) meta: Meta,
-    /// Its payload failed verification (only unfinished segments are verified at open).
-    pub(crate) bad: bool,
 }
 
 /// Why stored bytes could not be returned.

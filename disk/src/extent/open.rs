@@ -11,8 +11,8 @@ use bytes::Bytes;
 use hedgerow_env::{DiskError, Env, File, OpenMode, StoreId};
 
 use super::format::{
-    BATCH_ALIGNMENT, DATA_AT, DEAD_SLOT_AT, DEAD_SLOT_BYTES, ENTRIES_MAX, ENTRY_ALIGNMENT, Meta,
-    Place, TRAILER_BYTES, decode_dead, decode_footer, decode_meta, decode_trailer, encode_meta,
+    BATCH_ALIGNMENT, DATA_AT, DEAD_SLOT_AT, DEAD_SLOT_BYTES, ENTRIES_MAX, ENTRY_ALIGNMENT,
+    TRAILER_BYTES, decode_dead, decode_footer, decode_meta, decode_trailer, encode_flagged,
     segment_number, segment_path,
 };
 use super::{ExtentConfig, Extents, Found, Segment, State, chunks_match};
@@ -100,15 +100,11 @@ impl Extents {
         file.write_at(DATA_AT, vec![bytes]).await?;
         // Synced apart: a footer that outlived a crash without its entries would be believed.
         file.sync().await?;
-        let mut entries: Vec<(Place, &Meta)> = live
-            .iter()
-            .chain(&dead)
-            .map(|found| (found.place, &found.meta))
-            .collect();
-        entries.sort_by_key(|(place, _)| place.ordinal);
+        let mut entries: Vec<&Found> = live.iter().chain(&dead).collect();
+        entries.sort_by_key(|found| found.place.ordinal);
         let encoded: Vec<u8> = entries
             .into_iter()
-            .flat_map(|(place, meta)| encode_meta(self.store, place, meta))
+            .flat_map(|found| encode_flagged(self.store, found.place, &found.meta, found.bad))
             .collect();
         self.finish(number, end, &encoded).await
     }
@@ -131,15 +127,7 @@ async fn read_footer(
         return Ok(None);
     }
     let entries = file.read_at(at, narrow(bytes)).await?;
-    let entries = decode_footer(store, number, &entries, &trailer);
-    Ok(entries.map(|entries| {
-        let found = |(place, meta)| Found {
-            place,
-            meta,
-            bad: false,
-        };
-        entries.into_iter().map(found).collect()
-    }))
+    Ok(decode_footer(store, number, &entries, &trailer))
 }
 
 async fn read_dead(
@@ -166,23 +154,25 @@ fn scan(store: StoreId, number: u64, bytes: &Bytes) -> (Vec<Found>, u64) {
     let mut end = DATA_AT;
     while at < wide(bytes.len()) {
         let rest = &bytes[narrow(at)..];
-        let entry = decode_meta(store, number, rest).filter(|(place, meta)| {
+        let entry = decode_meta(store, number, rest).filter(|entry| {
+            let (place, meta) = (entry.place, &entry.meta);
             let expected = found.last().map_or(0, |last| last.place.ordinal + 1);
             place.offset == at
                 && place.ordinal >= expected
                 && narrow(u64::from(place.ordinal)) < ENTRIES_MAX
                 && meta.entry_bytes() <= wide(rest.len())
         });
-        let Some((place, meta)) = entry else {
+        let Some(mut entry) = entry else {
             let next = align_up(at + 1, BATCH_ALIGNMENT);
             at = next;
             continue;
         };
+        let meta = &entry.meta;
         let payload = &rest[meta.encoded_bytes()..narrow(meta.entry_bytes())];
-        let bad = !chunks_match(payload, &meta.sums);
+        entry.bad = !chunks_match(payload, &meta.sums);
         at += align_up(meta.entry_bytes(), ENTRY_ALIGNMENT);
         end = at;
-        found.push(Found { place, meta, bad });
+        found.push(entry);
     }
     (found, end.min(align_up(wide(bytes.len()), BATCH_ALIGNMENT)))
 }
