@@ -10,6 +10,7 @@ use hedgerow_env::{ClusterId, Env, GroupId, event};
 use hedgerow_hblock::{DiskStore, HBlock, HBlockConfig, HBlockError};
 use hedgerow_iscsi::{IscsiServer, ServerError};
 use hedgerow_net::{GroupClient, Rpc, ServiceId};
+use hedgerow_pages::drivers::{DriverConfig, Drivers};
 use hedgerow_pages::raft::{HostConfig, HostError, PagesHost, RaftTiming};
 use hedgerow_pages::root::RootMachine;
 use hedgerow_pages::service::{GroupService, Replicas};
@@ -132,8 +133,21 @@ impl Running {
         self.with(|parts| parts.pages = Some(Arc::clone(&host)));
         let replicas: Arc<dyn Replicas> = host;
         let directory = Arc::clone(self.groups.directory());
-        let service = GroupService::new(self.env.clone(), replicas, directory);
-        self.rpc.serve(ServiceId(SERVICE_GROUP), Arc::new(service));
+        let service = GroupService::new(self.env.clone(), Arc::clone(&replicas), directory);
+        self.rpc
+            .serve(ServiceId(SERVICE_GROUP), Arc::new(service.clone()));
+        let shards = usize::try_from(config.shards).expect("checked: at most 1024");
+        let drivers = DriverConfig {
+            shards,
+            ..DriverConfig::default()
+        };
+        Drivers::start(
+            self.env.clone(),
+            replicas,
+            service,
+            self.groups.clone(),
+            drivers,
+        );
         Ok(())
     }
 

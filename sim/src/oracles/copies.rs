@@ -46,13 +46,8 @@ pub async fn check(cluster: &Cluster, disk: &DiskRecord) -> Result<(), Failure> 
                     named.entry(blob).or_default().insert((unit, digest.0));
                 }
             }
-            if let Some((blob, stores)) = view.incomplete.first() {
-                return Err(Failure::correctness(
-                    ORACLE,
-                    format!("{blob} is listed as lacking at {stores:?} after quiescence"),
-                ));
-            }
-            placements.extend(view.placements);
+            placements.extend(view.placements.iter().cloned());
+            no_writable_member_lacks(&view)?;
             at += PAGE_BLOCKS;
         }
         for (blob, units) in named {
@@ -60,6 +55,26 @@ pub async fn check(cluster: &Cluster, disk: &DiskRecord) -> Result<(), Failure> 
                 Failure::correctness(ORACLE, format!("{blob}: its container has no placement"))
             })?;
             check_blob(cluster, blob, &units, placement).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Resting members take no new blobs, so they may lack some; writable ones may not.
+fn no_writable_member_lacks(view: &MapView) -> Result<(), Failure> {
+    for (blob, stores) in &view.incomplete {
+        let home = view
+            .placements
+            .iter()
+            .find(|(container, _)| *container == blob.container);
+        let writable = home.iter().flat_map(|(_, placement)| placement.writable());
+        if let Some(member) = writable
+            .into_iter()
+            .find(|member| stores.contains(&member.store))
+        {
+            let store = member.store;
+            let text = format!("{blob} is listed as lacking at {store} after quiescence");
+            return Err(Failure::correctness(ORACLE, text));
         }
     }
     Ok(())
