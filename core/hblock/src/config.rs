@@ -37,6 +37,8 @@ pub struct HBlockConfig {
     pub sweep_interval: Duration,
     /// Pause between two questions of a sweep.
     pub sweep_pause: Duration,
+    /// From the start to the first scrub: a node that just started has better things to do.
+    pub scrub_delay: Duration,
     /// Rate of scrubbing, for each store.
     pub scrub_bytes_per_second: u64,
     /// From the end of one scrub of a store to the next.
@@ -62,7 +64,8 @@ impl Default for HBlockConfig {
             feed: FeedConfig::default(),
             sweep_interval: Duration::from_secs(1800),
             sweep_pause: Duration::from_millis(100),
-            scrub_bytes_per_second: 8 << 20,
+            scrub_delay: Duration::from_secs(600),
+            scrub_bytes_per_second: 4 << 20,
             scrub_interval: Duration::from_secs(7 * 24 * 3600),
             drain_limit: Duration::from_millis(500),
         }

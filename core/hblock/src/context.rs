@@ -2,11 +2,13 @@
 //!
 //! Does not: decide anything.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
-use hedgerow_env::{BlobName, Env, StoreId, event};
+use hedgerow_env::{BlobName, Env, Instant, StoreId, event};
 use hedgerow_protocol::{
     BlobHeader, HBlockRefusal, HBlockReply, HBlockRequest, NameState, ShardReply, ShardRequest,
 };
@@ -17,6 +19,9 @@ use crate::budget::Budget;
 use crate::config::{room_for, room_of};
 use crate::ports::{Destination, Members, Shards};
 use crate::verify::verify_blob;
+
+/// How long a source that gave no answer is asked last.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// Room for one kind of work, counted in bytes.
 pub(crate) struct Room {
@@ -64,6 +69,8 @@ pub(crate) struct Context {
     pub(crate) reads: Arc<Semaphore>,
     fetches: Semaphore,
     fetch_budget: Mutex<Budget>,
+    /// Sources that gave no answer, and until when they are asked last. As many as there are stores.
+    silent: Mutex<BTreeMap<StoreId, Instant>>,
     stopping: AtomicBool,
 }
 
@@ -85,6 +92,7 @@ impl Context {
             reads: Arc::new(Semaphore::new(permits(config.reads))),
             fetches: Semaphore::new(permits(config.fetches)),
             fetch_budget: Mutex::new(budget),
+            silent: Mutex::default(),
             stopping: AtomicBool::new(false),
             env,
             config,
@@ -123,8 +131,8 @@ impl Context {
     ) -> Option<(BlobHeader, Bytes)> {
         let permit = self.fetches.acquire().await;
         let _permit = permit.expect("the semaphore is never closed");
-        for source in sources {
-            let Some((header, payload)) = self.fetch_from(name, *source).await else {
+        for source in self.in_turn(name, sources) {
+            let Some((header, payload)) = self.fetch_from(name, source).await else {
                 continue;
             };
             let bytes = u64::try_from(payload.len()).expect("usize fits 64 bits");
@@ -137,6 +145,18 @@ impl Context {
             return Some((header, payload));
         }
         None
+    }
+
+    /// The sources, spread over by name, those that lately gave no answer last.
+    fn in_turn(&self, name: BlobName, sources: &[StoreId]) -> Vec<StoreId> {
+        let mut sources = sources.to_vec();
+        let count = u64::try_from(sources.len().max(1)).expect("usize fits 64 bits");
+        let first = usize::try_from(name.sequence.0 % count).expect("less than a usize");
+        sources.rotate_left(first);
+        let now = self.env.now();
+        let silent = self.silent.lock().expect("no panic under this lock");
+        sources.sort_by_key(|source| silent.get(source).is_some_and(|until| *until > now));
+        sources
     }
 
     async fn fetch_from(&self, name: BlobName, source: StoreId) -> Option<(BlobHeader, Bytes)> {
@@ -170,6 +190,9 @@ impl Context {
                     "hblock",
                     "fetch of {name} from {source}: {fault}"
                 );
+                let until = self.env.now() + SILENCE;
+                let mut silent = self.silent.lock().expect("no panic under this lock");
+                silent.insert(source, until);
                 None
             }
         }

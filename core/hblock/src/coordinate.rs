@@ -53,8 +53,13 @@ pub(crate) fn begin(
     permit: OwnedSemaphorePermit,
 ) -> Result<oneshot::Receiver<HBlockReply>, HBlockRefusal> {
     let (own, counting) = check(local.id(), &write)?;
-    let storing =
-        local.begin_store(&write.header, &write.payload, write.generation, write.epoch)?;
+    let storing = local.begin_store(
+        &write.header,
+        &write.payload,
+        write.generation,
+        write.epoch,
+        None,
+    )?;
     let (sender, receiver) = oneshot::channel();
     let context = Arc::clone(context);
     let local = Arc::clone(local);

@@ -13,7 +13,7 @@ use hedgerow_env::{
     BlobName, ContainerId, Env, Generation, HaltReason, PlacementEpoch, StoreId, event,
 };
 use hedgerow_protocol::{BlobHeader, Digest, HBlockRefusal, UnitRecord, encode};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use crate::member::{Finished, Member, RecordVersion, StoreDecision};
 use crate::ports::{BlobStore, ControlKey, StoreFault};
@@ -89,13 +89,15 @@ impl Local {
         act(&mut self.lock().member)
     }
 
-    /// Begins to store a blob for a writer: judged at once, appended in the background.
+    /// Begins to store a blob for a writer: judged at once, appended in the background. The append
+    /// keeps `room` until it ends, whoever still waits for it.
     pub(crate) fn begin_store(
         self: &Arc<Self>,
         header: &BlobHeader,
         payload: &Bytes,
         generation: Generation,
         epoch: PlacementEpoch,
+        room: Option<OwnedSemaphorePermit>,
     ) -> Result<Storing, HBlockRefusal> {
         let name = header.name;
         let identity = header.identity_digest();
@@ -119,7 +121,10 @@ impl Local {
         drop(state);
         if proceed {
             let append = Arc::clone(self).append(header.clone(), payload.clone(), identity);
-            self.env.spawn("hblock-append", append);
+            self.env.spawn("hblock-append", async move {
+                append.await;
+                drop(room);
+            });
         }
         Ok(Storing {
             container: name.container,

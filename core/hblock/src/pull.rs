@@ -8,6 +8,7 @@
 //! position is durable here before it is reported.
 //! Does not: decide what is due (the feed core does).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::{Either, select};
@@ -22,6 +23,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::context::Context;
 use crate::feed::{Attempt, Expected, Feed, PULL_LIMIT};
 use crate::local::Local;
+use crate::member::RecordVersion;
 use crate::ports::ControlKey;
 use crate::sweep;
 
@@ -43,6 +45,15 @@ pub struct FeedRecord {
 impl Envelope for FeedRecord {
     const KIND: u16 = 26;
     const VERSION: u16 = 1;
+}
+
+/// What the changes of one page ask of the store.
+#[derive(Default)]
+struct Page {
+    expected: Vec<Expected>,
+    /// The newest record of each container that changed.
+    records: BTreeMap<ContainerId, RecordVersion>,
+    free: Vec<BlobName>,
 }
 
 /// The reader of one feed.
@@ -172,10 +183,12 @@ impl Reader {
         }
         self.listing = full;
         let count = changes.len();
-        let mut expected = Vec::new();
+        let mut page = Page::default();
         for change in changes {
-            self.apply(change, &mut expected).await?;
+            self.apply(change, &mut page).await?;
         }
+        self.settle(&mut page).await?;
+        let expected = page.expected;
         // More is coming and nothing came: the shard lists what this store lacks step by step, and
         // each proposal of the store is a step.
         self.nudge = more && count == 0;
@@ -185,39 +198,30 @@ impl Reader {
         Ok(())
     }
 
-    /// Applies one change durably, or notes the blob that it expects here.
-    async fn apply(
-        &mut self,
-        change: Change,
-        expected: &mut Vec<Expected>,
-    ) -> Result<(), HBlockRefusal> {
+    /// Applies one change; what it needs of the store is done by [`Reader::settle`], for many
+    /// changes at once.
+    async fn apply(&mut self, change: Change, page: &mut Page) -> Result<(), HBlockRefusal> {
         match change {
             Change::Incomplete {
                 blob,
                 epoch,
                 sources,
-            } => {
-                expected.push(Expected {
-                    name: blob,
-                    epoch,
-                    sources,
-                });
-                Ok(())
-            }
+            } => page.expected.push(Expected {
+                name: blob,
+                epoch,
+                sources,
+            }),
             Change::Placed {
                 container,
                 placement,
             } => {
-                let members = placement
-                    .members
-                    .iter()
-                    .map(|member| member.store)
-                    .collect();
+                let members = placement.members.iter();
+                let members = members.map(|member| member.store).collect();
                 let (epoch, generation) = (placement.epoch, placement.generation);
                 let version = self
                     .local
                     .with_member(|member| member.placed(container, epoch, generation, members));
-                self.local.make_durable(container, version).await
+                page.records.insert(container, version);
             }
             Change::Collected {
                 container,
@@ -227,19 +231,31 @@ impl Reader {
                 let version = self
                     .local
                     .with_member(|member| member.collected(container, writer, &sequences));
-                self.local.make_durable(container, version).await?;
-                let names = sequences
-                    .into_iter()
-                    .map(|sequence| BlobName {
+                page.records.insert(container, version);
+                page.free
+                    .extend(sequences.into_iter().map(|sequence| BlobName {
                         container,
                         writer,
                         sequence,
-                    })
-                    .collect();
-                self.local.delete(names).await
+                    }));
             }
-            Change::Retire { container, epoch } => self.retire(container, epoch).await,
+            Change::Retire { container, epoch } => {
+                self.settle(page).await?;
+                self.retire(container, epoch).await?;
+            }
         }
+        Ok(())
+    }
+
+    /// Makes the page's records durable, then deletes what they call free.
+    async fn settle(&self, page: &mut Page) -> Result<(), HBlockRefusal> {
+        while let Some((container, version)) = page.records.pop_first() {
+            self.local.make_durable(container, version).await?;
+        }
+        if page.free.is_empty() {
+            return Ok(());
+        }
+        self.local.delete(std::mem::take(&mut page.free)).await
     }
 
     async fn retire(
@@ -273,7 +289,9 @@ impl Reader {
             after = *last;
             self.local.delete(names).await?;
         }
-        self.retired.push((container, epoch));
+        if !self.retired.contains(&(container, epoch)) {
+            self.retired.push((container, epoch));
+        }
         Ok(())
     }
 

@@ -50,17 +50,15 @@ async fn repair(context: &Context, local: &Arc<Local>, name: BlobName) {
             let _later = local.delete(vec![name]).await;
             return;
         }
-        Some([NameState::Live | NameState::Pending]) => {}
+        Some([NameState::Live]) => {}
+        Some([NameState::Pending]) if !missing => {}
         Some([NameState::Unknown]) if missing => {
             local.with_wounds(|wounds| wounds.settled(name));
             return;
         }
+        // Pending and missing: if it is committed it is wanted, and if not it is collected. Without an
+        // answer nothing is known. Either way it stays listed.
         _ => return,
-    }
-    if missing && states.as_deref() == Some(&[NameState::Pending]) {
-        // Its writer has not been told that it is here; it will offer it again.
-        local.with_wounds(|wounds| wounds.settled(name));
-        return;
     }
     let sources = sources(local, name);
     let Some((header, payload)) = context.fetch(name, &sources).await else {

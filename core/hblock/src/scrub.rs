@@ -21,6 +21,7 @@ const FAULT_PAUSE: Duration = Duration::from_secs(60);
 /// Scrubs one store again and again, for as long as the task lives.
 pub(crate) async fn run(context: Arc<Context>, local: Arc<Local>) {
     let env = &context.env;
+    env.sleep(context.config.scrub_delay).await;
     let mut budget = Budget::new(context.config.scrub_bytes_per_second, env.now());
     loop {
         let stretch = match local.store().scrub(STRETCH_BYTES).await {

@@ -158,8 +158,8 @@ impl Front {
         verify(&header, &payload)?;
         let context = &self.context;
         let bytes = header.payload_bytes();
-        let _permit = context.room(&context.stores, bytes).await?;
-        let storing = local.begin_store(&header, &payload, generation, epoch)?;
+        let room = context.room(&context.stores, bytes).await?;
+        let storing = local.begin_store(&header, &payload, generation, epoch, Some(room))?;
         local.finish_store(storing).await?;
         Ok((HBlockReply::Stored, Bytes::new()))
     }

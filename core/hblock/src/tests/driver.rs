@@ -274,6 +274,7 @@ async fn the_scrub_finds_damage_that_nobody_reads() {
     let cluster = Cluster::start_with(
         3,
         HBlockConfig {
+            scrub_delay: Duration::from_secs(5),
             scrub_interval: Duration::from_secs(5),
             ..HBlockConfig::default()
         },
@@ -369,12 +370,34 @@ async fn a_third_copy_on_its_way_is_confirmed_without_a_fetch() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn catching_up_goes_on_beside_a_source_that_is_silent() {
+    let cluster = Cluster::start(3).await;
+    cluster.stop_node(StoreId(3)).await;
+    for sequence in 1..=200 {
+        written(cluster.write(blob(sequence, 1), 1, vec![]).await);
+        cluster
+            .shard
+            .tell(StoreId(3), incomplete(sequence, 1, &[1, 2]));
+    }
+    cluster.sleep(1_000).await;
+    cluster.network.cut(StoreId(1));
+    let begun = cluster.env.now();
+    cluster.start_node(StoreId(3)).await;
+    cluster
+        .until("all is confirmed", || cluster.shard.incomplete() == 0)
+        .await;
+    let took = cluster.env.now().since(begun);
+    let each_waits = cluster.config.fetch_timeout * 200 / 2 / cluster.config.fetches;
+    assert!(took < each_waits / 5, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_damaged_source_is_passed_over() {
     let cluster = Cluster::start(3).await;
     cluster.stop_node(StoreId(3)).await;
     written(cluster.write(blob(1, 1), 1, vec![]).await);
     cluster.sleep(1_000).await;
-    cluster.store(1).damage(name(1));
+    cluster.store(2).damage(name(1));
     cluster.shard.tell(StoreId(3), incomplete(1, 1, &[1, 2]));
     cluster.start_node(StoreId(3)).await;
     cluster
@@ -382,7 +405,7 @@ async fn a_damaged_source_is_passed_over() {
         .await;
     assert!(cluster.store(3).sound(name(1)));
     assert_eq!(
-        cluster.node(1).damaged(),
+        cluster.node(2).damaged(),
         1,
         "the source knows of its damage now"
     );
