@@ -138,11 +138,10 @@ impl Disk for OsDisk {
 
     fn rename(&self, from: &str, to: &str) -> BoxFuture<'static, Result<(), DiskError>> {
         let target = self.resolve(to);
-        let renamed = self.run(from, "rename", |_, from| {
+        self.run(from, "rename", |_, from| {
             let to = target.map_err(|error| io::Error::other(error.to_string()))?;
             std::fs::rename(from, to)
-        });
-        renamed
+        })
     }
 
     fn remove(&self, path: &str) -> BoxFuture<'static, Result<(), DiskError>> {
@@ -452,7 +451,7 @@ fn free_bytes(path: &Path) -> io::Result<u64> {
     }
     // SAFETY: the call succeeded and filled it; all-zero bytes would be valid too.
     let answer = unsafe { answer.assume_init() };
-    Ok(u64::from(answer.f_bavail).saturating_mul(u64::from(answer.f_frsize)))
+    Ok(answer.f_bavail.saturating_mul(answer.f_frsize))
 }
 
 #[cfg(test)]

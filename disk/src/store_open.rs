@@ -18,7 +18,8 @@ use crate::blob_record::{DELETE, PUT, decode_put, name_of};
 use crate::extent::{Extents, Found};
 use crate::index::{Garbage, Index, Location};
 use crate::journal::{
-    DamagedRange, JournalOpenError, Opening, Position, RecoveredRecord, StreamTag,
+    DamagedRange, Journal, JournalOpenError, JournalRecovery, Opening, Position, RecoveredRecord,
+    StreamTag,
 };
 use crate::maintenance::{self, Worker};
 use crate::store::{Capacity, Inner, Store, StoreConfig, StoreError};
@@ -63,23 +64,7 @@ impl Store {
         config.journal.alignment = content.journal.alignment;
         let store = content.store;
 
-        let journal_directory = format!("{directory}/journal");
-        let opening = Opening::scan(env, &journal_directory, config.journal.clone(), store).await?;
-        if content.journal_born && !opening.found() {
-            return Err(StoreError::JournalLost {
-                directory: directory.to_owned(),
-            });
-        }
-        let session = content.start_count.max(opening.highest_session()) + 1;
-        superblock
-            .update(|content| content.start_count = session)
-            .await?;
-        let (journal, found) = opening.begin(session).await?;
-        if !content.journal_born {
-            superblock
-                .update(|content| content.journal_born = true)
-                .await?;
-        }
+        let (journal, found, session) = open_journal(env, directory, &config, &superblock).await?;
 
         let extent_directory = format!("{directory}/extents");
         let (extents, entries) =
@@ -100,22 +85,15 @@ impl Store {
         if replay.deletes_without_record {
             extents.sync_dead().await?;
         }
-        let mut recovery = Recovery {
+        let recovery = Recovery {
             damaged_blobs: replay.damaged_blobs(),
             damaged: found.damaged,
             blobs: replay.index.count(),
             session,
             began_at: found.began_at,
             created: !content.journal_born,
-            control: BTreeMap::new(),
+            control: by_stream(control),
         };
-        for found in control {
-            recovery
-                .control
-                .entry(found.record.stream)
-                .or_default()
-                .push(found);
-        }
 
         let free_bytes = env.disk().free_bytes(directory).await?;
         let used = extents.usage().file_bytes + journal.usage().capacity_bytes;
@@ -148,6 +126,48 @@ impl Store {
         };
         Ok((store, recovery))
     }
+}
+
+/// Reads the journal, raises the start count above every session in it, and begins this session.
+async fn open_journal(
+    env: &Env,
+    directory: &str,
+    config: &StoreConfig,
+    superblock: &Superblock,
+) -> Result<(Journal, JournalRecovery, u64), StoreError> {
+    let content = superblock.content();
+    let journal_directory = format!("{directory}/journal");
+    let opening = Opening::scan(
+        env,
+        &journal_directory,
+        config.journal.clone(),
+        content.store,
+    )
+    .await?;
+    if content.journal_born && !opening.found() {
+        return Err(StoreError::JournalLost {
+            directory: directory.to_owned(),
+        });
+    }
+    let session = content.start_count.max(opening.highest_session()) + 1;
+    superblock
+        .update(|content| content.start_count = session)
+        .await?;
+    let (journal, found) = opening.begin(session).await?;
+    if !content.journal_born {
+        superblock
+            .update(|content| content.journal_born = true)
+            .await?;
+    }
+    Ok((journal, found, session))
+}
+
+fn by_stream(records: Vec<RecoveredRecord>) -> BTreeMap<StreamTag, Vec<RecoveredRecord>> {
+    let mut streams: BTreeMap<StreamTag, Vec<RecoveredRecord>> = BTreeMap::new();
+    for found in records {
+        streams.entry(found.record.stream).or_default().push(found);
+    }
+    streams
 }
 
 impl From<JournalOpenError> for StoreError {

@@ -172,7 +172,7 @@ async fn churn(env: Env, seed: u64, known: Arc<Mutex<BTreeMap<u64, Known>>>) {
     let mut random = hedgerow_env::Random::from_seed(seed);
     for step in 1..400 {
         let sequence = random.below(40);
-        let version = (!random.chance(1, 3)).then(|| seed << 20 | step);
+        let version = (!random.chance(1, 3)).then_some(seed << 20 | step);
         let attempt = |attempted| {
             let mut known = known.lock().unwrap();
             let entry = known.entry(sequence).or_insert(Known {

@@ -293,3 +293,7 @@ pub(crate) fn segment_path(directory: &str, segment: u64) -> String {
 pub(crate) fn segment_number(name: &str) -> Option<u64> {
     u64::from_str_radix(name.strip_suffix(".extent")?, 16).ok()
 }
+
+#[cfg(test)]
+#[path = "format_tests.rs"]
+mod tests;

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use hedgerow_env::{AbortOnDrop, DiskError, Env, File, StoreId};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-pub(crate) use open::{JournalOpenError, Opening};
+pub(crate) use open::{JournalOpenError, JournalRecovery, Opening};
 pub use record::{
     AppendError, Class, CopyForward, DamagedRange, HeaderCopy, JournalReadError, Position, Receipt,
     Record, RecoveredRecord, Stopped, StreamTag,

@@ -490,11 +490,10 @@ impl File for FaultFile {
             state.writes_in_flight += 1;
             state.most_writes_in_flight = state.most_writes_in_flight.max(state.writes_in_flight);
         }
-        let written = self.disk.perform(true, move |state| {
+        self.disk.perform(true, move |state| {
             state.writes_in_flight = state.writes_in_flight.saturating_sub(1);
             write(state, node, &path, offset, &parts.concat())
-        });
-        written
+        })
     }
 
     fn sync(&self) -> BoxFuture<'static, Result<(), DiskError>> {

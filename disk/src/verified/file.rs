@@ -503,7 +503,7 @@ fn replay_log(path: &str, log: &dyn BlockingFile, state: &mut State) -> Result<(
     if is_contradicted(log, at, end, generation, sequence)? {
         return Err(VerifiedError::Damaged {
             path: path.to_owned(),
-            what: "a synced frame of the page log",
+            what: "the newest table or a synced frame of the page log",
         });
     }
     Ok(())
@@ -537,7 +537,8 @@ fn pages_are_intact(
     Ok(true)
 }
 
-/// Whether a frame after `at` knows the frame numbered `sequence` to have been synced.
+/// Whether a frame after `at` knows the frame numbered `sequence` to have been synced, or belongs to
+/// a generation whose table was not found.
 fn is_contradicted(
     log: &dyn BlockingFile,
     at: u64,
@@ -552,7 +553,9 @@ fn is_contradicted(
         log.read_at(from, &mut bytes)?;
         let starts = (0..bytes.len().min(SEARCH_BYTES)).step_by(FRAME_ALIGNMENT);
         for frame in starts.filter_map(|start| decode_frame(&bytes[start..])) {
-            if frame.generation == generation && frame.synced >= sequence {
+            // A newer generation begins only after its table was durable: that table is lost.
+            let is_later = frame.generation == generation && frame.synced >= sequence;
+            if is_later || frame.generation > generation {
                 return Ok(true);
             }
         }

@@ -26,6 +26,9 @@ pub(super) enum Source<'a> {
     Zeros,
 }
 
+/// A page's number, its new write counter, its bytes.
+pub(super) type DirtyPage = (u64, u64, Box<[u8]>);
+
 /// No cut.
 pub(super) const UNCUT: u64 = u64::MAX;
 
@@ -127,7 +130,7 @@ impl State {
     }
 
     /// Takes up to `limit` dirty pages for a frame, with the cut that came before them.
-    pub(super) fn take_dirty(&mut self, limit: usize) -> (Vec<(u64, u64, Box<[u8]>)>, u64) {
+    pub(super) fn take_dirty(&mut self, limit: usize) -> (Vec<DirtyPage>, u64) {
         let mut pages = Vec::new();
         while pages.len() < limit {
             let Some((page, bytes)) = self.dirty.pop_first() else {
