@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use hedgerow_disk::journal::{CLOSED, DamagedRange, Journal, Position, RecoveredRecord, StreamTag};
 use hedgerow_disk::{VerifiedConfig, VerifiedError, VerifiedFile};
-use hedgerow_env::{DiskError, Env, GroupId, HaltReason, NodeId, ReplicaNumber, StoreId, event};
+use hedgerow_env::{
+    DiskError, Env, GroupId, HaltReason, NodeId, ReplicaNumber, StoreId, event, with_current_env,
+};
 use hedgerow_net::{Rpc, ServiceId};
 use hedgerow_protocol::{GroupMember, MemberId, SERVICE_RAFT};
 use openraft::Raft;
@@ -202,15 +204,13 @@ impl Shared {
             member: me.member,
         };
         let storage = LogHandle(Arc::clone(&log));
-        let raft = Raft::new(me.member, Arc::new(config), network, storage, state.clone())
+        let (id, config, machine) = (me.member, Arc::new(config), state.clone());
+        let starting = async move { Raft::new(id, config, network, storage, machine).await };
+        // openraft finds its node in the task; whoever polls this may be no task of the node.
+        let raft = with_current_env(self.env.clone(), Box::pin(starting))
             .await
             .map_err(|fatal| HostError::Raft(fatal.to_string()))?;
-        let copying = copy_forward(
-            self.env.clone(),
-            self.journal.clone(),
-            log,
-            raft.clone(),
-        );
+        let copying = copy_forward(self.env.clone(), self.journal.clone(), log, raft.clone());
         let copy_forward = self.env.spawn("raft-copy-forward", copying).abort_on_drop();
         let replica = Arc::new(Replica {
             env: self.env.clone(),
@@ -473,7 +473,9 @@ impl PagesHost {
             None => self.create(group, me, machine).await?,
         };
         if let Some(members) = initialise {
-            replica.initialise(members).await?;
+            let (env, starting) = (self.0.env.clone(), Arc::clone(&replica));
+            let initialise = async move { starting.initialise(members).await };
+            with_current_env(env, Box::pin(initialise)).await?;
         }
         Ok(Arc::new(ReplicaHandle(replica)))
     }
@@ -604,7 +606,10 @@ impl PagesHost {
 
 /// Stops a replica and closes its state away from the async threads.
 async fn stop(replica: Arc<Replica>) {
-    let _ = replica.raft.shutdown().await;
     let env = replica.env.clone();
+    let raft = replica.raft.clone();
+    let shutdown = async move { raft.shutdown().await };
+    // It has stopped either way.
+    let _ = with_current_env(env.clone(), Box::pin(shutdown)).await;
     env.blocking("pages-close", move || drop(replica)).await;
 }

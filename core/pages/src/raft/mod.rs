@@ -27,3 +27,6 @@ mod watch;
 pub use host::{DamagedReplica, HostConfig, HostError, Machines, PagesHost};
 pub use network::Addresses;
 pub use timing::RaftTiming;
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hedgerow_env::{AbortOnDrop, BoxFuture, Env, GroupId};
+use hedgerow_env::{AbortOnDrop, BoxFuture, Env, GroupId, with_current_env};
 use hedgerow_protocol::{GroupMember, MemberId};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{
@@ -120,6 +120,16 @@ impl Replica {
 #[derive(Clone)]
 pub(crate) struct ReplicaHandle(pub(crate) Arc<Replica>);
 
+impl ReplicaHandle {
+    /// openraft finds its node in the task; whoever polls this may be no task of the node.
+    fn inside<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> BoxFuture<'static, T> {
+        with_current_env(self.0.env.clone(), Box::pin(future))
+    }
+}
+
 impl GroupReplica for ReplicaHandle {
     fn group(&self) -> GroupId {
         self.0.group
@@ -158,21 +168,23 @@ impl GroupReplica for ReplicaHandle {
                     return;
                 }
                 if metrics.changed().await.is_err() && replica.leadership() == known {
-                    // It has stopped for good: nothing will ever change.
-                    return std::future::pending().await;
+                    break;
                 }
             }
+            // It has stopped for good: nothing will ever change, and nothing may keep it alive.
+            drop((replica, metrics));
+            std::future::pending().await
         })
     }
 
     fn propose(&self, batch: Bytes) -> BoxFuture<'static, Result<Proposed, ProposeError>> {
         let replica = Arc::clone(&self.0);
-        Box::pin(async move { replica.propose_batch(batch).await })
+        self.inside(async move { replica.propose_batch(batch).await })
     }
 
     fn linearize(&self) -> BoxFuture<'static, Result<(), ProposeError>> {
         let replica = Arc::clone(&self.0);
-        Box::pin(async move { replica.read_index().await })
+        self.inside(async move { replica.read_index().await })
     }
 
     fn read(&self, job: ReadJob) -> BoxFuture<'static, ()> {
@@ -197,6 +209,6 @@ impl GroupReplica for ReplicaHandle {
     ) -> BoxFuture<'static, Result<(), ProposeError>> {
         let replica = Arc::clone(&self.0);
         let voters = voters.into_iter().collect();
-        Box::pin(async move { replica.set_voters(add, voters).await })
+        self.inside(async move { replica.set_voters(add, voters).await })
     }
 }

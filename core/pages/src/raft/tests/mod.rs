@@ -1,0 +1,6 @@
+//! Groups of replicas on disks that crash and a network in memory, in virtual time.
+
+mod groups;
+mod logs;
+mod runtime;
+mod world;
