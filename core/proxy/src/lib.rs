@@ -23,7 +23,7 @@ mod write;
 
 pub use disk::{IoError, OperationTag, VirtualDisk};
 pub use lease::Lease;
-pub use metacache::{CommitToken, FillToken, Metacache};
+pub use metacache::{CommitToken, FillToken, KnownExtent, Metacache};
 pub use pieces::{Piece, pieces};
 pub use proxy::{AttachError, Proxy, ProxyConfig};
 pub use sequences::Sequences;

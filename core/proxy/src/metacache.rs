@@ -227,6 +227,7 @@ impl Metacache {
                 }
             }
         }
+        self.evict();
     }
 
     fn insert(&mut self, range: &Range<u32>, extents: Vec<KnownExtent>) {
@@ -238,6 +239,11 @@ impl Metacache {
             );
             self.extents.insert(extent.first_block, extent);
         }
+        self.evict();
+    }
+
+    /// Back to the capacity: also what splits an extent makes one more of them.
+    fn evict(&mut self) {
         while self.extents.len() > self.capacity {
             let next = self
                 .extents
@@ -346,5 +352,10 @@ mod tests {
             cache.end_fill(fill, vec![hole(block, 1)]);
             assert!(cache.len() <= 4);
         }
+        let fill = cache.begin_fill(0..400);
+        let known = (0..4).map(|at| hole(at * 100, 100)).collect();
+        cache.end_fill(fill, known);
+        cache.forget(&(50..51));
+        assert!(cache.len() <= 4, "an extent that is split counts twice");
     }
 }
