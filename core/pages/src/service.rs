@@ -287,3 +287,8 @@ where
         Failure::Propose(error) => error.to_string(),
     })
 }
+
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;

@@ -98,3 +98,6 @@ impl Drivers {
         self.service.answer(GroupRequest { group, body }).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,3 +16,6 @@ mod tables;
 
 pub use disks::{CONTAINER_BYTES, MAXIMUM_DESCRIPTION_BYTES, MAXIMUM_NAME_BYTES};
 pub use machine::RootMachine;
+
+#[cfg(test)]
+mod tests;

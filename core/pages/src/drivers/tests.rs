@@ -1,0 +1,276 @@
+//! The leaders' duties on one node in virtual time: real RPC and service, groups in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hedgerow_env::{
+    BoxFuture, ClusterId, ContainerId, ContainerIndex, Env, Generation, GroupId, Instant, NodeId,
+    StoreId,
+};
+use hedgerow_net::testing::MemoryNetwork;
+use hedgerow_net::{
+    Caller, Directory, GroupClient, Identity, Message, Refusal, RoleSet, Rpc, RpcConfig, Service,
+    ServiceId,
+};
+use hedgerow_protocol::{
+    DEFAULT_CONTAINER_BYTES, Grant, GroupRecord, Location, NodeRecord, NodeReply, NodeRequest,
+    NodeState, Policy, ProxySession, ROOT_GROUP, Residence, Roles, RootAnswer, RootCommand,
+    RootOutcome, RootQuery, SERVICE_GROUP, SERVICE_NODE, ShardCommand, ShardOutcome, ShardRefusal,
+    StoreRecord, decode, encode,
+};
+
+use super::{DriverConfig, Drivers};
+use crate::service::GroupService;
+use crate::service::fake::{FakeReplica, FakeReplicas, only_member};
+
+const ADDRESS: &str = "node1:700";
+const LIMIT: Duration = Duration::from_secs(5);
+const SESSION: ProxySession = ProxySession {
+    node: NodeId(1),
+    incarnation: 1,
+};
+
+/// Starts replicas as a node does.
+struct NodeService {
+    env: Env,
+    replicas: Arc<FakeReplicas>,
+}
+
+impl Service for NodeService {
+    fn call(
+        &self,
+        _caller: Caller,
+        request: Message,
+        _deadline: Instant,
+    ) -> BoxFuture<'static, Result<Message, Refusal>> {
+        let reply = match decode::<NodeRequest>(&request.head) {
+            Ok(NodeRequest::StartReplica { group, .. }) => {
+                self.replicas
+                    .add(FakeReplica::new(&self.env, group, ADDRESS));
+                NodeReply::Started
+            }
+            Ok(NodeRequest::Heartbeat { .. }) => NodeReply::Alive,
+            other => NodeReply::Refused(format!("{other:?}")),
+        };
+        Box::pin(async move { Ok(Message::new(encode(&reply), Bytes::new())) })
+    }
+}
+
+struct Cluster {
+    env: Env,
+    client: GroupClient,
+}
+
+fn record(id: u64) -> NodeRecord {
+    NodeRecord {
+        node: NodeId(id),
+        name: format!("node{id}"),
+        address: format!("node{id}:700"),
+        roles: Roles::ALL,
+        location: Location::default(),
+        stores: vec![StoreRecord {
+            store: StoreId(id * 10),
+            capacity_bytes: 1 << 40,
+            residence: Residence::Hdd,
+            system: true,
+        }],
+        state: NodeState::Up,
+        reason: String::new(),
+    }
+}
+
+impl Cluster {
+    /// A cluster of one node, whose root was just initialised.
+    async fn start() -> Self {
+        let env = MemoryNetwork::new(3).env();
+        let identity = Identity {
+            cluster: Some(ClusterId(1)),
+            node: NodeId(1),
+            stores: Vec::new(),
+            roles: RoleSet::PAGES,
+            address: String::new(),
+        };
+        let rpc = Rpc::start(env.clone(), identity, RpcConfig::default(), ADDRESS)
+            .await
+            .unwrap();
+        let replicas = Arc::new(FakeReplicas::default());
+        replicas.add(FakeReplica::new(&env, ROOT_GROUP, ADDRESS));
+        let directory = Arc::new(Directory::new(vec![ADDRESS.into()]));
+        directory.bootstrap_root(GroupRecord {
+            group: ROOT_GROUP,
+            members: vec![only_member(ADDRESS)],
+        });
+        let service = GroupService::new(env.clone(), replicas.clone(), Arc::clone(&directory));
+        rpc.serve(ServiceId(SERVICE_GROUP), Arc::new(service.clone()));
+        let nodes = NodeService {
+            env: env.clone(),
+            replicas: Arc::clone(&replicas),
+        };
+        rpc.serve(ServiceId(SERVICE_NODE), Arc::new(nodes));
+        let client = GroupClient::new(env.clone(), rpc, directory);
+        let config = DriverConfig {
+            shards: 2,
+            ..DriverConfig::default()
+        };
+        Drivers::start(env.clone(), replicas, service, client.clone(), config);
+        let cluster = Self { env, client };
+        let done = cluster.root(RootCommand::Initialise {
+            cluster: ClusterId(1),
+            nodes: vec![record(1)],
+            members: vec![only_member(ADDRESS)],
+        });
+        assert_eq!(done.await, RootOutcome::Done);
+        cluster
+    }
+
+    async fn root(&self, command: RootCommand) -> RootOutcome {
+        self.client.root_command(command, LIMIT).await.unwrap()
+    }
+
+    async fn ask(&self, query: RootQuery) -> RootAnswer {
+        self.client.root_query(query, LIMIT).await.unwrap()
+    }
+
+    async fn shard(&self, group: GroupId, command: ShardCommand) -> ShardOutcome {
+        let outcomes = self
+            .client
+            .shard_commands(group, vec![command], LIMIT)
+            .await;
+        outcomes.unwrap().remove(0)
+    }
+
+    async fn seconds(&self, seconds: u64) {
+        self.env.sleep(Duration::from_secs(seconds)).await;
+    }
+
+    /// A disk that is attached, with one container fenced for its writer.
+    async fn attached(&self) -> (Grant, ContainerId, GroupId) {
+        let create = RootCommand::CreateDisk {
+            nonce: 1,
+            name: "demo".into(),
+            size_bytes: 1 << 30,
+            container_bytes: DEFAULT_CONTAINER_BYTES,
+            policy: Policy::default(),
+            description: String::new(),
+        };
+        let RootOutcome::Disk(disk) = self.root(create).await else {
+            panic!("the disk is created");
+        };
+        let attach = RootCommand::Attach {
+            disk: disk.disk,
+            session: SESSION,
+            nonce: 1,
+        };
+        let RootOutcome::Granted(grant) = self.root(attach).await else {
+            panic!("the disk is free");
+        };
+        let container = ContainerId {
+            family: disk.family,
+            disk: disk.disk,
+            index: ContainerIndex(0),
+        };
+        let group = self.client.directory().shard_of(container).unwrap();
+        (grant, container, group)
+    }
+
+    fn fence(grant: &Grant, container: ContainerId) -> ShardCommand {
+        ShardCommand::Fence {
+            container,
+            generation: grant.disk.generation,
+            writers: vec![grant.writer],
+            layer: grant.disk.layers[0],
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shards_come_up_by_themselves_after_bootstrap() {
+    let cluster = Cluster::start().await;
+    cluster.seconds(4).await;
+    let RootAnswer::Table(table) = cluster.ask(RootQuery::Table).await else {
+        panic!("the table was asked for");
+    };
+    assert_eq!(table.shards.len(), 2);
+    for shard in &table.shards {
+        let outcome = cluster
+            .shard(shard.group, ShardCommand::Finalise { feature_level: 1 })
+            .await;
+        assert_eq!(outcome, ShardOutcome::Done);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_falls_silent_is_fenced_in_every_shard_and_one_that_renews_is_not() {
+    let cluster = Cluster::start().await;
+    cluster.seconds(4).await;
+    let (grant, container, group) = cluster.attached().await;
+    let fenced = cluster
+        .shard(group, Cluster::fence(&grant, container))
+        .await;
+    assert!(matches!(fenced, ShardOutcome::Fenced { .. }), "{fenced:?}");
+    for _ in 0..8 {
+        cluster.seconds(1).await;
+        let renewed = cluster.root(RootCommand::Renew(SESSION)).await;
+        assert!(
+            matches!(renewed, RootOutcome::Renewed { .. }),
+            "{renewed:?}"
+        );
+    }
+    cluster.seconds(4).await;
+    let again = cluster
+        .shard(group, Cluster::fence(&grant, container))
+        .await;
+    assert!(
+        matches!(again, ShardOutcome::Fenced { .. }),
+        "the lease stands: {again:?}"
+    );
+
+    cluster.seconds(4).await;
+    let stale = cluster
+        .shard(group, Cluster::fence(&grant, container))
+        .await;
+    let current = Generation(grant.disk.generation.0 + 1);
+    let refusal = ShardRefusal::StaleGeneration { current };
+    assert_eq!(stale, ShardOutcome::Refused(refusal));
+    let pending = cluster.ask(RootQuery::PendingFloors).await;
+    assert_eq!(pending, RootAnswer::Pending(Vec::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_disk_is_dropped_everywhere_and_forgotten() {
+    let cluster = Cluster::start().await;
+    cluster.seconds(4).await;
+    let (grant, container, group) = cluster.attached().await;
+    cluster
+        .shard(group, Cluster::fence(&grant, container))
+        .await;
+    let disk = grant.disk.disk;
+    cluster.root(RootCommand::DeleteDisk { disk }).await;
+    cluster.seconds(3).await;
+    let pending = cluster.ask(RootQuery::PendingDrops).await;
+    assert_eq!(pending, RootAnswer::Pending(Vec::new()));
+    let late = cluster
+        .shard(group, Cluster::fence(&grant, container))
+        .await;
+    assert_eq!(late, ShardOutcome::Refused(ShardRefusal::Deleted));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_answer_is_down_after_a_while() {
+    let cluster = Cluster::start().await;
+    cluster.root(RootCommand::Join(record(2))).await;
+    cluster.seconds(3).await;
+    let states = |answer| {
+        let RootAnswer::Topology(topology) = answer else {
+            panic!("the topology was asked for");
+        };
+        let nodes = topology.nodes.into_iter();
+        nodes.map(|node| node.state).collect::<Vec<NodeState>>()
+    };
+    let early = states(cluster.ask(RootQuery::Topology).await);
+    assert_eq!(early, [NodeState::Up, NodeState::Up]);
+    cluster.seconds(6).await;
+    let late = states(cluster.ask(RootQuery::Topology).await);
+    assert_eq!(late, [NodeState::Up, NodeState::Down]);
+}
