@@ -3,7 +3,7 @@
 //! Does not: decide anything.
 
 mod disk;
-mod network;
+pub(crate) mod network;
 
 use std::sync::Arc;
 

@@ -343,6 +343,8 @@ struct Board {
     states: BTreeMap<BlobName, NameState>,
     pulls: u64,
     silent: bool,
+    full: bool,
+    hidden: Vec<(StoreId, Change)>,
     forget_answers: u64,
 }
 
@@ -364,6 +366,16 @@ impl FakeShard {
             board.states.insert(*blob, NameState::Live);
         }
         board.feeds.entry(store).or_default().push(change);
+    }
+
+    /// As [`FakeShard::tell`], but one proposal of the store later for each.
+    pub(crate) fn tell_in_steps(&self, store: StoreId, change: Change) {
+        self.board().hidden.push((store, change));
+    }
+
+    /// Pulls are answered as parts of a full listing.
+    pub(crate) fn set_full(&self, full: bool) {
+        self.board().full = full;
     }
 
     pub(crate) fn set_state(&self, name: BlobName, state: NameState) {
@@ -408,6 +420,12 @@ impl FakeShard {
         let mut board = self.board();
         match command {
             ShardCommand::Confirm { store, names } => {
+                if !board.hidden.is_empty() {
+                    let (store, change) = board.hidden.remove(0);
+                    drop(board);
+                    self.tell(store, change);
+                    board = self.board();
+                }
                 let mut known = Vec::new();
                 for (name, epoch) in names {
                     let wanted = board.incomplete.get(&(store, name)).copied();
@@ -472,8 +490,8 @@ impl FakeShard {
                 Ok(ShardReply::Changes {
                     changes,
                     next: u64::try_from(next).unwrap(),
-                    more: next < feed.len(),
-                    full: false,
+                    more: next < feed.len() || board.hidden.iter().any(|(of, _)| *of == store),
+                    full: board.full,
                 })
             }
             ShardRequest::Names { names, .. } => {

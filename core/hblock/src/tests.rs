@@ -4,5 +4,6 @@ mod disk;
 mod driver;
 mod feed;
 mod member;
+mod network;
 mod records;
 mod write;

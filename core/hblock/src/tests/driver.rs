@@ -646,3 +646,41 @@ async fn an_idle_member_asks_its_shard_about_twice_a_second_and_a_hint_wakes_it(
     cluster.sleep(5).await;
     assert!(cluster.shard.pulls() > before, "pulled at once");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_lists_step_by_step_is_nudged_until_it_has_listed_all() {
+    let cluster = Cluster::start(3).await;
+    cluster.stop_node(StoreId(3)).await;
+    for sequence in 1..=5 {
+        written(cluster.write(blob(sequence, 1), 1, vec![]).await);
+        let change = incomplete(sequence, 1, &[1, 2]);
+        cluster.shard.tell_in_steps(StoreId(3), change);
+    }
+    cluster.sleep(1_000).await;
+    cluster.start_node(StoreId(3)).await;
+    cluster
+        .until("all is held", || cluster.store(3).held().len() == 5)
+        .await;
+    cluster
+        .until("all is confirmed", || cluster.shard.incomplete() == 0)
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_listing_asks_after_every_name_that_is_held() {
+    let cluster = Cluster::start(1).await;
+    for sequence in [1, 2] {
+        let reply = cluster.offer(1, blob(sequence, 1), 1, 1).await;
+        assert_eq!(reply, HBlockReply::Stored);
+    }
+    cluster.shard.set_state(name(1), NameState::Live);
+    cluster.shard.set_state(name(2), NameState::Collected);
+    cluster.sleep(5_000).await;
+    assert_eq!(cluster.store(1).held().len(), 2, "no sweep is due");
+    cluster.shard.set_full(true);
+    cluster
+        .until("the free one is deleted", || {
+            cluster.store(1).held() == vec![name(1)]
+        })
+        .await;
+}
