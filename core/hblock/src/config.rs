@@ -7,10 +7,11 @@ use crate::FeedConfig;
 /// Limits and times of one node's HBlock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HBlockConfig {
-    /// Bytes of writes that this node coordinates at a time; beyond it writers wait, then get *busy*.
+    /// Bytes of writes that this node coordinates at a time; beyond it writers wait, then get
+    /// *busy*.
     pub write_bytes: u32,
-    /// Bytes of forwarded blobs that are being appended at a time. Apart from `write_bytes`, so that
-    /// nodes which coordinate for each other never wait for each other.
+    /// Bytes of forwarded blobs that are being appended at a time. Apart from `write_bytes`, so
+    /// that nodes which coordinate for each other never wait for each other.
     pub store_bytes: u32,
     /// Bytes of blobs that were answered and are still on their way to slower members. Beyond it
     /// such a copy is left to the shard's list of incomplete blobs.
@@ -19,7 +20,8 @@ pub struct HBlockConfig {
     pub reads: u32,
     /// How long a request waits for room before it is answered *busy*.
     pub room_wait: Duration,
-    /// After this a write without its quorum is answered *too few*: the proxy asks for a substitute.
+    /// After this a write without its quorum is answered *too few*: the proxy asks for a
+    /// substitute.
     pub quorum_wait: Duration,
     /// How long a blob is offered to a slow member. Longer absences are the feed's matter.
     pub forward_limit: Duration,

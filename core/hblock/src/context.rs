@@ -69,7 +69,8 @@ pub(crate) struct Context {
     pub(crate) reads: Arc<Semaphore>,
     fetches: Semaphore,
     fetch_budget: Mutex<Budget>,
-    /// Sources that gave no answer, and until when they are asked last. As many as there are stores.
+    /// Sources that gave no answer, and until when they are asked last. As many as there are
+    /// stores.
     silent: Mutex<BTreeMap<StoreId, Instant>>,
     stopping: AtomicBool,
 }

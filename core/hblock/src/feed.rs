@@ -22,8 +22,8 @@ pub struct FeedConfig {
     pub active_pause: Duration,
     /// The pause doubles up to this while there is none.
     pub idle_pause: Duration,
-    /// Pause between two pulls that hints ask for: a hint for each commit must not become a pull for
-    /// each commit.
+    /// Pause between two pulls that hints ask for: a hint for each commit must not become a pull
+    /// for each commit.
     pub hint_pause: Duration,
     /// A blob that is lacking may still be on its way from the member that coordinates the write;
     /// it is not fetched before this has passed.
@@ -293,8 +293,8 @@ impl Feed {
         self.done(name);
     }
 
-    /// The shard did not know `name`, or not under that epoch. True when it was so often enough that
-    /// the shard should be asked what became of it.
+    /// The shard did not know `name`, or not under that epoch. True when it was so often enough
+    /// that the shard should be asked what became of it.
     pub fn unknown(&mut self, now: Instant, name: BlobName) -> bool {
         let Some(item) = self.items.get_mut(&name) else {
             return false;

@@ -80,8 +80,8 @@ pub enum StoreDecision {
     Refuse(HBlockRefusal),
     /// The same bytes are being stored: wait for that, and for the record.
     Join(RecordVersion),
-    /// The name is now pending. Look whether it is held, append it if not, wait for the record, then
-    /// call [`Member::finish`].
+    /// The name is now pending. Look whether it is held, append it if not, wait for the record,
+    /// then call [`Member::finish`].
     Proceed(RecordVersion),
 }
 
@@ -149,8 +149,8 @@ impl Member {
         }
     }
 
-    /// Makes `name` pending for a copy that the shard asked for (catch-up, repair). `None` when it is
-    /// pending already or no longer wanted.
+    /// Makes `name` pending for a copy that the shard asked for (catch-up, repair). `None` when it
+    /// is pending already or no longer wanted.
     pub fn store_copy(&mut self, name: BlobName, identity: Digest) -> Option<()> {
         if !self.wants(name)
             || self.pending.contains_key(&name)

@@ -4,9 +4,9 @@
 //!
 //! Invariants: changes other than `Incomplete` are applied in the feed's order, and durably before
 //! the batch is handed to the [`Feed`]; a blob is confirmed only while it is held durably, under an
-//! epoch that is durable here; a fetched blob is stored only after every unit passed its digest; the
-//! position is durable here before it is reported.
-//! Does not: decide what is due (the feed core does).
+//! epoch that is durable here; a fetched blob is stored only after every unit passed its digest;
+//! the position is durable here before it is reported. Does not: decide what is due (the feed core
+//! does).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -115,7 +115,8 @@ impl Reader {
         }
     }
 
-    /// One round: everything that is due now. An error is of the own store, and leaves all as it is.
+    /// One round: everything that is due now. An error is of the own store, and leaves all as it
+    /// is.
     async fn step(&mut self) -> Result<(), HBlockRefusal> {
         if let Some(after) = self.feed.pull_due(self.context.env.now()) {
             self.pull(after).await?;

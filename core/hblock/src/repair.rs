@@ -56,8 +56,8 @@ async fn repair(context: &Context, local: &Arc<Local>, name: BlobName) {
             local.with_wounds(|wounds| wounds.settled(name));
             return;
         }
-        // Pending and missing: if it is committed it is wanted, and if not it is collected. Without an
-        // answer nothing is known. Either way it stays listed.
+        // Pending and missing: if it is committed it is wanted, and if not it is collected. Without
+        // an answer nothing is known. Either way it stays listed.
         _ => return,
     }
     let sources = sources(local, name);

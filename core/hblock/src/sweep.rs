@@ -3,9 +3,8 @@
 //! A blob whose write was given up may never be named by its shard's feed. A slow sweep over all
 //! names finds it.
 //!
-//! Invariants: a sweep proposes, the shard decides: only what it calls collected is deleted; what it
-//! does not know is kept, counted, and named in the log.
-//! Does not: hurry.
+//! Invariants: a sweep proposes, the shard decides: only what it calls collected is deleted; what
+//! it does not know is kept, counted, and named in the log. Does not: hurry.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Fakes of the ports, and a small cluster of HBlocks around one fake shard, for this crate's tests.
+//! Fakes of the ports, and a small cluster of HBlocks around one fake shard, for this crate's
+//! tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};

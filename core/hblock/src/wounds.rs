@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use hedgerow_env::{BlobName, Instant};
 
-/// Most damaged copies known at a time. A store with more has lost a disk's worth, which is a matter
-/// of replacing it.
+/// Most damaged copies known at a time. A store with more has lost a disk's worth, which is a
+/// matter of replacing it.
 pub const MAXIMUM_WOUNDS: usize = 16 << 10;
 
 /// First pause after a repair that found no sound copy; doubles with each further one.

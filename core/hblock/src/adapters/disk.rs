@@ -4,9 +4,8 @@
 //! docs/format/hblock-records.md.
 //!
 //! Invariants: a record is released only when its successor is durable; records that hold back the
-//! journal's oldest segment are copied forward; the order of one key's records is the order in which
-//! they were put.
-//! Does not: interpret records or blobs.
+//! journal's oldest segment are copied forward; the order of one key's records is the order in
+//! which they were put. Does not: interpret records or blobs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -77,8 +76,8 @@ impl DiskStore {
                     .any(|copy| copy.stream == StreamTag::HBLOCK)
         });
         if damaged {
-            // Some container's record may be lost: reading every feed from its beginning brings back
-            // what the shards know.
+            // Some container's record may be lost: reading every feed from its beginning brings
+            // back what the shards know.
             let is_feed = |key: &ControlKey| matches!(key, ControlKey::Feed(_));
             records.newest.retain(|key, (position, _)| {
                 if is_feed(key) {

@@ -1,8 +1,7 @@
 //! RPC and groups behind the ports: encodes, decodes, finds addresses.
 //!
-//! Invariant: only a call of which no byte was sent is *unreachable*; everything else that brought no
-//! answer is *unknown*.
-//! Does not: retry.
+//! Invariant: only a call of which no byte was sent is *unreachable*; everything else that brought
+//! no answer is *unknown*. Does not: retry.
 
 use std::sync::Arc;
 use std::time::Duration;
