@@ -20,8 +20,8 @@ pub(crate) enum Location {
     Journal,
     /// In the extent store.
     Extent(Place),
-    /// The only copy here was found damaged; the owner puts it again. The damaged extent entry stays
-    /// until then, so that a restart finds the damage again.
+    /// The only copy here was found damaged; the owner puts it again. The damaged extent entry
+    /// stays until then, so that a restart finds the damage again.
     Lost(Option<Place>),
 }
 

@@ -25,7 +25,8 @@ use crate::journal::{
 use crate::maintenance::{self, Worker};
 use crate::superblock::{Superblock, SuperblockError};
 
-/// Names returned by one [`Store::blobs`] call at most, so that a listing never holds the index long.
+/// Names returned by one [`Store::blobs`] call at most, so that a listing never holds the index
+/// long.
 pub const BLOBS_PAGE_MAX: usize = 4096;
 /// How often a read follows a blob that moves while it is read.
 const READ_ATTEMPTS_MAX: usize = 8;
@@ -384,7 +385,8 @@ impl Store {
         Ok(receipt)
     }
 
-    /// Forgets a blob at once; the receipt says when that is durable. Deleting nothing is recorded too.
+    /// Forgets a blob at once; the receipt says when that is durable. Deleting nothing is recorded
+    /// too.
     ///
     /// # Errors
     /// See [`StoreError`]; the blob is still there then.

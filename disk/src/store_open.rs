@@ -1,8 +1,8 @@
 //! Opens a pool: superblock, journal, extents, and the index rebuilt from what they hold.
 //!
 //! Each extent entry knows the journal position that its bytes came from. Replaying the blob stream
-//! in order therefore decides every crash: a put not yet flushed stays in the journal, a flushed one
-//! is released, a deletion hides exactly the copies older than itself.
+//! in order therefore decides every crash: a put not yet flushed stays in the journal, a flushed
+//! one is released, a deletion hides exactly the copies older than itself.
 //!
 //! Invariants: the start count is raised above every session found and synced before anything else
 //! is written; what this returns is durable.
@@ -31,8 +31,8 @@ pub struct Recovery {
     /// Control records of every stream, each in the journal's order. Some are superseded: their
     /// owner decides, and releases those.
     pub control: BTreeMap<StreamTag, Vec<RecoveredRecord>>,
-    /// Acknowledged journal bytes that are lost. Records with a known header are named; when a range
-    /// is not `complete`, any stream may have lost records in it.
+    /// Acknowledged journal bytes that are lost. Records with a known header are named; when a
+    /// range is not `complete`, any stream may have lost records in it.
     pub damaged: Vec<DamagedRange>,
     /// Blobs of which the only copy here is lost, by name. In a range that is not `complete` there
     /// may be more.
@@ -256,7 +256,8 @@ impl Replay {
     fn extent_entries(&mut self, entries: Vec<Found>) {
         for found in entries {
             let present = self.index.get(found.meta.name);
-            // A copy that compaction left half written does not hide the whole one it was made from.
+            // A copy that compaction left half written does not hide the whole one it was made
+            // from.
             let is_worse = present.is_some_and(|present| {
                 let same = present.meta.origin == found.meta.origin;
                 present.meta.origin > found.meta.origin || same && found.bad

@@ -1,4 +1,5 @@
-//! Stories of a pool: puts, deletions, flush, compaction, scrub, full disks, and crashes of all of it.
+//! Stories of a pool: puts, deletions, flush, compaction, scrub, full disks, and crashes of all of
+//! it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -1,13 +1,13 @@
 //! The superblock of a pool: who this store is, how often it started, what it knows of its peers.
 //!
-//! One file holds two copies. An update writes one copy and syncs it, then the other and syncs that:
-//! never both at once, so a crash leaves at least one whole, and after an update either may rot.
-//! The copy that is not known to be good is always the first to be written.
+//! One file holds two copies. An update writes one copy and syncs it, then the other and syncs
+//! that: never both at once, so a crash leaves at least one whole, and after an update either may
+//! rot. The copy that is not known to be good is always the first to be written.
 //!
-//! Invariants: the sequence number only grows; an update that returned is found by every later open;
-//! after a failed write or sync no further update is accepted.
-//! Does not: interpret peers' knowledge (the node judges a rollback) or the owners' values.
-//! Layout: `docs/format/superblock.md`.
+//! Invariants: the sequence number only grows; an update that returned is found by every later
+//! open; after a failed write or sync no further update is accepted. Does not: interpret peers'
+//! knowledge (the node judges a rollback) or the owners' values. Layout:
+//! `docs/format/superblock.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -25,7 +25,8 @@ const VERSION: u16 = 1;
 /// Magic, version, reserved, length of the body, sequence; the checksum follows.
 const HEADER_BYTES: usize = 8 + 2 + 2 + 4 + 8;
 const CHECKSUM_BYTES: usize = 16;
-/// Room for one copy. 4,000 peers and as many retired replicas need 150 KiB; the rest is for values.
+/// Room for one copy. 4,000 peers and as many retired replicas need 150 KiB; the rest is for
+/// values.
 pub const SUPERBLOCK_COPY_BYTES: u64 = 256 * 1024;
 /// Copies are written in whole blocks of the largest physical sector in use.
 const BLOCK_BYTES: usize = 4096;
@@ -84,7 +85,7 @@ pub struct SuperblockContent {
 pub enum SuperblockError {
     /// Both copies fail their checksum.
     #[error(
-        "{path}: both copies of the superblock are damaged. This store cannot say who it is: remove \
+        remove "{path}: both copies of the superblock are damaged. This store cannot say who it is: remove \
          its folder and let the node join with a blank store; the cluster rebuilds its contents"
     )]
     BothDamaged {
@@ -183,7 +184,8 @@ impl Superblock {
         let answer = change(&mut content);
         let sequence = writer.sequence + 1;
         let encoded = encode(sequence, &content)?;
-        // Stopped also when this future is dropped half way: the first copy's state is unknown then.
+        // Stopped also when this future is dropped half way: the first copy's state is unknown
+        // then.
         writer.stopped = true;
         for copy in [writer.first, 1 - writer.first] {
             self.file

@@ -1,17 +1,17 @@
 //! A file of verified pages for the Pages state: every page is checked on every read.
 //!
 //! Three kinds of files stand beside each other: the *pages*, two copies of a *table* (checksum and
-//! write counter of every page), and a *log*. A write stays in memory; a sync appends all dirty pages
-//! with their checksums to the log as one frame and syncs once. From time to time, right after a
-//! sync, a checkpoint writes the logged pages into the pages file, syncs it, writes the table into
-//! the older of its two copies under the next generation, syncs that, and so ends the log: frames of
-//! an older generation are foreign.
+//! write counter of every page), and a *log*. A write stays in memory; a sync appends all dirty
+//! pages with their checksums to the log as one frame and syncs once. From time to time, right
+//! after a sync, a checkpoint writes the logged pages into the pages file, syncs it, writes the
+//! table into the older of its two copies under the next generation, syncs that, and so ends the
+//! log: frames of an older generation are foreign.
 //!
 //! Why a log and not the table alone: the user of this file (redb) overwrites its header page in
 //! place and may find pages written after the last sync old, new or torn after a crash. A table
 //! cannot tell such a page from a rotten one. With the log no unsynced byte ever reaches the pages
-//! file, so after a crash the contents are *exactly* those of the last sync that succeeded (or of the
-//! one in progress, whole), every page has one right checksum, and any mismatch is damage.
+//! file, so after a crash the contents are *exactly* those of the last sync that succeeded (or of
+//! the one in progress, whole), every page has one right checksum, and any mismatch is damage.
 //!
 //! Invariants: the pages file is written only with pages that the log holds durably; opening reads
 //! the table and the log, never all pages; an invalid log frame is *torn* only when no later frame

@@ -1,8 +1,9 @@
 //! The extent store of a pool: blobs in large segments that are written front to back.
 //!
 //! A batch is written, synced and only then indexed. A finished segment ends in a footer from which
-//! the index is rebuilt; the one unfinished segment is scanned and verified, then finished, at open.
-//! Which entries are dead is a small map in the segment itself, kept twice and written alternately.
+//! the index is rebuilt; the one unfinished segment is scanned and verified, then finished, at
+//! open. Which entries are dead is a small map in the segment itself, kept twice and written
+//! alternately.
 //!
 //! Invariants: durable bytes are never overwritten except dead maps; a segment's file is removed
 //! only when all its entries are dead or moved and no read pins it.

@@ -1,4 +1,5 @@
-//! One segment of the extent store as kept in memory: its entries, which of them are dead, its file.
+//! One segment of the extent store as kept in memory: its entries, which of them are dead, its
+//! file.
 //!
 //! Invariants: ordinals count entries from 0 without gaps; dead bytes never exceed data bytes.
 //! Does not: read or write; `extent::Extents` does.

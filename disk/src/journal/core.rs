@@ -708,7 +708,8 @@ impl Core {
     }
 }
 
-/// What the mutant takes for a vote: a small control record of somebody else than the journal's store.
+/// What the mutant takes for a vote: a small control record of somebody else than the journal's
+/// store.
 fn is_like_a_vote(live: &Live) -> bool {
     const VOTE_BYTES_MAX: usize = 256;
     live.class == Class::Control && live.stream != StreamTag::BLOBS && live.length <= VOTE_BYTES_MAX

@@ -85,7 +85,8 @@ async fn write(
     file.sync().await
 }
 
-/// Gives a freed file its next number. Its old frames are foreign there: they carry other positions.
+/// Gives a freed file its next number. Its old frames are foreign there: they carry other
+/// positions.
 async fn recycle(shared: &Shared, from: u64, to: u64) -> Result<(), DiskError> {
     let disk = shared.env.disk();
     let (old, new) = (

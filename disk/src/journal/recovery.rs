@@ -130,8 +130,8 @@ fn highest_session(frames: &[DecodedFrame]) -> u64 {
         .unwrap_or(0)
 }
 
-/// Copies what is kept out of the segment's buffer, so that the buffer can be dropped. The payload of
-/// data records stays on disk.
+/// Copies what is kept out of the segment's buffer, so that the buffer can be dropped. The payload
+/// of data records stays on disk.
 fn detached(mut frame: DecodedFrame) -> DecodedFrame {
     for record in &mut frame.records {
         record.header = Bytes::copy_from_slice(&record.header);

@@ -129,8 +129,8 @@ impl VerifiedFile {
             writer: Mutex::new(LogWriter::new()),
             stopped: AtomicBool::new(false),
         };
-        // What was replayed may have been read from a cache, and the log may hold frames of the same
-        // generation that never committed: a new generation settles both.
+        // What was replayed may have been read from a cache, and the log may hold frames of the
+        // same generation that never committed: a new generation settles both.
         let mut writer = file.writer.lock().expect(UNPOISONED);
         file.checkpoint(&mut writer)?;
         drop(writer);
@@ -537,8 +537,8 @@ fn pages_are_intact(
     Ok(true)
 }
 
-/// Whether a frame after `at` knows the frame numbered `sequence` to have been synced, or belongs to
-/// a generation whose table was not found.
+/// Whether a frame after `at` knows the frame numbered `sequence` to have been synced, or belongs
+/// to a generation whose table was not found.
 fn is_contradicted(
     log: &dyn BlockingFile,
     at: u64,
