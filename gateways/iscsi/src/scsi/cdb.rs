@@ -39,6 +39,10 @@ pub(crate) enum Operation {
     ReadCapacity16 {
         allocation: u32,
     },
+    LbaStatus {
+        first: u64,
+        allocation: u32,
+    },
     ReportLuns {
         select: u8,
         allocation: u32,
@@ -327,6 +331,10 @@ fn primary(fields: Fields<'_>) -> Result<Operation, Sense> {
             prevent: cdb[4] & 0x03 != 0,
         },
         0x25 => Operation::ReadCapacity10,
+        0x9e if cdb[1] & 0x1f == 0x12 => Operation::LbaStatus {
+            first: fields.u64(2),
+            allocation: fields.u32(10),
+        },
         0x9e => Operation::ReadCapacity16 {
             allocation: fields.u32(10),
         },

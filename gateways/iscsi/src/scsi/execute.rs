@@ -257,10 +257,6 @@ fn immediate(
             };
             Reply::parameters(data, allocation)
         }
-        Operation::ReadCapacity10 => Reply::parameters(parameters::capacity10(geometry), 8),
-        Operation::ReadCapacity16 { allocation } => {
-            Reply::parameters(parameters::capacity16(geometry), allocation)
-        }
         Operation::ReportLuns { select, allocation } => {
             Reply::parameters(parameters::luns(select, context.target)?, allocation)
         }
@@ -286,6 +282,20 @@ fn immediate(
                 return Ok(Reply::status(status::RESERVATION_CONFLICT));
             }
             Reply::parameters(persist::answer(action, &state.reservations)?, allocation)
+        }
+        _ => return constant(geometry, operation),
+    })
+}
+
+/// Commands that the geometry and this program alone answer.
+fn constant(geometry: Geometry, operation: Operation) -> Result<Reply, Sense> {
+    Ok(match operation {
+        Operation::ReadCapacity10 => Reply::parameters(parameters::capacity10(geometry), 8),
+        Operation::ReadCapacity16 { allocation } => {
+            Reply::parameters(parameters::capacity16(geometry), allocation)
+        }
+        Operation::LbaStatus { first, allocation } => {
+            Reply::parameters(parameters::lba_status(first, geometry)?, allocation)
         }
         Operation::ReportOpcodes {
             options,

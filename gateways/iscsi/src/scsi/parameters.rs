@@ -27,6 +27,20 @@ pub(crate) fn capacity16(geometry: Geometry) -> Vec<u8> {
     data
 }
 
+/// GET LBA STATUS (SBC-3 5.6): one descriptor to the end of the disk, with provisioning status 0,
+/// "mapped or unknown", for the port does not tell what is mapped.
+pub(crate) fn lba_status(first: u64, geometry: Geometry) -> Result<Vec<u8>, Sense> {
+    if first >= geometry.block_count {
+        return Err(Sense::OUT_OF_RANGE);
+    }
+    let count = u32::try_from(geometry.block_count - first).unwrap_or(u32::MAX);
+    let mut data = vec![0, 0, 0, 20, 0, 0, 0, 0];
+    data.extend_from_slice(&first.to_be_bytes());
+    data.extend_from_slice(&count.to_be_bytes());
+    data.extend_from_slice(&[0; 4]);
+    Ok(data)
+}
+
 /// REPORT LUNS (SPC-4 6.33).
 pub(crate) fn luns(select: u8, target: &Target) -> Result<Vec<u8>, Sense> {
     let luns: Vec<u64> = match select {

@@ -117,6 +117,10 @@ pub(crate) static ROWS: &[Row] = &[
         Access::Always,
         &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0],
     ), // CAPACITY (16)
+    action(
+        Access::Read,
+        &[0x9e, 0x12, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0],
+    ), // GET LBA STATUS
     row(Access::Always, &[0xa0, 0, F, 0, 0, 0, F, F, F, F, 0, 0]), // REPORT LUNS
     action(
         Access::Always,
