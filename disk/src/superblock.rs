@@ -85,8 +85,8 @@ pub struct SuperblockContent {
 pub enum SuperblockError {
     /// Both copies fail their checksum.
     #[error(
-        remove "{path}: both copies of the superblock are damaged. This store cannot say who it is: remove \
-         its folder and let the node join with a blank store; the cluster rebuilds its contents"
+        "{path}: both copies of the superblock are damaged. This store cannot say who it is: \
+         remove its folder and let the node join with a blank store; the cluster rebuilds its contents"
     )]
     BothDamaged {
         /// The superblock's file.
