@@ -5,8 +5,8 @@
 //! Invariants: changes other than `Incomplete` are applied in the feed's order, and durably before
 //! the batch is handed to the [`Feed`]; a blob is confirmed only while it is held durably, under an
 //! epoch that is durable here; a fetched blob is stored only after every unit passed its digest;
-//! the position is durable here before it is reported. Does not: decide what is due (the feed core
-//! does).
+//! the position is durable here before it is reported.
+//! Does not: decide what is due (the feed core does).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -3,7 +3,8 @@
 //! Invariants: ranges are sorted, disjoint and never touch; a sequence is contained only if it was
 //! inserted. At most [`MAXIMUM_RANGES`] are kept: beyond that the lowest, which are the oldest, are
 //! forgotten. Forgetting is safe, because the shard is the authority: a forgotten name that turns
-//! up again is found by reconciliation. Does not: know what the sequences stand for.
+//! up again is found by reconciliation.
+//! Does not: know what the sequences stand for.
 
 use hedgerow_env::Sequence;
 use serde::{Deserialize, Serialize};

@@ -4,7 +4,8 @@
 //! names finds it.
 //!
 //! Invariants: a sweep proposes, the shard decides: only what it calls collected is deleted; what
-//! it does not know is kept, counted, and named in the log. Does not: hurry.
+//! it does not know is kept, counted, and named in the log.
+//! Does not: hurry.
 
 use std::sync::Arc;
 

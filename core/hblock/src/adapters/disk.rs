@@ -5,7 +5,8 @@
 //!
 //! Invariants: a record is released only when its successor is durable; records that hold back the
 //! journal's oldest segment are copied forward; the order of one key's records is the order in
-//! which they were put. Does not: interpret records or blobs.
+//! which they were put.
+//! Does not: interpret records or blobs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};

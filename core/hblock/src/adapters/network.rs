@@ -1,7 +1,8 @@
 //! RPC and groups behind the ports: encodes, decodes, finds addresses.
 //!
 //! Invariant: only a call of which no byte was sent is *unreachable*; everything else that brought
-//! no answer is *unknown*. Does not: retry.
+//! no answer is *unknown*.
+//! Does not: retry.
 
 use std::sync::Arc;
 use std::time::Duration;
