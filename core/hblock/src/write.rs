@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - *written* is answered only when W distinct targets hold the blob durably under the write's
-//! epoch and, where the targets lie in two domains or more, those W span two (DESIGN section 4.4);
+//!   epoch and, where the targets lie in two domains or more, those W span two (DESIGN section 4.4);
 //! - the verdict is given once; what comes later changes nothing of it;
 //! - a target that did not answer is unknown: it is neither counted nor reported as failed.
 //!
