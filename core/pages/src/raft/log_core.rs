@@ -316,6 +316,7 @@ impl LogCore {
         let kept = entries.split_off(&purged);
         dead.extend(entries.into_values().map(|slot| slot.placed.position));
         let missing = core.adopt(purged, kept);
+        dead.extend(core.drop_superseded_truncation());
         Recovery {
             core,
             dead,
@@ -358,8 +359,19 @@ impl LogCore {
         }
     }
 
-    /// Takes the recovered entries and answers the indexes that are missing among them; what stands
-    /// after a missing one is kept apart by the caller's decision, not here.
+    /// A purge mark that emptied the log superseded the truncation before it.
+    fn drop_superseded_truncation(&mut self) -> Option<Position> {
+        let (_, purged) = self.purged?;
+        let is_superseded = |truncation: &mut Placed| truncation.sequence < purged.sequence;
+        let superseded = self
+            .slots
+            .is_empty()
+            .then(|| self.truncation.take_if(is_superseded));
+        superseded?.map(|placed| placed.position)
+    }
+
+    /// Takes the recovered entries and answers the indexes that are missing among them. With missing
+    /// ones this is no log: the caller refuses it.
     fn adopt(&mut self, first: u64, kept: BTreeMap<u64, Slot>) -> Vec<u64> {
         self.first_index = first;
         let mut missing = Vec::new();

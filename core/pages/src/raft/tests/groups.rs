@@ -347,21 +347,35 @@ async fn a_damaged_state_stops_that_replica_and_a_successor_replaces_it() {
     write_all(&cluster, &mut model, 0..200).await;
     let leader = cluster.leader().await;
     let hurt = (leader + 1) % 3;
+    // Opening moves everything into the pages file; then its pages rot.
+    cluster.nodes[hurt].stop().await;
+    cluster.nodes[hurt].start().await;
     cluster.nodes[hurt].stop().await;
     let disk = &cluster.nodes[hurt].disk;
-    for path in disk.paths("pool/pages/") {
-        if path.ends_with(".state") {
-            disk.rot(&path, 0, disk.content(&path).len());
-        }
-    }
+    let pages = disk
+        .paths("pool/pages/")
+        .into_iter()
+        .find(|path| path.ends_with(".state"));
+    let pages = pages.expect("the replica has a state");
+    disk.rot(&pages, 0, disk.content(&pages).len());
     cluster.nodes[hurt].start().await;
+    write_all(&cluster, &mut model, 200..240).await;
+
     let node = &cluster.nodes[hurt];
-    let damaged = node.host().damaged();
-    assert_eq!(damaged.len(), 1, "{damaged:?}");
+    let wait = async {
+        while node.host().damaged().is_empty() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait)
+        .await
+        .expect("the damage is met");
+    let damaged = &node.host().damaged()[0];
     assert_eq!(
-        (damaged[0].group, damaged[0].member),
+        (damaged.group, damaged.member),
         (GROUP, node.member(1).member)
     );
+    assert!(damaged.reason.contains("damaged"), "{}", damaged.reason);
     assert_eq!(node.halted(), None, "the node lives on");
 
     assert_eq!(node.host().retire_replica(GROUP).await, Ok(()));
