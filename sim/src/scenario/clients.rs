@@ -94,7 +94,11 @@ impl Agents {
         let plan = &self.plan;
         let containers = u64::from(plan.containers);
         let within = block / containers * u64::from(plan.policy.block_size);
-        block % containers * plan.container_bytes + within % plan.container_bytes
+        assert!(
+            within < plan.container_bytes,
+            "no two hot blocks share a place"
+        );
+        block % containers * plan.container_bytes + within
     }
 
     fn begin(&self, process: u64, op: BlockOp) -> OpId {
@@ -159,7 +163,7 @@ async fn work(agents: &Arc<Agents>, env: &Env, index: NodeIndex, disk: &VirtualD
             if !go_on || disk.is_lost() {
                 return;
             }
-            if !operate(agents, disk, &mut random, process, true).await {
+            if !operate(agents, env, disk, &mut random, process, true).await {
                 process = fresh_process(agents);
             }
             let most = u64::try_from(agents.plan.pause.as_millis()).expect("short");
@@ -179,7 +183,7 @@ async fn haunt(agents: &Arc<Agents>, env: &Env, disk: &VirtualDisk) {
             return;
         }
         let writes = random.chance(1, 8);
-        if !operate(agents, disk, &mut random, process, writes).await {
+        if !operate(agents, env, disk, &mut random, process, writes).await {
             process = fresh_process(agents);
         }
         env.sleep(Duration::from_millis(1 + random.below(40))).await;
@@ -196,6 +200,7 @@ fn fresh_process(agents: &Agents) -> u64 {
 /// One operation; false when its outcome is unknown, so that the process must not go on.
 async fn operate(
     agents: &Arc<Agents>,
+    env: &Env,
     disk: &VirtualDisk,
     random: &mut Random,
     process: u64,
@@ -209,7 +214,7 @@ async fn operate(
             write(agents, disk, block, process).await
         }
     } else {
-        read(agents, disk, block, process).await
+        read(agents, env, disk, block, process).await
     }
 }
 
@@ -297,7 +302,32 @@ fn settle(agents: &Agents, id: OpId, result: Result<(), IoError>) -> bool {
     }
 }
 
-async fn read(agents: &Arc<Agents>, disk: &VirtualDisk, block: u64, process: u64) -> bool {
+/// Says which runs of (tag, block) a wrong block holds.
+fn describe_garbage(env: &Env, block: u64, bytes: &[u8]) {
+    let mut runs: Vec<(u64, u64, usize)> = Vec::new();
+    for pair in bytes.chunks_exact(16) {
+        let word = |at: usize| u64::from_le_bytes(pair[at..at + 8].try_into().expect("eight"));
+        match runs.last_mut() {
+            Some((tag, of, count)) if *tag == word(0) && *of == word(8) => *count += 1,
+            _ => runs.push((word(0), word(8), 1)),
+        }
+    }
+    runs.truncate(8);
+    event!(
+        env,
+        Error,
+        "client",
+        "block {block} is garbage: (tag, block, times 16 bytes) {runs:?}"
+    );
+}
+
+async fn read(
+    agents: &Arc<Agents>,
+    env: &Env,
+    disk: &VirtualDisk,
+    block: u64,
+    process: u64,
+) -> bool {
     let id = agents.begin(
         process,
         BlockOp::Read {
@@ -308,8 +338,11 @@ async fn read(agents: &Arc<Agents>, disk: &VirtualDisk, block: u64, process: u64
     let size = u64::from(agents.plan.policy.block_size);
     match disk.read(agents.offset(block), size).await {
         Ok(bytes) => {
-            let tags = vec![tag_of(&bytes, block)];
-            agents.finish(id, Outcome::Ok(Some(tags)));
+            let tag = tag_of(&bytes, block);
+            if tag == GARBAGE {
+                describe_garbage(env, block, &bytes);
+            }
+            agents.finish(id, Outcome::Ok(Some(vec![tag])));
         }
         // A read that failed says nothing.
         Err(_) => agents.finish(id, Outcome::Fail),

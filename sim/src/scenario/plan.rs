@@ -76,6 +76,9 @@ impl Plan {
         let mut work = stream(seed, 3);
         let safety = Duration::from_millis(15_000 + work.below(20_000));
         let mut clocks = stream(seed, 4);
+        let containers = 1 + u32::try_from(disk.below(4)).expect("small");
+        let container_bytes = 1 << 20;
+        let room = u64::from(containers) * (container_bytes / u64::from(policy.block_size));
         let drift = |_| i32::try_from(clocks.below(180_000)).expect("small") - 90_000;
         Self {
             seed,
@@ -84,9 +87,9 @@ impl Plan {
             data_centres: 1 + u16::try_from(shape.below(3)).expect("small"),
             shards: [1, 2, 4][shape.index(3)],
             policy,
-            containers: 1 + u32::try_from(disk.below(4)).expect("small"),
-            container_bytes: 1 << 20,
-            hot_blocks: 4 + work.below(28),
+            containers,
+            container_bytes,
+            hot_blocks: (4 + work.below(28)).min(room),
             clients: 2 + u32::try_from(work.below(4)).expect("small"),
             pause: Duration::from_millis([2, 10, 50][work.index(3)]),
             safety,

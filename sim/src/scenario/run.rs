@@ -9,7 +9,8 @@ use hedgerow_protocol::{
 
 use crate::oracles;
 use crate::world::{
-    DiskFaults, NodeIndex, NodeStatus, Recording, TimedFault, World, WorldConfig, run_in_world,
+    Crash, DiskFaults, NodeIndex, NodeStatus, Recording, TimedFault, World, WorldConfig,
+    run_in_world,
 };
 
 use super::clients::{Agents, DISK, read_all};
@@ -25,6 +26,8 @@ const SERVE_LIMIT: Duration = Duration::from_secs(60);
 const CONVERGE_LIMIT: Duration = Duration::from_secs(120);
 /// The whole run, as a backstop against a scenario that never ends.
 const RUN_LIMIT: Duration = Duration::from_secs(1_200);
+/// More disk calls than any run makes.
+const NEVER: u64 = 1 << 60;
 /// Pause between two looks at the cluster.
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// One question to a group.
@@ -289,6 +292,8 @@ fn heal(world: &World, plan: &Plan, cluster: &Cluster) {
     world.heal_links();
     for index in cluster.indexes() {
         world.set_disk_faults(index, DiskFaults::default());
+        // A crash that is still armed never comes.
+        world.crash_after_calls(index, NEVER, Crash::KILL);
         world.set_drift(index, plan.drift_ppm[index.position()]);
         world.resume(index);
         world.restart_if_down(index);
@@ -326,6 +331,9 @@ async fn converge(world: &World, cluster: &Cluster) -> Result<(), Failure> {
     let mut last = String::from("nothing was heard");
     while world.now_ns() < give_up {
         world.sleep(LOOK_PAUSE * 2).await;
+        for index in cluster.indexes() {
+            world.restart_if_down(index);
+        }
         let nodes = cluster.nodes();
         if nodes.len() < cluster.indexes().len() {
             "some node is down".clone_into(&mut last);
