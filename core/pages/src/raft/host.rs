@@ -125,7 +125,7 @@ impl From<ProposeError> for HostError {
     }
 }
 
-/// A replica that cannot run as it is: retire it, and join the group again under a new number.
+/// A replica that does not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DamagedReplica {
     /// The group.
@@ -134,6 +134,9 @@ pub struct DamagedReplica {
     pub member: MemberId,
     /// What is wrong.
     pub reason: String,
+    /// Whether its log or state is lost: retire it, and join the group again under a new number.
+    /// Else it stopped for a reason that a restart of the node may cure.
+    pub is_lost: bool,
 }
 
 pub(crate) struct Shared {
@@ -254,7 +257,7 @@ impl Shared {
         Ok(())
     }
 
-    fn report_damage(&self, group: GroupId, member: MemberId, reason: String) {
+    fn report_damage(&self, group: GroupId, member: MemberId, reason: String, is_lost: bool) {
         event!(
             self.env,
             Error,
@@ -265,6 +268,7 @@ impl Shared {
             group,
             member,
             reason,
+            is_lost,
         };
         self.all_damaged().insert(group, damaged);
     }
@@ -340,8 +344,8 @@ impl PagesHost {
                 store: host.0.store,
                 replica: key.replica,
             };
-            host.0
-                .report_damage(key.group, member, "its registration is damaged".to_owned());
+            let reason = "its registration is damaged".to_owned();
+            host.0.report_damage(key.group, member, reason, true);
         }
         host.spawn_watchers();
         for record in host.0.registry.records() {
@@ -425,7 +429,7 @@ impl PagesHost {
         let (core, dead) = match recovered {
             Ok(recovered) => recovered,
             Err(LogDamage(reason)) => {
-                self.0.report_damage(group, me.member, reason);
+                self.0.report_damage(group, me.member, reason, true);
                 return Ok(());
             }
         };
@@ -435,11 +439,15 @@ impl PagesHost {
         match self.0.run(group, me, machine, core).await {
             Ok(_) => Ok(()),
             Err(HostError::State(error)) => {
-                self.0.report_damage(group, member, error.to_string());
+                let is_lost = matches!(error, StateError::Damaged(_));
+                self.0
+                    .report_damage(group, member, error.to_string(), is_lost);
                 Ok(())
             }
             Err(HostError::Raft(error)) => {
-                self.0.report_damage(group, member, error);
+                // Log and state contradict each other, unless the journal failed underneath.
+                let is_lost = self.0.journal.is_stopped().is_none();
+                self.0.report_damage(group, member, error, is_lost);
                 Ok(())
             }
             Err(error) => Err(error),
@@ -589,6 +597,7 @@ impl PagesHost {
                 group: replica.group,
                 member: replica.me.member,
                 reason,
+                is_lost: replica.state.store.is_damaged(),
             }));
         }
         damaged

@@ -33,9 +33,6 @@ use super::types::{Entry, LeaderId, LogId, Types, Vote};
 const FLUSH_QUEUE: usize = 1024;
 /// Entries read at once for replication and apply: a few frames' worth, well below RPC's limit.
 pub(crate) const READ_BYTES_MAX: usize = 1 << 20;
-/// How long an append waits for a full journal; a snapshot that frees space takes less. After that
-/// this replica stops, and another leads.
-const FULL_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a full journal is asked again.
 const FULL_RETRY: Duration = Duration::from_millis(50);
 /// How long a request to free a segment waits for a snapshot and purge, before it copies.
@@ -106,15 +103,27 @@ impl Log {
         Ok((placed, bytes, receipt))
     }
 
+    /// Waits as long as the journal is busy or full: a full one blocks this replica alone, others
+    /// take over, and what frees space needs nothing of it but copying.
     async fn write_as(&self, body: &Body, sequence: u64) -> io::Result<(Receipt, usize)> {
         let record = body.record(self.group, self.replica, sequence);
         let bytes = record.payload.len();
-        let give_up = self.env.now() + FULL_PATIENCE;
+        let mut was_full = false;
         loop {
             match self.journal.append(record.clone()) {
                 Ok(receipt) => return Ok((receipt, bytes)),
                 Err(AppendError::Busy) => self.journal.ready().await,
-                Err(AppendError::Full) if self.env.now() < give_up => {
+                Err(AppendError::Full) => {
+                    if !was_full {
+                        event!(
+                            self.env,
+                            Warn,
+                            "raft",
+                            "{} waits for journal space",
+                            self.group
+                        );
+                    }
+                    was_full = true;
                     self.env.sleep(FULL_RETRY).await;
                 }
                 Err(error) => return Err(io::Error::other(error)),
@@ -381,12 +390,10 @@ impl RaftLogStorage<Types> for LogHandle {
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let (placed, _, receipt) = self.0.write(&Body::Truncation(last)).await?;
         let superseded = self.0.core().truncate(last, placed);
-        let flush = Flush {
-            receipt,
-            superseded,
-            callback: None,
-        };
-        self.0.when_durable(flush).await
+        // A snapshot may be installed next: its state must never stand beside the entries cut here.
+        receipt.durable().await.map_err(io::Error::other)?;
+        self.0.journal.release_all(superseded);
+        Ok(())
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {

@@ -140,13 +140,13 @@ impl GroupReplica for ReplicaHandle {
     }
 
     fn leadership(&self) -> Leadership {
-        let metrics = self.0.raft.metrics();
+        let runs = self.0.stopped().is_none();
+        let metrics = self.0.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        let runs = metrics.running_state.is_ok();
         let leader = metrics.current_leader.filter(|_| runs);
         Leadership {
-            term: metrics.current_term,
+            term: metrics.vote.leader_id.term,
             leader: leader.and_then(|leader| membership.get_node(&leader).cloned()),
             is_leader: leader == Some(self.0.me.member) && metrics.state == ServerState::Leader,
             members: membership
@@ -160,7 +160,7 @@ impl GroupReplica for ReplicaHandle {
     fn leadership_changed(&self, known: Leadership) -> BoxFuture<'static, ()> {
         let replica = self.clone();
         Box::pin(async move {
-            let mut metrics = replica.0.raft.metrics();
+            let mut metrics = replica.0.raft.server_metrics();
             loop {
                 // Seen before it is compared, so that no change falls between.
                 drop(metrics.borrow_and_update());

@@ -154,6 +154,11 @@ impl StateStore {
         self.progress().durable
     }
 
+    /// Whether a page of it was found damaged.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.health.is_damaged()
+    }
+
     /// Applies `entries`, which follow what was applied, in one transaction; answers in order.
     pub(crate) fn apply(
         &self,

@@ -3,4 +3,5 @@
 mod groups;
 mod logs;
 mod runtime;
+mod states;
 mod world;
