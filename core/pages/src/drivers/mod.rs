@@ -4,7 +4,7 @@
 //! `leases` and `health` decide when time is up; `growth` decides who joins a group; `root` and
 //! `shard` are the loops.
 //!
-//! Invariants: whatever a driver proposes is conditional, so that a leader of the past does no harm;
+//! Invariants: whatever a driver proposes is conditional, so a leader of the past does no harm;
 //! each round is bounded, and a group that does not answer holds up no other.
 //! Does not: keep anything that must survive the leader.
 

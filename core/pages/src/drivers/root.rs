@@ -180,7 +180,8 @@ impl Drivers {
             // A higher floor stands: this one is implied.
             Some(
                 ShardOutcome::Done
-                | ShardOutcome::Refused(ShardRefusal::StaleGeneration { .. } | ShardRefusal::Deleted),
+                | ShardOutcome::Refused(ShardRefusal::StaleGeneration { .. })
+                | ShardOutcome::Refused(ShardRefusal::Deleted),
             ) => {
                 let applied = RootCommand::FloorApplied {
                     disk: disk.disk,

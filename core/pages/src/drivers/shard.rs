@@ -1,5 +1,5 @@
-//! The duties of a shard's leader: collect what is free, go on with feeds, let drained members go and
-//! take returned ones back.
+//! The duties of a shard's leader: collect what is free, go on with feeds, let drained members go
+//! and take returned ones back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

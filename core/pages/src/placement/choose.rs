@@ -1,8 +1,8 @@
 //! Members for a new container, and substitutes for members that do not answer.
 //!
-//! Invariants: a new container names as many members as its policy asks for, of which W are on nodes
-//! that are up; a substitution leaves W members that take new blobs on nodes that are up and were not
-//! complained about; a resting member that is up is taken back before anyone new is named.
+//! Invariants: a new container names as many members as its policy asks for, of which W are on
+//! nodes that are up; a substitution leaves W members that take new blobs on nodes that are up and
+//! were not complained about; a resting member that is up is taken back before anyone new is named.
 
 use std::collections::BTreeSet;
 
@@ -79,7 +79,7 @@ fn candidates<'a>(
     found
 }
 
-/// How often a domain of `node` is used by the nodes chosen so far: data centres count before racks.
+/// How often a domain of `node` is used by those chosen so far: data centres count before racks.
 fn crowding(rule: PlacementRule, node: &NodeRecord, chosen: &[&NodeRecord]) -> (usize, usize) {
     let own = &node.location;
     let count = |same: &dyn Fn(&NodeRecord) -> bool| chosen.iter().filter(|n| same(n)).count();

@@ -1,7 +1,7 @@
 //! Commands on virtual disks: create, resize, delete, and the shards' word that one is gone.
 //!
 //! Invariants: a name belongs to one disk that is not being deleted; ids are never reused; a
-//! creation that is repeated with its nonce answers the disk made first; a disk's record stays until
+//! creation repeated with its nonce answers the disk made first; a disk's record stays until
 //! every shard has dropped it.
 
 use hedgerow_env::{FamilyId, Generation, GroupId, LayerId, TenantId, VirtualDiskId};

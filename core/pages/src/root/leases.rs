@@ -4,7 +4,7 @@
 //! its generation; an exclusive disk is attached by one session at most, and another session waits
 //! for its release or the end of its lease; a session whose lease was ended gets nothing more; the
 //! end of a lease leaves a floor pending at every shard for each disk it held.
-//! Does not: know time. `ExpireLease` names the count of renewals at which the grantor's wait began,
+//! Does not: know time. `ExpireLease` names the renewals at which the grantor's wait began,
 //! and is void when there were more since.
 
 use hedgerow_env::{Generation, GroupId, VirtualDiskId, WriterId};
@@ -15,8 +15,8 @@ use super::keys::{self, Counter};
 use super::tables::{self, Stop};
 use crate::{StateError, Update};
 
-/// Ended sessions remembered for each node: a request of an older one, delayed past as many restarts
-/// of its proxy, would be granted a lease that nobody renews, and lose it again.
+/// Ended sessions remembered for each node: a request of an older one, delayed past as many
+/// restarts of its proxy, would be granted a lease that nobody renews, and lose it again.
 const REMEMBERED_SESSIONS: usize = 32;
 
 fn check_lease_not_ended(state: &dyn Update, session: ProxySession) -> Result<(), Stop> {

@@ -368,6 +368,8 @@ pub(super) fn void(
     if !marks.has_room(low_water, new.len()) {
         return Err(ShardRefusal::TooManyMarks.into());
     }
+    // Members may hold blobs of these names.
+    let has_members = row.is_some_and(|row| row.placement.is_some());
     for sequence in new {
         marks.record(sequence, AttemptEnd::Void);
         let name = BlobName {
@@ -375,7 +377,9 @@ pub(super) fn void(
             writer,
             sequence,
         };
-        apply.put(&keys::free(name), &[])?;
+        if has_members {
+            apply.put(&keys::free(name), &[])?;
+        }
     }
     marks.raise(low_water);
     apply.set_marks(container, writer, marks);

@@ -104,34 +104,38 @@ pub(super) fn walk(
     }
 }
 
+/// Whether W members that take new blobs lack nothing.
+pub(super) fn has_quorum_of_whole(placement: &PlacementRow) -> bool {
+    let members = placement.members.iter();
+    let whole = members.filter(|member| member.is_writable() && member.missing == 0);
+    whole.count() >= usize::from(placement.write_quorum)
+}
+
 /// Whether every live blob of `container` is held by W members of `placement` that take new blobs:
 /// only then may a member that is not lost leave for `placement`.
 ///
-/// The counters answer in almost all cases; else each blob is looked at.
+/// The counters answer in most cases; else each blob is looked at.
 pub(super) fn is_drained_to(
     view: &dyn View,
     container: ContainerId,
     live_blobs: u64,
     placement: &PlacementRow,
 ) -> Result<bool, StateError> {
-    let quorum = usize::from(placement.write_quorum);
-    let writable = || {
-        placement
-            .members
-            .iter()
-            .filter(|member| member.is_writable())
-    };
-    let whole = writable().filter(|member| member.missing == 0).count();
-    if live_blobs == 0 || whole >= quorum {
+    if live_blobs == 0 || has_quorum_of_whole(placement) {
         return Ok(true);
     }
+    let quorum = usize::from(placement.write_quorum);
+    let writable: Vec<u32> = placement
+        .members
+        .iter()
+        .filter(|member| member.is_writable())
+        .map(|member| member.slot)
+        .collect();
     let mut drained = true;
     walk(view, &keys::blobs_of(container), None, |(_, value)| {
         let blob = BlobRow::decode(value)?;
-        let held = writable()
-            .filter(|member| blob.is_held_by(member.slot))
-            .count();
-        drained = held >= quorum;
+        let held = writable.iter().filter(|slot| blob.is_held_by(**slot));
+        drained = held.count() >= quorum;
         Ok(drained)
     })?;
     Ok(drained)

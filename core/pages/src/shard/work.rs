@@ -14,7 +14,7 @@ use hedgerow_protocol::{
 use super::blobs::name_state;
 use super::keys;
 use super::rows::{ContainerRow, MemberRow, PlacementRow};
-use super::tables::{self, is_drained_to, standing_fence};
+use super::tables::{self, has_quorum_of_whole, is_drained_to, standing_fence};
 use crate::fields::after_prefix;
 use crate::{StateError, View};
 
@@ -141,7 +141,12 @@ fn settle(
 ) -> Result<Option<Vec<PlacementMember>>, StateError> {
     let mut without = placement.clone();
     without.members.retain(MemberRow::is_writable);
-    if is_drained_to(view, container, row.live_blobs, &without)? {
+    let mut remaining = without.members.iter();
+    let filling = remaining.any(|member| member.state == MemberState::Filling);
+    // Whether each blob is on enough others takes a walk over all of them: it waits until those who
+    // are to take the places have filled, unless their counters tell that enough others have all.
+    let walks = !filling || has_quorum_of_whole(&without);
+    if walks && is_drained_to(view, container, row.live_blobs, &without)? {
         return Ok(Some(without.view().members));
     }
     let resting = placement

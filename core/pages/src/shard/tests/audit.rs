@@ -117,8 +117,8 @@ fn check_container(
     }
 }
 
-/// Each listed blob stands in its store's feed and the other way round; what a member that takes new
-/// blobs lacks is listed, unless a sweep of it is on its way.
+/// Each listed blob stands in its store's feed and the other way round; what a member that takes
+/// new blobs lacks is listed, unless a sweep of it is on its way.
 fn check_feeds(
     state: &MemoryState,
     containers: &BTreeMap<ContainerId, ContainerRow>,

@@ -72,8 +72,10 @@ fn what_was_handled_is_forgotten_and_what_is_still_true_is_not() {
 fn a_store_too_far_behind_gets_a_full_listing_that_it_can_page_through() {
     let mut shard = Shard::ready();
     shard.committed(write(1, 0, 8));
-    let mut row = super::super::rows::StoreRow::default();
-    row.dropped = 50;
+    let row = super::super::rows::StoreRow {
+        dropped: 50,
+        ..Default::default()
+    };
     let key = super::super::keys::store(StoreId(3));
     shard.state.0.insert(key, row.encode());
     for sequence in 2..40 {
