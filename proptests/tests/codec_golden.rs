@@ -126,7 +126,7 @@ fn changed<T: Envelope + PartialEq + Debug>(words: &[u64], changes: &[(usize, u8
 }
 
 proptest! {
-    #![proptest_config(config(192))]
+    #![proptest_config(config(600))]
 
     #[test]
     fn every_kind_survives_its_encoding(words in prop::collection::vec(any::<u64>(), 0..160)) {

@@ -262,7 +262,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(config(1500))]
+    #![proptest_config(config(6000))]
 
     #[test]
     fn an_answer_is_what_the_shard_holds_now(

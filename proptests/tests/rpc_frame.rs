@@ -95,7 +95,7 @@ fn sizes() -> impl Strategy<Value = Vec<usize>> {
 }
 
 proptest! {
-    #![proptest_config(config(512))]
+    #![proptest_config(config(3000))]
 
     #[test]
     fn frames_come_back_whole_and_in_order_however_the_bytes_are_cut(

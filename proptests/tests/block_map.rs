@@ -1,0 +1,756 @@
+//! A shard's state machine against a model that knows blocks, sequences and holders one by one.
+//!
+//! Two containers of one disk; an honest root that raises generations and keeps or drops writers;
+//! everything else arrives in any order, late, twice, or from the past: commits, voids, fences,
+//! floors, collects, confirmations, changes of placement. After each log entry the map, the names
+//! and the accounting are what the model says.
+//!
+//! The model has no indexes, no counters and no rows: every answer is computed from the blocks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hedgerow_env::{
+    BlobName, ContainerId, ContainerIndex, FamilyId, Generation, LayerId, NodeId, PlacementEpoch,
+    Sequence, StoreId, VirtualDiskId, WriterId,
+};
+use hedgerow_pages::shard::{ShardMachine, query};
+use hedgerow_pages::{Machine, MemoryState};
+use hedgerow_protocol::{
+    AttemptEnd, Change, Commit, CommitExtent, CommitTarget, Digest, Layout, MapTarget, MapView,
+    MemberState, NameState, PlacementMember, ShardBatch, ShardCommand, ShardOutcome, ShardReply,
+    ShardStatistics, decode, encode,
+};
+use hedgerow_proptests::config;
+use proptest::prelude::*;
+
+const BLOCKS: u32 = 32;
+const CONTAINERS: u32 = 2;
+const STORES: u64 = 7;
+const LAYER: LayerId = LayerId(1);
+const COPIES: u8 = 3;
+const QUORUM: usize = 2;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A writer's commit; the numbers choose among what the model offers.
+    Commit(PlannedCommit),
+    /// A commit that was sent before, as it was or with fresh acknowledgements.
+    Again { which: usize, is_fresh: bool, stores: u8 },
+    Void { container: u32, writer: usize, back: u64, count: u64 },
+    /// The root raises the generation with a new writer, keeping those of the mask.
+    Root { keep: u8 },
+    /// One of the root's generations reaches a container, or the whole disk.
+    Fence { container: Option<u32>, generation: usize },
+    Place { container: u32, replaced: usize, by: u64, is_back: bool },
+    Confirm { container: u32, store: u64, skip: usize, is_stale: bool },
+    Collect { container: u32, writer: usize },
+}
+
+#[derive(Debug, Clone)]
+struct PlannedCommit {
+    container: u32,
+    writer: usize,
+    ahead: u64,
+    extents: Vec<(u32, u32, bool)>,
+    stores: u8,
+    /// Mostly the present generation and epoch; sometimes others.
+    generation: i64,
+    epoch: i64,
+    lag: u64,
+    bytes: u32,
+}
+
+fn off_by() -> impl Strategy<Value = i64> {
+    prop_oneof![16 => Just(0_i64), 1 => Just(-1), 1 => Just(1)]
+}
+
+prop_compose! {
+    fn commit()(
+        container in 0..CONTAINERS,
+        writer in any::<usize>(),
+        ahead in 0..5_u64,
+        extents in prop::collection::vec((0..6_u32, 1..9_u32, prop::bool::weighted(0.3)), 1..4),
+        stores in prop_oneof![3 => Just(0xff_u8), 2 => any::<u8>()],
+        generation in off_by(),
+        epoch in off_by(),
+        lag in 0..6_u64,
+        bytes in 1..5000_u32,
+    ) -> PlannedCommit {
+        PlannedCommit {
+            container, writer, ahead, extents, stores, generation, epoch, lag, bytes,
+        }
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let container = || 0..CONTAINERS;
+    prop_oneof![
+        20 => commit().prop_map(Step::Commit),
+        8 => (any::<usize>(), any::<bool>(), any::<u8>())
+            .prop_map(|(which, is_fresh, stores)| Step::Again { which, is_fresh, stores }),
+        5 => (container(), any::<usize>(), 0..6_u64, 1..4_u64)
+            .prop_map(|(container, writer, back, count)| Step::Void { container, writer, back, count }),
+        2 => any::<u8>().prop_map(|keep| Step::Root { keep }),
+        4 => (prop::option::of(container()), 0..3_usize)
+            .prop_map(|(container, generation)| Step::Fence { container, generation }),
+        4 => (container(), any::<usize>(), any::<u64>(), any::<bool>())
+            .prop_map(|(container, replaced, by, is_back)| Step::Place { container, replaced, by, is_back }),
+        8 => (container(), 1..=STORES, 0..4_usize, prop::bool::weighted(0.1))
+            .prop_map(|(container, store, skip, is_stale)| Step::Confirm { container, store, skip, is_stale }),
+        4 => (container(), any::<usize>())
+            .prop_map(|(container, writer)| Step::Collect { container, writer }),
+    ]
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Block {
+    Never,
+    Hole(u64, u64),
+    /// Writer, sequence, offset of the block in its unit.
+    Data(u64, u64, u16),
+}
+
+impl Block {
+    fn version(self) -> Option<(u64, u64)> {
+        match self {
+            Self::Never => None,
+            Self::Hole(writer, sequence) | Self::Data(writer, sequence, _) => {
+                Some((writer, sequence))
+            }
+        }
+    }
+}
+
+/// A generation with its writers.
+type Fence = (u64, BTreeSet<u64>);
+
+#[derive(Debug, Default)]
+struct Attempts {
+    low_water: u64,
+    ends: BTreeMap<u64, AttemptEnd>,
+}
+
+impl Attempts {
+    /// L as an honest writer says it: the lowest sequence that has not ended.
+    fn settled(&self) -> u64 {
+        (1..).find(|sequence| !self.ends.contains_key(sequence)).expect("sequences do not end")
+    }
+}
+
+#[derive(Debug)]
+struct Container {
+    blocks: Vec<Block>,
+    fence: Option<Fence>,
+    attempts: BTreeMap<u64, Attempts>,
+    epoch: u64,
+    /// Store and whether it rests.
+    members: Vec<(u64, bool)>,
+    /// Who holds the blobs that were committed, and how many bytes they store.
+    blobs: BTreeMap<(u64, u64), (BTreeSet<u64>, u32)>,
+    /// Names that were collected: never to be committed, for ever.
+    collected: BTreeSet<(u64, u64)>,
+}
+
+impl Container {
+    fn new() -> Self {
+        Self {
+            blocks: vec![Block::Never; BLOCKS as usize],
+            fence: None,
+            attempts: BTreeMap::new(),
+            epoch: 1,
+            members: vec![(1, false), (2, false), (3, false)],
+            blobs: BTreeMap::new(),
+            collected: BTreeSet::new(),
+        }
+    }
+
+    fn is_live(&self, name: (u64, u64)) -> bool {
+        let refers = |block: &Block| matches!(block, Block::Data(w, s, _) if (*w, *s) == name);
+        self.blocks.iter().any(refers)
+    }
+
+    fn live(&self) -> impl Iterator<Item = (&(u64, u64), &(BTreeSet<u64>, u32))> {
+        self.blobs.iter().filter(|(name, _)| self.is_live(**name))
+    }
+
+    fn writable(&self) -> impl Iterator<Item = u64> {
+        self.members.iter().filter(|(_, rests)| !rests).map(|(store, _)| *store)
+    }
+}
+
+fn place_command(container: u32, epoch: u64, members: &[(u64, bool)], generation: u64) -> ShardCommand {
+    let member = |(store, rests): &(u64, bool)| PlacementMember {
+        store: StoreId(*store),
+        node: NodeId(*store),
+        state: if *rests { MemberState::Resting } else { MemberState::Active },
+    };
+    ShardCommand::Place {
+        container: id(container),
+        generation: Generation(generation),
+        epoch: PlacementEpoch(epoch),
+        members: members.iter().map(member).collect(),
+        layout: Layout::Replicated { copies: COPIES },
+        write_quorum: u8::try_from(QUORUM).expect("two"),
+        lost: Vec::new(),
+    }
+}
+
+fn id(container: u32) -> ContainerId {
+    ContainerId {
+        family: FamilyId(1),
+        disk: VirtualDiskId(1),
+        index: ContainerIndex(container),
+    }
+}
+
+fn some_of(members: &[(u64, bool)], mask: u8) -> Vec<StoreId> {
+    let taken = members.iter().enumerate().filter(|(at, _)| mask & (1 << (at % 8)) != 0);
+    taken.map(|(_, (store, _))| StoreId(*store)).collect()
+}
+
+struct Run {
+    state: MemoryState,
+    index: u64,
+    containers: Vec<Container>,
+    floor: Option<Fence>,
+    /// The root's generations, the newest last.
+    root: Vec<Fence>,
+    next_writer: u64,
+    sent: Vec<Commit>,
+}
+
+impl Run {
+    fn new() -> Self {
+        let mut run = Self {
+            state: MemoryState::default(),
+            index: 0,
+            containers: (0..CONTAINERS).map(|_| Container::new()).collect(),
+            floor: None,
+            root: vec![(1, BTreeSet::from([1, 2]))],
+            next_writer: 3,
+            sent: Vec::new(),
+        };
+        for container in 0..CONTAINERS {
+            let members = run.containers[container as usize].members.clone();
+            let outcome = run.apply(place_command(container, 1, &members, 1));
+            assert!(matches!(outcome, ShardOutcome::Placed(_)), "{outcome:?}");
+        }
+        run
+    }
+
+    /// One log entry, through the codec as the log has it.
+    fn apply(&mut self, command: ShardCommand) -> ShardOutcome {
+        self.index += 1;
+        let before = self.state.clone();
+        let batch = encode(&ShardBatch(vec![command]));
+        let outcomes = ShardMachine.apply(&mut self.state, self.index, &batch);
+        let outcomes: Vec<ShardOutcome> = decode(&outcomes.expect("memory")).expect("outcomes");
+        let [outcome] = <[ShardOutcome; 1]>::try_from(outcomes).expect("one for each");
+        if matches!(outcome, ShardOutcome::Refused(_)) {
+            assert_eq!(self.state, before, "a refusal changes nothing");
+        }
+        outcome
+    }
+
+    fn container(&mut self, at: u32) -> &mut Container {
+        &mut self.containers[at as usize]
+    }
+
+    fn standing(&self, container: u32) -> Option<&Fence> {
+        let own = self.containers[container as usize].fence.as_ref();
+        own.into_iter().chain(self.floor.as_ref()).max_by_key(|(generation, _)| *generation)
+    }
+
+    fn is_admitted(&self, container: u32, writer: u64) -> bool {
+        self.standing(container).is_some_and(|(_, writers)| writers.contains(&writer))
+    }
+
+    /// A writer of the root's newest generations, sometimes one that was fenced long ago.
+    fn writer(&self, choice: usize) -> u64 {
+        let count = usize::try_from(self.next_writer).expect("few writers") - 1;
+        // Recent ones more often.
+        let back = (choice % 7) * (choice / 7 % 2);
+        u64::try_from(count - back.min(count - 1)).expect("few writers")
+    }
+
+    fn perform(&mut self, step: &Step) {
+        match step {
+            Step::Commit(planned) => {
+                let commit = self.plan(planned);
+                self.sent.push(commit.clone());
+                self.commit(&commit);
+            }
+            Step::Again { which, is_fresh, stores } => {
+                if self.sent.is_empty() {
+                    return;
+                }
+                let mut commit = self.sent[which % self.sent.len()].clone();
+                if *is_fresh {
+                    let own = &self.containers[commit.container.index.0 as usize];
+                    commit.epoch = PlacementEpoch(own.epoch);
+                    commit.acknowledged = some_of(&own.members, *stores);
+                    let at = commit.container.index.0;
+                    let standing = self.standing(at).map_or(1, |(generation, _)| *generation);
+                    commit.generation = Generation(standing);
+                }
+                self.commit(&commit);
+            }
+            Step::Void { container, writer, back, count } => {
+                let writer = self.writer(*writer);
+                self.void(*container, writer, *back, *count);
+            }
+            Step::Root { keep } => {
+                let (generation, writers) = self.root.last().expect("there is a first").clone();
+                let kept = writers.into_iter().enumerate();
+                let kept = kept.filter(|(at, _)| keep & (1 << (at % 8)) != 0).map(|(_, id)| id);
+                let mut writers: BTreeSet<u64> = kept.collect();
+                writers.insert(self.next_writer);
+                self.next_writer += 1;
+                self.root.push((generation + 1, writers));
+            }
+            Step::Fence { container, generation } => {
+                let newest = self.root.len() - 1;
+                let fence = self.root[newest.saturating_sub(*generation)].clone();
+                self.fence(*container, fence);
+            }
+            Step::Place { container, replaced, by, is_back } => {
+                self.place(*container, *replaced, *by, *is_back);
+            }
+            Step::Confirm { container, store, skip, is_stale } => {
+                self.confirm(*container, *store, *skip, *is_stale);
+            }
+            Step::Collect { container, writer } => {
+                let writer = self.writer(*writer);
+                self.collect(*container, writer);
+            }
+        }
+    }
+
+    fn plan(&self, planned: &PlannedCommit) -> Commit {
+        let writer = self.writer(planned.writer);
+        let own = &self.containers[planned.container as usize];
+        let attempts = own.attempts.get(&writer);
+        let settled = attempts.map_or(1, Attempts::settled);
+        let sequence = settled + planned.ahead;
+        let mut extents = Vec::new();
+        let (mut at, mut has_data) = (0, false);
+        for (gap, length, is_hole) in &planned.extents {
+            let first_block = (at + gap).min(BLOCKS - 1);
+            if first_block < at {
+                break;
+            }
+            let blocks = (*length).min(BLOCKS - first_block);
+            at = first_block + blocks;
+            let data = CommitTarget::Data {
+                unit: u16::try_from(extents.len()).expect("few"),
+                unit_offset_blocks: u16::try_from(*gap).expect("small"),
+                digest: Digest(u128::from(sequence)),
+            };
+            has_data |= !is_hole;
+            let target = if *is_hole { CommitTarget::Hole } else { data };
+            extents.push(CommitExtent { first_block, blocks, target });
+            if at == BLOCKS {
+                break;
+            }
+        }
+        let standing = self.standing(planned.container).map_or(1, |(generation, _)| *generation);
+        let acknowledged = if has_data { some_of(&own.members, planned.stores) } else { Vec::new() };
+        Commit {
+            container: id(planned.container),
+            layer: LAYER,
+            generation: Generation(standing.saturating_add_signed(planned.generation)),
+            epoch: PlacementEpoch(own.epoch.saturating_add_signed(planned.epoch)),
+            writer: WriterId(writer),
+            sequence: Sequence(sequence),
+            low_water: Sequence(settled.saturating_sub(planned.lag)),
+            extents,
+            acknowledged,
+            stored_bytes: if has_data { planned.bytes } else { 0 },
+        }
+    }
+
+    /// Whether the commit takes effect now; none when it did before and must be answered so.
+    fn expect(&self, commit: &Commit) -> Result<Option<()>, &'static str> {
+        let at = commit.container.index.0;
+        let own = &self.containers[at as usize];
+        let (writer, sequence) = (commit.writer.0, commit.sequence.0);
+        let Some((generation, _)) = self.standing(at) else {
+            return Err("no fence");
+        };
+        if commit.generation.0 != *generation || !self.is_admitted(at, writer) {
+            return Err("fenced");
+        }
+        let none = Attempts::default();
+        let attempts = own.attempts.get(&writer).unwrap_or(&none);
+        let is_below = sequence < attempts.low_water;
+        let end = attempts.ends.get(&sequence);
+        if end == Some(&AttemptEnd::Applied) {
+            // Below L only the blob itself still tells.
+            return if !is_below || own.is_live((writer, sequence)) { Ok(None) } else { Err("below") };
+        }
+        let is_data = |extent: &CommitExtent| extent.target != CommitTarget::Hole;
+        if commit.extents.iter().any(is_data) {
+            let counted = own.writable().filter(|store| commit.acknowledged.contains(&StoreId(*store)));
+            if commit.epoch.0 != own.epoch || counted.count() < QUORUM {
+                return Err("members");
+            }
+        }
+        if is_below || end.is_some() || commit.low_water > commit.sequence {
+            return Err("ended");
+        }
+        Ok(Some(()))
+    }
+
+    fn commit(&mut self, commit: &Commit) {
+        let expected = self.expect(commit);
+        let name = (commit.writer.0, commit.sequence.0);
+        let outcome = self.apply(ShardCommand::Commit(commit.clone()));
+        match (&expected, &outcome) {
+            (Ok(Some(())), ShardOutcome::Committed { index }) => {
+                assert_eq!(*index, self.index);
+                let collected = &self.containers[commit.container.index.0 as usize].collected;
+                assert!(!collected.contains(&name), "{name:?} was collected");
+                self.overwrite(commit);
+            }
+            (Ok(None), ShardOutcome::Committed { index }) => assert!(*index < self.index),
+            (Err(_), ShardOutcome::Refused(_)) => {}
+            _ => panic!("{commit:?}: expected {expected:?}, found {outcome:?}"),
+        }
+    }
+
+    fn overwrite(&mut self, commit: &Commit) {
+        let (writer, sequence) = (commit.writer.0, commit.sequence.0);
+        let own = self.container(commit.container.index.0);
+        let attempts = own.attempts.entry(writer).or_default();
+        attempts.ends.insert(sequence, AttemptEnd::Applied);
+        attempts.low_water = attempts.low_water.max(commit.low_water.0);
+        let held: BTreeSet<u64> =
+            own.writable().filter(|store| commit.acknowledged.contains(&StoreId(*store))).collect();
+        for extent in &commit.extents {
+            for block in extent.first_block..extent.first_block + extent.blocks {
+                let slot = &mut own.blocks[block as usize];
+                let is_later = |(other, later): (u64, u64)| other == writer && later > sequence;
+                if slot.version().is_some_and(is_later) {
+                    continue;
+                }
+                *slot = match extent.target {
+                    CommitTarget::Hole => Block::Hole(writer, sequence),
+                    CommitTarget::Data { unit_offset_blocks, .. } => {
+                        let within = u16::try_from(block - extent.first_block).expect("short");
+                        Block::Data(writer, sequence, unit_offset_blocks + within)
+                    }
+                };
+            }
+        }
+        if commit.stored_bytes > 0 {
+            own.blobs.insert((writer, sequence), (held, commit.stored_bytes));
+        }
+    }
+
+    fn void(&mut self, at: u32, writer: u64, back: u64, count: u64) {
+        let admitted = self.is_admitted(at, writer);
+        let own = &self.containers[at as usize];
+        let none = Attempts::default();
+        let attempts = own.attempts.get(&writer).unwrap_or(&none);
+        let settled = attempts.settled();
+        let first = (settled + 2).saturating_sub(back).max(1);
+        let sequences: Vec<u64> = (first..first + count).collect();
+        let forgotten = |sequence: &u64| {
+            *sequence < attempts.low_water && !own.is_live((writer, *sequence))
+        };
+        let expected = admitted && !sequences.iter().any(forgotten);
+        let ends: Vec<(Sequence, AttemptEnd)> = sequences
+            .iter()
+            .map(|sequence| {
+                let end = attempts.ends.get(sequence).copied().unwrap_or(AttemptEnd::Void);
+                (Sequence(*sequence), end)
+            })
+            .collect();
+        let outcome = self.apply(ShardCommand::Void {
+            container: id(at),
+            writer: WriterId(writer),
+            sequences: sequences.iter().map(|sequence| Sequence(*sequence)).collect(),
+            low_water: Sequence(settled),
+        });
+        match outcome {
+            ShardOutcome::Ended(found) if expected => {
+                assert_eq!(found, ends);
+                let attempts = self.container(at).attempts.entry(writer).or_default();
+                attempts.ends.extend(ends.into_iter().map(|(sequence, end)| (sequence.0, end)));
+                attempts.low_water = attempts.low_water.max(settled);
+            }
+            ShardOutcome::Refused(_) if !expected => {}
+            other => panic!("void of {sequences:?}: {other:?}"),
+        }
+    }
+
+    fn fence(&mut self, container: Option<u32>, (generation, writers): Fence) {
+        let writer_ids = writers.iter().map(|writer| WriterId(*writer)).collect();
+        let command = match container {
+            Some(at) => ShardCommand::Fence {
+                container: id(at),
+                generation: Generation(generation),
+                writers: writer_ids,
+                layer: LAYER,
+            },
+            None => ShardCommand::Floor {
+                disk: VirtualDiskId(1),
+                family: FamilyId(1),
+                generation: Generation(generation),
+                writers: writer_ids,
+                layer: LAYER,
+            },
+        };
+        let standing = match container {
+            Some(at) => self.standing(at),
+            None => self.floor.as_ref(),
+        };
+        let is_stale = standing.is_some_and(|(standing, _)| generation < *standing);
+        let outcome = self.apply(command);
+        assert_eq!(matches!(outcome, ShardOutcome::Refused(_)), is_stale, "{outcome:?}");
+        if is_stale {
+            return;
+        }
+        match container {
+            Some(at) => self.container(at).fence = Some((generation, writers)),
+            None => self.floor = Some((generation, writers)),
+        }
+    }
+
+    /// A member rests and another takes its place, or comes back; or those who rest leave.
+    fn place(&mut self, at: u32, replaced: usize, by: u64, is_back: bool) {
+        let own = &self.containers[at as usize];
+        let mut members = own.members.clone();
+        let rests = members.iter().position(|(_, rests)| *rests);
+        match rests {
+            Some(resting) if is_back => {
+                let writable = members.iter().position(|(_, rests)| !rests).expect("three");
+                members[resting].1 = false;
+                members[writable].1 = true;
+            }
+            Some(_) => members.retain(|(_, rests)| !rests),
+            None => {
+                let spare: Vec<u64> = (1..=STORES)
+                    .filter(|store| members.iter().all(|(known, _)| known != store))
+                    .collect();
+                let at = replaced % members.len();
+                members[at].1 = true;
+                let by = usize::try_from(by % spare.len() as u64).expect("few");
+                members.push((spare[by], false));
+            }
+        }
+        let generation = self.standing(at).map_or(1, |(generation, _)| *generation);
+        let command = place_command(at, self.containers[at as usize].epoch + 1, &members, generation);
+        if let ShardOutcome::Placed(placement) = self.apply(command) {
+            let own = self.container(at);
+            own.epoch += 1;
+            assert_eq!(placement.epoch.0, own.epoch);
+            let left = own.members.iter().filter(|(store, _)| members.iter().all(|(m, _)| m != store));
+            let left: Vec<u64> = left.map(|(store, _)| *store).collect();
+            own.members = members;
+            if !left.is_empty() {
+                // Nobody leaves before W others hold everything.
+                let writable: BTreeSet<u64> = own.writable().collect();
+                for (name, (held, _)) in own.live() {
+                    let others = held.intersection(&writable).count();
+                    assert!(others >= QUORUM, "{left:?} left, {name:?} is held by {held:?}");
+                }
+            }
+            // A store that left holds nothing of it any more, also when it is named again.
+            for (held, _) in own.blobs.values_mut() {
+                held.retain(|store| !left.contains(store));
+            }
+        }
+        self.retire(at);
+    }
+
+    /// Every store that was told so drops the container, so that it may be named again.
+    fn retire(&mut self, at: u32) {
+        for store in 1..=STORES {
+            for change in self.changes(store) {
+                if let Change::Retire { container, epoch } = change
+                    && container == id(at)
+                {
+                    let store = StoreId(store);
+                    self.apply(ShardCommand::Retired { container, store, epoch });
+                }
+            }
+        }
+    }
+
+    fn changes(&self, store: u64) -> Vec<Change> {
+        match query::pull(&self.state, self.index, StoreId(store), 0, 4096) {
+            Ok(ShardReply::Changes { changes, .. }) => changes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn confirm(&mut self, at: u32, store: u64, skip: usize, is_stale: bool) {
+        let lacked = self.changes(store).into_iter().filter_map(|change| match change {
+            Change::Incomplete { blob, .. } if blob.container == id(at) => Some(blob),
+            _ => None,
+        });
+        let names: Vec<BlobName> = lacked.skip(skip).take(3).collect();
+        let epoch = self.containers[at as usize].epoch - u64::from(is_stale);
+        let confirmed = names.iter().map(|name| (*name, PlacementEpoch(epoch))).collect();
+        let outcome = self.apply(ShardCommand::Confirm { store: StoreId(store), names: confirmed });
+        assert_eq!(outcome, ShardOutcome::Confirmed(vec![!is_stale; names.len()]));
+        if is_stale {
+            return;
+        }
+        let own = self.container(at);
+        for name in names {
+            let blob = own.blobs.get_mut(&(name.writer.0, name.sequence.0));
+            blob.expect("listed blobs were committed").0.insert(store);
+        }
+    }
+
+    /// What may be collected: named by a writer that was admitted once, referred to by nothing,
+    /// and refused for ever.
+    fn collect(&mut self, at: u32, writer: u64) {
+        let was_admitted = self.was_admitted(at, writer);
+        let admitted = self.is_admitted(at, writer);
+        let own = &self.containers[at as usize];
+        let low_water = own.attempts.get(&writer).map_or(0, |attempts| attempts.low_water);
+        let free = |sequence: &u64| {
+            was_admitted
+                && !own.is_live((writer, *sequence))
+                && (!admitted || *sequence < low_water)
+        };
+        let expected: Vec<u64> = (1..40).filter(free).collect();
+        let outcome = self.apply(ShardCommand::Collect {
+            container: id(at),
+            writer: WriterId(writer),
+            sequences: (1..40).map(Sequence).collect(),
+        });
+        let sequences: Vec<Sequence> = expected.iter().map(|sequence| Sequence(*sequence)).collect();
+        assert_eq!(outcome, ShardOutcome::Collected(sequences), "of w{writer}");
+        let names = expected.into_iter().map(|sequence| (writer, sequence));
+        self.container(at).collected.extend(names);
+    }
+
+    /// Writer ids rise, so a lower one than any admitted was admitted or never will be.
+    fn was_admitted(&self, at: u32, writer: u64) -> bool {
+        let own = self.containers[at as usize].fence.iter();
+        let highest = own.chain(&self.floor).filter_map(|(_, writers)| writers.last()).max();
+        highest.is_some_and(|highest| writer <= *highest)
+    }
+
+    fn view(&self, at: u32, first_block: u32, blocks: u32) -> MapView {
+        let reply =
+            query::look_up(&self.state, self.index, id(at), &[LAYER], first_block, blocks);
+        match reply {
+            Ok(ShardReply::View(view)) => view,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn compare(&self) {
+        for at in 0..CONTAINERS {
+            self.compare_map(at, 0, BLOCKS);
+            self.compare_map(at, 5, 11);
+            self.compare_names(at);
+        }
+        let mut expected = ShardStatistics { containers: u64::from(CONTAINERS), ..Default::default() };
+        for own in &self.containers {
+            for (_, (held, bytes)) in own.live() {
+                expected.blobs += 1;
+                expected.stored_bytes += u64::from(*bytes);
+                let lacking = own.writable().filter(|store| !held.contains(store)).count() as u64;
+                expected.incomplete += lacking;
+                expected.under_replicated_bytes += lacking * u64::from(*bytes);
+            }
+        }
+        assert_eq!(query::statistics(&self.state), Ok(expected));
+    }
+
+    fn compare_map(&self, at: u32, first: u32, blocks: u32) {
+        let own = &self.containers[at as usize];
+        let view = self.view(at, first, blocks);
+        let standing = self.standing(at).map(|(generation, _)| Generation(*generation));
+        assert_eq!(view.generation, standing);
+        let mut next = first;
+        let mut named = BTreeSet::new();
+        for extent in &view.extents {
+            assert_eq!(extent.first_block, next, "no gaps");
+            next += extent.blocks;
+            let version = extent.version.map(|at| (at.writer.0, at.sequence.0));
+            for block in extent.first_block..next {
+                let known = own.blocks[block as usize];
+                let within = u16::try_from(block - extent.first_block).expect("short");
+                match (extent.target, known) {
+                    (
+                        MapTarget::Data { blob, unit_offset_blocks, .. },
+                        Block::Data(writer, sequence, offset),
+                    ) => {
+                        assert_eq!((blob.writer.0, blob.sequence.0), (writer, sequence), "{block}");
+                        assert_eq!(unit_offset_blocks + within, offset, "block {block}");
+                        assert_eq!(version, Some((writer, sequence)));
+                        named.insert((writer, sequence));
+                    }
+                    (MapTarget::Hole, Block::Never) => assert_eq!(version, None, "block {block}"),
+                    (MapTarget::Hole, Block::Hole(writer, sequence)) => {
+                        // A hole's version may go once nothing older can come.
+                        let low_water = own.attempts.get(&writer).map_or(0, |a| a.low_water);
+                        let settled = !self.is_admitted(at, writer) || sequence < low_water;
+                        let kept = version == Some((writer, sequence));
+                        assert!(kept || (version.is_none() && settled), "block {block}: {version:?}");
+                    }
+                    (target, known) => panic!("block {block}: {target:?} is not {known:?}"),
+                }
+            }
+        }
+        assert_eq!(next, first + blocks);
+        let lacking = named.into_iter().filter_map(|name| {
+            let (held, _) = &own.blobs[&name];
+            let stores = own.members.iter().map(|(store, _)| *store);
+            let lacking: BTreeSet<u64> = stores.filter(|store| !held.contains(store)).collect();
+            (!lacking.is_empty()).then_some((name, lacking))
+        });
+        let told = view.incomplete.iter().map(|(blob, stores)| {
+            let stores: BTreeSet<u64> = stores.iter().map(|store| store.0).collect();
+            ((blob.writer.0, blob.sequence.0), stores)
+        });
+        assert_eq!(told.collect::<BTreeMap<_, _>>(), lacking.collect::<BTreeMap<_, _>>());
+    }
+
+    fn compare_names(&self, at: u32) {
+        let own = &self.containers[at as usize];
+        for writer in 1..self.next_writer {
+            let sequences = 1..12_u64;
+            let names: Vec<BlobName> = sequences
+                .clone()
+                .map(|sequence| BlobName {
+                    container: id(at),
+                    writer: WriterId(writer),
+                    sequence: Sequence(sequence),
+                })
+                .collect();
+            let Ok(ShardReply::Names(states)) = query::names(&self.state, &names) else {
+                panic!("names are answered");
+            };
+            for (sequence, state) in sequences.zip(states) {
+                let is_live = own.is_live((writer, sequence));
+                assert_eq!(state == NameState::Live, is_live, "w{writer}:{sequence}");
+                let collected = own.collected.contains(&(writer, sequence));
+                assert!(!collected || state == NameState::Collected, "w{writer}:{sequence} returned");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(config(400))]
+
+    #[test]
+    fn a_shard_agrees_with_a_model_of_single_blocks(
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
+        let mut run = Run::new();
+        run.fence(None, (1, BTreeSet::from([1, 2])));
+        for step in &steps {
+            run.perform(step);
+            run.compare();
+        }
+    }
+}
