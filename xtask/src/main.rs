@@ -1,2 +1,49 @@
-//! Placeholder during the first hour.
-fn main() {}
+//! `cargo xtask`: the tools of this repository. What runs in CI is `cargo xtask ci`.
+//!
+//! Plain programs around cargo and the machine's commands: nothing here is part of the product, and
+//! nothing here decides what is correct; it runs those who do and reports what they said.
+
+mod bench;
+mod ci;
+mod e2e;
+mod repository;
+mod run;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  ci [--skip STEP]...          everything that has to pass before a change lands (the README's test)
+  tidy                         the rules of the house that no compiler checks
+  e2e [--no-build] [NAME]...   end-to-end tests with real processes: dev, nodes, unsynced, suites
+  bench [--quick] [--json FILE]
+                               speed through iSCSI beside the raw disk of the same run
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["ci", rest @ ..] => ci::command(rest),
+        ["tidy"] => tidy::command(),
+        ["e2e", rest @ ..] => e2e::command(rest),
+        ["bench", rest @ ..] => bench::command(rest),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The first hour of a newcomer: `hedgerow dev`, a file system copied onto its disk, a kill, a restart.
+
+use std::path::Path;
+
+use anyhow::bail;
+use serde_json::Value;
+
+use super::cluster::{DevStart, free_ports, url_of};
+use super::{image, qemu, step};
+
+pub(super) fn tell(folder: &Path) -> anyhow::Result<String> {
+    let image = step("make a file system of the tree", || image::make(folder))?;
+    let data = folder.join("data");
+    let start = DevStart::new(&data, free_ports(1)?[0]);
+
+    let mut dev = step("start hedgerow dev in an empty folder", || start.start())?;
+    let first_start = dev.ready_after;
+    let url = dev.url.clone();
+    check_list(&dev.ask(&["disk", "list"])?, &url)?;
+    check_status(&dev.ask(&["status"])?)?;
+    step("copy the image", || qemu::copy(&image, &url))?;
+    step("read it back and compare", || {
+        qemu::compare(&image, &url, image::IMAGE_BYTES)
+    })?;
+    step("patterns, discard and flush", || patterns(&url))?;
+
+    step("kill -9, start", || {
+        dev.process.kill()?;
+        dev = start.start()?;
+        Ok(())
+    })?;
+    let second_start = dev.ready_after;
+    if dev.url != url {
+        bail!("the URL changed from {url} to {}", dev.url);
+    }
+    step("compare", || {
+        qemu::compare(&image, &url, image::IMAGE_BYTES)
+    })?;
+    step("patterns are still there", || patterns_survived(&url))?;
+
+    step("Ctrl-C, start", || {
+        dev.interrupt()?;
+        dev = start.start()?;
+        Ok(())
+    })?;
+    step("compare", || {
+        qemu::compare(&image, &url, image::IMAGE_BYTES)
+    })?;
+    step("Ctrl-C", || dev.interrupt())?;
+    step("the image is a sound file system", || image::check(&image))?;
+    Ok(format!(
+        "ready after {:.1} s, after kill -9 in {:.1} s",
+        first_start.as_secs_f64(),
+        second_start.as_secs_f64()
+    ))
+}
+
+/// Beyond the image. What is discarded reads as zeros, beside what is not.
+fn patterns(url: &str) -> anyhow::Result<()> {
+    qemu::io(
+        url,
+        &[
+            "write -P 0xab 512M 1M",
+            "read -P 0xab 512M 1M",
+            "discard 512M 512k",
+            "read -P 0 512M 512k",
+            "read -P 0xab 525824k 512k",
+            // Within one block of the disk, over the border of two, and over a container's.
+            "write -P 0xcd 700M 512",
+            "write -P 0xce 734007808 4k",
+            "write -P 0xcf 1073737728 8k",
+            "read -P 0xcd 700M 512",
+            "read -P 0xce 734007808 4k",
+            "read -P 0xcf 1073737728 8k",
+            "write -z 900M 1M",
+            "read -P 0 900M 1M",
+            "read -P 0 5G 1M",
+            "flush",
+        ],
+    )
+}
+
+fn patterns_survived(url: &str) -> anyhow::Result<()> {
+    qemu::io(
+        url,
+        &[
+            "read -P 0 512M 512k",
+            "read -P 0xab 525824k 512k",
+            "read -P 0xcd 700M 512",
+            "read -P 0xce 734007808 4k",
+            "read -P 0xcf 1073737728 8k",
+        ],
+    )
+}
+
+/// The fields that scripts rely on.
+fn check_list(list: &Value, url: &str) -> anyhow::Result<()> {
+    if url_of(list, "demo").as_deref() != Some(url) {
+        bail!("disk list does not show {url}: {list}");
+    }
+    let disk = &list["disks"][0];
+    let good = disk["id"].is_u64()
+        && disk["size_bytes"] == 10_u64 << 30
+        && disk["replication_factor"] == 3
+        && disk["policy"].is_object()
+        && disk["block_size"] == 4096
+        && disk["state"] == "ready";
+    if !good {
+        bail!("disk list: a field is missing or wrong: {disk}");
+    }
+    Ok(())
+}
+
+fn check_status(status: &Value) -> anyhow::Result<()> {
+    let nodes = status["nodes"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let good_node = |node: &Value| {
+        let roles = node["roles"].as_array().map_or(0, Vec::len);
+        node["id"].is_string()
+            && node["name"].is_string()
+            && node["state"] == "up"
+            && node["reason"].is_string()
+            && roles == 3
+    };
+    let good = status["cluster"].is_string()
+        && nodes.len() == 3
+        && nodes.iter().all(good_node)
+        && status["disks"] == 1
+        && status["under_replicated_bytes"].is_u64()
+        && status["damaged"] == 0;
+    if !good {
+        bail!("status: a field is missing or wrong: {status}");
+    }
+    Ok(())
+}
