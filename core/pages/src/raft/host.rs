@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use hedgerow_disk::journal::{CLOSED, DamagedRange, Journal, Position, RecoveredRecord, StreamTag};
-use hedgerow_disk::{VerifiedConfig, VerifiedError, VerifiedFile};
+use hedgerow_disk::{VerifiedConfig, VerifiedFile};
 use hedgerow_env::{
     DiskError, Env, GroupId, HaltReason, NodeId, ReplicaNumber, StoreId, event, with_current_env,
 };
@@ -17,127 +17,19 @@ use hedgerow_net::{Rpc, ServiceId};
 use hedgerow_protocol::{GroupMember, MemberId, SERVICE_RAFT};
 use openraft::Raft;
 
+use super::host_config::{DamagedReplica, HostConfig, HostError, Machines};
 use super::log::{Log, LogHandle};
 use super::log_core::LogCore;
+use super::log_record::Header;
 use super::machine::StateHandle;
 use super::network::{Addresses, Network};
 use super::recovery::{LogDamage, recover_log};
-use super::registry::{REGISTRY_STREAM, Registry, RegistryError, ReplicaRecord};
+use super::registry::{REGISTRY_STREAM, Registry, ReplicaRecord};
 use super::replica::{Replica, ReplicaHandle, TypedRaft};
 use super::serve::RaftService;
 use super::store::StateStore;
 use super::timing::RaftTiming;
-use crate::{GroupReplica, Machine, ProposeError, StateError};
-
-/// Gives each group its machine.
-pub type Machines = Arc<dyn Fn(GroupId) -> Arc<dyn Machine> + Send + Sync>;
-
-/// What a host is made of.
-pub struct HostConfig {
-    /// The node's seams.
-    pub env: Env,
-    /// The node's RPC; the host serves [`SERVICE_RAFT`] on it.
-    pub rpc: Rpc,
-    /// The system pool's store.
-    pub store: StoreId,
-    /// The node.
-    pub node: NodeId,
-    /// Its journal.
-    pub journal: Journal,
-    /// The control records that the journal's recovery found; those of other owners are ignored.
-    pub recovered: BTreeMap<StreamTag, Vec<RecoveredRecord>>,
-    /// What it found damaged.
-    pub damaged: Vec<DamagedRange>,
-    /// The directory of the replicas' state files, relative to the node's root.
-    pub directory: String,
-    /// Times and sizes.
-    pub timing: RaftTiming,
-    /// Sizes of the state files' logs.
-    pub verified: VerifiedConfig,
-    /// The machines.
-    pub machines: Machines,
-    /// Where members listen now.
-    pub addresses: Addresses,
-}
-
-/// Why a replica or the host did not start or stop.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HostError {
-    /// The disk failed.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// The replica's state failed or is damaged.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The journal refused a record; the reason says whether for good.
-    #[error("journal: {0}")]
-    Journal(String),
-    /// The group runs here under another number: retire that first.
-    #[error("{group} runs here as {running}")]
-    Exists {
-        /// The group.
-        group: GroupId,
-        /// The replica of it.
-        running: MemberId,
-    },
-    /// The number was retired, or is lower than one that was: ask the group for a new one.
-    #[error("{member} of {group} is retired")]
-    Retired {
-        /// The group.
-        group: GroupId,
-        /// The member that was to start.
-        member: MemberId,
-    },
-    /// The member belongs to another store than this host's.
-    #[error("{member} is not of store {store}")]
-    WrongStore {
-        /// The member that was to start.
-        member: MemberId,
-        /// This host's store.
-        store: StoreId,
-    },
-    /// Times or sizes contradict each other.
-    #[error("raft configuration: {0}")]
-    Configuration(String),
-    /// openraft did not start.
-    #[error("raft: {0}")]
-    Raft(String),
-}
-
-impl From<VerifiedError> for HostError {
-    fn from(error: VerifiedError) -> Self {
-        match error {
-            VerifiedError::Disk(error) => Self::Disk(error),
-            error => Self::State(StateError::Damaged(error.to_string())),
-        }
-    }
-}
-
-impl From<RegistryError> for HostError {
-    fn from(error: RegistryError) -> Self {
-        Self::Journal(error.to_string())
-    }
-}
-
-impl From<ProposeError> for HostError {
-    fn from(error: ProposeError) -> Self {
-        Self::Raft(error.to_string())
-    }
-}
-
-/// A replica that does not run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DamagedReplica {
-    /// The group.
-    pub group: GroupId,
-    /// The replica.
-    pub member: MemberId,
-    /// What is wrong.
-    pub reason: String,
-    /// Whether its log or state is lost: retire it, and join the group again under a new number.
-    /// Else it stopped for a reason that a restart of the node may cure.
-    pub is_lost: bool,
-}
+use crate::{GroupReplica, Machine, StateError};
 
 pub(crate) struct Shared {
     env: Env,
@@ -358,16 +250,31 @@ impl PagesHost {
             )
             .await?;
         }
-        // What is left belongs to groups without a replica here.
-        for (stream, records) in config.recovered {
-            if stream.kind == StreamTag::RAFT_KIND {
-                let positions = records.into_iter().map(|record| record.position);
-                host.0.journal.release_all(positions);
-            }
-        }
+        host.judge_orphans(config.recovered);
         let service = RaftService(Arc::downgrade(&host.0));
         host.0.rpc.serve(ServiceId(SERVICE_RAFT), Arc::new(service));
         Ok(host)
+    }
+
+    /// Logs without a registration: it is lost, for a replica is registered before it writes. None
+    /// of their numbers may run again as if it were new.
+    fn judge_orphans(&self, left: BTreeMap<StreamTag, Vec<RecoveredRecord>>) {
+        for (stream, records) in left {
+            let group = u32::try_from(stream.id).map(GroupId);
+            let (StreamTag::RAFT_KIND, Ok(group)) = (stream.kind, group) else {
+                continue;
+            };
+            let headers = records
+                .iter()
+                .map(|found| Header::decode(&found.record.header));
+            let Some(replica) = headers.flatten().map(|header| header.replica).max() else {
+                continue;
+            };
+            let store = self.0.store;
+            let reason = "its registration is lost".to_owned();
+            self.0
+                .report_damage(group, MemberId { store, replica }, reason, true);
+        }
     }
 
     /// Removes state files that no registered replica owns: of starts that broke off, or retired.
@@ -495,13 +402,21 @@ impl PagesHost {
         machine: Arc<dyn Machine>,
     ) -> Result<Arc<Replica>, HostError> {
         let member = me.member;
+        let damaged = self
+            .0
+            .all_damaged()
+            .get(&group)
+            .map(|damaged| damaged.member);
+        if let Some(running) = damaged {
+            return Err(HostError::Exists { group, running });
+        }
         if let Some(known) = self.0.registry.record(group) {
             let known_number = known.member.member.replica;
             if member.replica < known_number || (known.retired && member.replica == known_number) {
                 return Err(HostError::Retired { group, member });
             }
             if !known.retired {
-                // It is damaged, else it would run.
+                // Its start failed.
                 let running = known.member.member;
                 return Err(HostError::Exists { group, running });
             }

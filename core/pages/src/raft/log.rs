@@ -1,7 +1,8 @@
 //! openraft's log storage over the journal.
 //!
 //! Invariants: a vote is durable before [`RaftLogStorage::save_vote`] returns; appended entries are
-//! reported flushed only once the journal reports them durable, in order, while later appends go on;
+//! reported flushed only once the journal reports them durable, in order, and later appends go on
+//! meanwhile;
 //! a superseded record is released only when what supersedes it is durable; purge never passes
 //! what the state holds durably.
 //! Does not: decide which records are live (`log_core` does).

@@ -370,8 +370,8 @@ impl LogCore {
         superseded?.map(|placed| placed.position)
     }
 
-    /// Takes the recovered entries and answers the indexes that are missing among them. With missing
-    /// ones this is no log: the caller refuses it.
+    /// Takes the recovered entries and answers the indexes that are missing among them. With
+    /// missing ones this is no log: the caller refuses it.
     fn adopt(&mut self, first: u64, kept: BTreeMap<u64, Slot>) -> Vec<u64> {
         self.first_index = first;
         let mut missing = Vec::new();

@@ -29,7 +29,7 @@ const APPLY_BYTES_MAX: usize = 1 << 20;
 /// A snapshot's contents.
 pub(crate) enum SnapshotData {
     /// A view to send from.
-    View(StateView),
+    View(Box<StateView>),
     /// Received completely, to be installed.
     Staged(Staged),
 }
@@ -111,7 +111,7 @@ impl StateHandle {
         }
         Ok(Some(Snapshot {
             meta: meta_of(&view.applied),
-            snapshot: SnapshotData::View(view),
+            snapshot: SnapshotData::View(Box::new(view)),
         }))
     }
 }
@@ -206,7 +206,7 @@ impl RaftSnapshotBuilder<Types> for StateHandle {
         Ok(Snapshot {
             // The view may be newer; what is durable decides what may be purged.
             meta: meta_of(&applied),
-            snapshot: SnapshotData::View(view),
+            snapshot: SnapshotData::View(Box::new(view)),
         })
     }
 }

@@ -7,6 +7,7 @@
 mod backend;
 mod channels;
 mod host;
+mod host_config;
 mod log;
 mod log_core;
 mod log_record;
@@ -24,7 +25,8 @@ mod types;
 mod views;
 mod watch;
 
-pub use host::{DamagedReplica, HostConfig, HostError, Machines, PagesHost};
+pub use host::PagesHost;
+pub use host_config::{DamagedReplica, HostConfig, HostError, Machines};
 pub use network::Addresses;
 pub use timing::RaftTiming;
 

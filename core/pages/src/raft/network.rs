@@ -26,6 +26,7 @@ use openraft::raft::{
 };
 
 use super::machine::{SnapshotData, TypedSnapshot};
+use super::store::StateView;
 use super::types::{LogId, RaftMessage, RaftReply, RaftRequest, SnapshotMeta, Types, Vote};
 use crate::View;
 use crate::state::Pair;
@@ -247,7 +248,7 @@ struct Sending {
     id: LogId,
     vote: Vote,
     meta: SnapshotMeta,
-    view: Arc<super::store::StateView>,
+    view: Arc<StateView>,
     length: u64,
 }
 
@@ -272,7 +273,7 @@ impl Client {
         let Some(id) = snapshot.meta.last_log_id else {
             return Err(local("a snapshot of nothing is never sent".to_owned()));
         };
-        let view = Arc::new(view);
+        let view: Arc<StateView> = Arc::from(view);
         let counted = Arc::clone(&view);
         let length = self
             .network

@@ -80,7 +80,7 @@ impl ReplicaRecord {
         }
     }
 
-    fn record(&self) -> Record {
+    pub(crate) fn record(&self) -> Record {
         Record {
             stream: REGISTRY_STREAM,
             kind: REPLICA_KIND,

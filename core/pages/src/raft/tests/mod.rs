@@ -2,6 +2,7 @@
 
 mod groups;
 mod logs;
+mod registrations;
 mod runtime;
 mod states;
 mod world;
