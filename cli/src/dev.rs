@@ -243,17 +243,24 @@ async fn make_disk(node: &Node, size_bytes: u64, portal: &str) -> anyhow::Result
             .await
         {
             AdminReply::Disk(disk) => {
-                if let Some(url) = disk.urls.first() {
+                if node.groups().directory().shards().is_empty() {
+                    "the shards are being created".clone_into(&mut last);
+                } else if let Some(url) = disk.urls.first() {
                     return Ok(url.clone());
+                } else {
+                    last = format!("{DISK} is not exported at {portal} yet");
                 }
-                last = format!("{DISK} is not exported at {portal} yet");
             }
             AdminReply::Refused(_) => {
                 let request = AdminRequest::CreateDisk {
                     nonce,
                     name: DISK.into(),
                     size_bytes,
-                    policy: Policy::default(),
+                    // Every initiator takes blocks of 512 bytes; some trip over larger ones.
+                    policy: Policy {
+                        block_size: 512,
+                        ..Policy::default()
+                    },
                     description: "made by `hedgerow dev`".into(),
                 };
                 if let AdminReply::Refused(text) = node.admin(request).await {
