@@ -101,7 +101,7 @@ fn parse_row(row: &toml::Value) -> anyhow::Result<Row> {
     let range = field("seeds").and_then(|seeds| seeds.split_once(".."));
     let (first, end) = range.with_context(|| format!("{name}: seeds: write \"0..10\""))?;
     let seeds = first.parse::<u64>()?..end.parse::<u64>()?;
-    if seeds.is_empty() || seeds.start < SEEDS.start || seeds.end > SEEDS.end {
+    if seeds.is_empty() || !SEEDS.contains(&seeds.start) || seeds.end > SEEDS.end {
         bail!("{name}: seeds: a range within {SEEDS:?} is expected, which pass without it");
     }
     if seeds.end - seeds.start > MOST_SEEDS {

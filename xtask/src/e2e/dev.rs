@@ -65,7 +65,7 @@ fn patterns(url: &str) -> anyhow::Result<()> {
             "discard 512M 512k",
             "read -P 0 512M 512k",
             "read -P 0xab 525824k 512k",
-            // Within one block of the disk, over the border of two, and over a container's.
+            // One block, a few that begin in the middle of a page, and both sides of a container's border.
             "write -P 0xcd 700M 512",
             "write -P 0xce 734007808 4k",
             "write -P 0xcf 1073737728 8k",
@@ -103,7 +103,7 @@ fn check_list(list: &Value, url: &str) -> anyhow::Result<()> {
         && disk["size_bytes"] == 10_u64 << 30
         && disk["replication_factor"] == 3
         && disk["policy"].is_object()
-        && disk["block_size"] == 4096
+        && disk["block_size"] == 512
         && disk["state"] == "ready";
     if !good {
         bail!("disk list: a field is missing or wrong: {disk}");

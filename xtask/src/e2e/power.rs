@@ -21,6 +21,9 @@ use anyhow::{Context as _, bail};
 
 /// What is cached is noted in blocks of this size.
 const BLOCK_BYTES: u64 = 4096;
+const PREFERRED_REQUEST_BYTES: u32 = 4096;
+/// An option carries a name; the protocol allows names of this length.
+const LARGEST_OPTION_BYTES: u32 = 4096;
 /// Larger requests are refused; qemu sends at most this.
 const LARGEST_REQUEST_BYTES: u32 = 32 << 20;
 
@@ -111,7 +114,7 @@ impl Power {
 }
 
 fn copy_block(from: &File, to: &File, block: u64) -> anyhow::Result<()> {
-    let mut bytes = [0; BLOCK_BYTES as usize];
+    let mut bytes = vec![0; usize::try_from(BLOCK_BYTES)?];
     from.read_exact_at(&mut bytes, block * BLOCK_BYTES)?;
     to.write_all_at(&bytes, block * BLOCK_BYTES)?;
     Ok(())
@@ -170,7 +173,7 @@ impl Shared {
             }
             let option = u32::from_be_bytes(read(stream)?);
             let length = u32::from_be_bytes(read(stream)?);
-            if length > BLOCK_BYTES as u32 {
+            if length > LARGEST_OPTION_BYTES {
                 bail!("an option of {length} bytes");
             }
             stream.read_exact(&mut vec![0; length as usize])?;
@@ -189,7 +192,7 @@ impl Shared {
                     export.extend(EXPORT_FLAGS.to_be_bytes());
                     reply(REPLY_INFO, &export)?;
                     let mut sizes = INFO_BLOCK_SIZE.to_be_bytes().to_vec();
-                    for size in [512, BLOCK_BYTES as u32, LARGEST_REQUEST_BYTES] {
+                    for size in [512, PREFERRED_REQUEST_BYTES, LARGEST_REQUEST_BYTES] {
                         sizes.extend(size.to_be_bytes());
                     }
                     reply(REPLY_INFO, &sizes)?;
