@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use hedgerow_disk::StoreConfig;
+use hedgerow_disk::{StoreConfig, VerifiedConfig};
+use hedgerow_hblock::HBlockConfig;
+use hedgerow_pages::raft::RaftTiming;
 use hedgerow_protocol::{Location, Residence, Roles};
 
 /// Most pools of a node (DESIGN section 1).
@@ -94,6 +96,56 @@ impl StoreScale {
             }
         }
         config
+    }
+}
+
+impl StoreScale {
+    /// The data service's configuration at this scale.
+    #[must_use]
+    pub fn hblock(self) -> HBlockConfig {
+        let config = HBlockConfig::default();
+        match self {
+            Self::Server | Self::Workstation => config,
+            // Within a run of a minute every sweep and scrub comes round several times.
+            Self::Simulation => HBlockConfig {
+                sweep_interval: Duration::from_secs(7),
+                scrub_delay: Duration::from_secs(5),
+                scrub_interval: Duration::from_secs(11),
+                ..config
+            },
+        }
+    }
+
+    /// The configuration of Pages' state files at this scale.
+    #[must_use]
+    pub fn verified(self) -> VerifiedConfig {
+        match self {
+            Self::Server => VerifiedConfig::default(),
+            Self::Workstation => VerifiedConfig {
+                log_bytes: 4 << 20,
+                dirty_bytes: 2 << 20,
+            },
+            Self::Simulation => VerifiedConfig::small(),
+        }
+    }
+
+    /// The Raft groups' configuration at this scale.
+    #[must_use]
+    pub fn raft(self, timing: GroupTiming) -> RaftTiming {
+        let config = RaftTiming {
+            heartbeat: timing.heartbeat,
+            election_min: timing.election,
+            election_max: timing.election * 2,
+            ..RaftTiming::default()
+        };
+        match self {
+            Self::Server | Self::Workstation => config,
+            Self::Simulation => RaftTiming {
+                snapshot_entries: 64,
+                kept_entries: 16,
+                ..config
+            },
+        }
     }
 }
 

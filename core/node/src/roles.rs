@@ -4,14 +4,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hedgerow_disk::Recovery;
 use hedgerow_disk::superblock::SuperblockError;
-use hedgerow_disk::{Recovery, VerifiedConfig};
 use hedgerow_env::{ClusterId, Env, GroupId, event};
-use hedgerow_hblock::{DiskStore, HBlock, HBlockConfig, HBlockError};
+use hedgerow_hblock::{DiskStore, HBlock, HBlockError};
 use hedgerow_iscsi::{IscsiServer, ServerError};
 use hedgerow_net::{GroupClient, Rpc, ServiceId};
 use hedgerow_pages::drivers::{DriverConfig, Drivers};
-use hedgerow_pages::raft::{HostConfig, HostError, PagesHost, RaftTiming};
+use hedgerow_pages::raft::{HostConfig, HostError, PagesHost};
 use hedgerow_pages::root::RootMachine;
 use hedgerow_pages::service::{GroupService, Replicas};
 use hedgerow_pages::shard::ShardMachine;
@@ -118,13 +118,8 @@ impl Running {
             recovered: recovery.control,
             damaged: recovery.damaged,
             directory: format!("{}/{PAGES_DIRECTORY}", system.directory()),
-            timing: RaftTiming {
-                heartbeat: config.timing.heartbeat,
-                election_min: config.timing.election,
-                election_max: config.timing.election * 2,
-                ..RaftTiming::default()
-            },
-            verified: VerifiedConfig::default(),
+            timing: config.scale.raft(config.timing),
+            verified: config.scale.verified(),
             machines: Arc::new(machine_of),
             addresses: Arc::new(move |member| directory.address_of(member.node)),
         })
@@ -239,7 +234,7 @@ impl Running {
                 self.rpc.clone(),
                 pools,
                 self.groups.clone(),
-                HBlockConfig::default(),
+                config.scale.hblock(),
             )
             .await?;
             self.with(|parts| parts.hblock = Some(hblock));

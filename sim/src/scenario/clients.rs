@@ -211,7 +211,11 @@ async fn operate(
         if random.chance(1, 6) {
             zero(agents, disk, block, process).await
         } else {
-            write(agents, disk, block, process).await
+            {
+                let cancel = random.chance(1, 8);
+                let after = Duration::from_micros(random.below(60_000));
+                write(agents, env, disk, block, process, cancel.then_some(after)).await
+            }
         }
     } else {
         read(agents, env, disk, block, process).await
@@ -251,7 +255,14 @@ pub(super) fn tag_of(bytes: &[u8], block: u64) -> u64 {
     if whole && tag != 0 { tag } else { GARBAGE }
 }
 
-async fn write(agents: &Arc<Agents>, disk: &VirtualDisk, block: u64, process: u64) -> bool {
+async fn write(
+    agents: &Arc<Agents>,
+    env: &Env,
+    disk: &VirtualDisk,
+    block: u64,
+    process: u64,
+    cancel_after: Option<Duration>,
+) -> bool {
     let tag = tag(agents);
     let size = usize::try_from(agents.plan.policy.block_size).expect("a small size");
     let id = agents.begin(
@@ -263,9 +274,17 @@ async fn write(agents: &Arc<Agents>, disk: &VirtualDisk, block: u64, process: u6
         },
     );
     let data = content(tag, block, size);
-    let result = disk
-        .write(agents.offset(block), data, OperationTag(tag))
-        .await;
+    let writing = disk.write(agents.offset(block), data, OperationTag(tag));
+    let result = match cancel_after {
+        None => writing.await,
+        Some(after) => {
+            let cancelling = async {
+                env.sleep(after).await;
+                disk.cancel(OperationTag(tag)).await;
+            };
+            futures_util::future::join(writing, cancelling).await.0
+        }
+    };
     settle(agents, id, result)
 }
 
