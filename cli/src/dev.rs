@@ -4,6 +4,7 @@
 //! The addresses are chosen at the first start and kept in `dev.toml`, so that the nodes find each
 //! other, and the initiators the disk, at every later start.
 
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -93,7 +94,6 @@ fn read_file(path: &Path) -> anyhow::Result<Option<DevFile>> {
 }
 
 /// Reads the file, or makes it with free ports.
-#[expect(clippy::disallowed_methods, reason = "written before there is a node")]
 fn prepare(directory: &Path, iscsi: Option<&str>) -> anyhow::Result<DevFile> {
     let path = dev_file(directory);
     let known = read_file(&path)?;
@@ -114,11 +114,21 @@ fn prepare(directory: &Path, iscsi: Option<&str>) -> anyhow::Result<DevFile> {
     if new || moved {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("{}: cannot be created", directory.display()))?;
-        let temporary = path.with_extension("new");
-        std::fs::write(&temporary, toml_text(&file))?;
-        std::fs::rename(&temporary, &path)?;
+        write_durably(directory, &path, &toml_text(&file))?;
     }
     Ok(file)
+}
+
+/// The nodes' data is durable at once; without these addresses nobody would find it again.
+#[expect(clippy::disallowed_methods, reason = "written before there is a node")]
+fn write_durably(directory: &Path, path: &Path, text: &str) -> anyhow::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = std::fs::File::create(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    std::fs::File::open(directory)?.sync_all()?;
+    Ok(())
 }
 
 fn toml_text(file: &DevFile) -> String {
