@@ -5,9 +5,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use serde_json::json;
 
 use super::REGION_BYTES;
 use super::process::Usage;
+use crate::e2e::qemu;
 use crate::run::{expected, limited};
 
 /// Beyond this a run of a few seconds hangs.
@@ -111,22 +113,18 @@ pub(super) struct Target {
 
 impl Target {
     /// The first part of the disk at `url`, which process `pid` serves.
-    pub(super) fn url(url: &str, pid: u32) -> Target {
-        let size = REGION_BYTES;
-        let image =
-            format!("json:{{\"driver\":\"raw\",\"size\":{size},\"file.filename\":\"{url}\"}}");
-        Target {
-            image,
+    pub(super) fn url(url: &str, pid: u32) -> anyhow::Result<Target> {
+        Ok(Target {
+            image: qemu::beginning(url, REGION_BYTES)?,
             raw: false,
             pid: Some(pid),
-        }
+        })
     }
 
     pub(super) fn raw_file(path: &Path) -> Target {
-        let path = path.display();
-        let image = format!("json:{{\"driver\":\"raw\",\"file.filename\":\"{path}\"}}");
+        let file = json!({ "driver": "file", "filename": path.display().to_string() });
         Target {
-            image,
+            image: format!("json:{}", json!({ "driver": "raw", "file": file })),
             raw: true,
             pid: None,
         }

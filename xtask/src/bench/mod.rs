@@ -97,7 +97,7 @@ fn run(options: &Options, folder: &Path) -> anyhow::Result<Report> {
     let file = folder.join("raw");
     std::fs::File::create(&file)?.set_len(REGION_BYTES)?;
     let raw = Target::raw_file(&file);
-    let disk = Target::url(&dev.url, pid);
+    let disk = Target::url(&dev.url, pid)?;
     let mut measured: Vec<(Vec<Measured>, Vec<Measured>)> = vec![Default::default(); WORKLOADS];
     for round in 0..options.rounds {
         for (workload, (ours, beside)) in Workload::ALL.iter().zip(&mut measured) {

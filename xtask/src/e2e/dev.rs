@@ -64,7 +64,7 @@ fn patterns(url: &str) -> anyhow::Result<()> {
             "read -P 0xab 512M 1M",
             "discard 512M 512k",
             "read -P 0 512M 512k",
-            "read -P 0xab 525824k 512k",
+            "read -P 0xab 524800k 512k",
             // One block, a few that begin in the middle of a page, and both sides of a container's border.
             "write -P 0xcd 700M 512",
             "write -P 0xce 734007808 4k",
@@ -85,7 +85,7 @@ fn patterns_survived(url: &str) -> anyhow::Result<()> {
         url,
         &[
             "read -P 0 512M 512k",
-            "read -P 0xab 525824k 512k",
+            "read -P 0xab 524800k 512k",
             "read -P 0xcd 700M 512",
             "read -P 0xce 734007808 4k",
             "read -P 0xcf 1073737728 8k",

@@ -116,5 +116,7 @@ impl Drop for LoopDisk {
             self.mounted = false;
         }
         drop(self.release());
+        // Asked to end it unmounts its export; killed, it would leave a dead mount behind.
+        drop(self.daemon.stop("TERM", START_LIMIT));
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
+use serde_json::json;
+
 use crate::run::{Background, expected, limited, typed};
 
 /// Copies of a few hundred MiB take seconds; beyond this they hang.
@@ -32,13 +34,35 @@ pub(crate) fn copy(image: &Path, url: &str) -> anyhow::Result<()> {
 /// Reads the first `bytes` of the disk at `url` and compares them with `image`, byte for byte.
 pub(crate) fn compare(image: &Path, url: &str, bytes: u64) -> anyhow::Result<()> {
     let back = image.with_extension("back");
-    let part = format!("json:{{\"driver\":\"raw\",\"size\":{bytes},\"file.filename\":\"{url}\"}}");
+    let part = beginning(url, bytes)?;
     let mut command = limited(COPY_LIMIT, "qemu-img");
     command.args(["convert", "-O", "raw", &part]).arg(&back);
     expected(&mut command)?;
     same(image, &back)?;
     std::fs::remove_file(&back)?;
     Ok(())
+}
+
+/// How qemu is told to use the first `bytes` of the disk at `url`
+/// (`iscsi://HOST:PORT/TARGET/LUN`) alone.
+pub(crate) fn beginning(url: &str, bytes: u64) -> anyhow::Result<String> {
+    let parts = url
+        .strip_prefix("iscsi://")
+        .map(|rest| rest.split('/').collect::<Vec<_>>());
+    let Some([portal, target, lun]) = parts.as_deref() else {
+        bail!("{url}: iscsi://HOST:PORT/TARGET/LUN is expected");
+    };
+    let disk = json!({
+        "driver": "iscsi",
+        "transport": "tcp",
+        "portal": portal,
+        "target": target,
+        "lun": lun.parse::<u32>()?,
+    });
+    Ok(format!(
+        "json:{}",
+        json!({ "driver": "raw", "size": bytes, "file": disk })
+    ))
 }
 
 /// An error that names the first byte in which two files differ.
@@ -96,6 +120,20 @@ fn judge_io(text: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_becomes_options() {
+        let text = beginning("iscsi://127.0.0.1:3260/iqn.2026-11.org.example:a/2", 4096).unwrap();
+        assert!(text.starts_with("json:{"), "{text}");
+        for part in [
+            r#""portal":"127.0.0.1:3260""#,
+            r#""lun":2"#,
+            r#""size":4096"#,
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(beginning("nbd://127.0.0.1/a", 1).is_err());
+    }
 
     #[test]
     fn qemu_io_is_not_taken_by_its_exit_code() {

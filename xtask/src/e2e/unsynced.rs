@@ -7,6 +7,7 @@
 //! The test is itself tested: with the planted bug `acknowledge-before-sync` it has to see a loss.
 
 use std::fmt;
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use super::cluster::{DevStart, free_ports};
+use super::image::noise;
 use super::loop_disk::{LoopDisk, need_root};
 use super::power::Power;
 use super::{qemu, step};
@@ -47,6 +49,9 @@ impl fmt::Display for Outcome {
 
 pub(super) fn tell(folder: &Path) -> anyhow::Result<String> {
     need_root()?;
+    step("the device forgets what was not synced", || {
+        prove_device(&folder.join("device"))
+    })?;
     let product = step("cut the power under the cluster", || {
         cut(&folder.join("good"), None)
     })?;
@@ -60,6 +65,30 @@ pub(super) fn tell(folder: &Path) -> anyhow::Result<String> {
         Outcome::Kept => bail!("the planted bug {MUTANT} was not seen: this test sees nothing"),
         Outcome::Lost(text) => Ok(format!("{WRITES} writes kept; with {MUTANT}: {text}")),
     }
+}
+
+/// The device below everything else: one file is synced, one is not.
+fn prove_device(folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let power = Power::new(folder, DEVICE_BYTES)?;
+    let disk = LoopDisk::mount(&power, folder, true)?;
+    let (synced, unsynced) = (disk.mount.join("synced"), disk.mount.join("unsynced"));
+    let content = noise(1, 1 << 20);
+    std::fs::write(&synced, &content)?;
+    File::open(&synced)?.sync_all()?;
+    File::open(&disk.mount)?.sync_all()?;
+    std::fs::write(&unsynced, &content)?;
+    power.cut();
+    disk.unmount()?;
+    power.restore()?;
+    let disk = LoopDisk::mount(&power, folder, false)?;
+    if std::fs::read(&synced)? != content {
+        bail!("a synced file was lost: the device is broken");
+    }
+    if std::fs::read(&unsynced).is_ok_and(|read| read == content) {
+        bail!("a file that was never synced is still there: the device forgets nothing");
+    }
+    disk.unmount()
 }
 
 fn cut(folder: &Path, mutant: Option<&str>) -> anyhow::Result<Outcome> {
