@@ -24,6 +24,7 @@ fn number_of(variable: &str) -> Option<u64> {
 /// `HEDGEROW_PROPTEST_FACTOR` multiplies the cases.
 #[must_use]
 pub fn config(cases: u32) -> Config {
+    plant();
     let factor = number_of("HEDGEROW_PROPTEST_FACTOR").unwrap_or(1);
     let cases = u64::from(cases).saturating_mul(factor.max(1));
     Config {
@@ -35,3 +36,19 @@ pub fn config(cases: u32) -> Config {
         ..Config::default()
     }
 }
+
+/// With the feature `mutants`: plants the bug that `HEDGEROW_MUTANT` names. A property that should
+/// notice it must fail then.
+///
+/// # Panics
+/// When there is no such mutant.
+#[cfg(feature = "mutants")]
+fn plant() {
+    use hedgerow_env::mutants::{choose, find};
+    if let Ok(name) = std::env::var("HEDGEROW_MUTANT") {
+        choose(Some(find(&name).expect("HEDGEROW_MUTANT names a mutant")));
+    }
+}
+
+#[cfg(not(feature = "mutants"))]
+const fn plant() {}

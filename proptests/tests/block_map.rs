@@ -15,12 +15,12 @@ use hedgerow_env::{
 };
 use hedgerow_pages::shard::{ShardMachine, query};
 use hedgerow_pages::{Machine, MemoryState};
+use hedgerow_proptests::config;
 use hedgerow_protocol::{
     AttemptEnd, Change, Commit, CommitExtent, CommitTarget, Digest, Layout, MapTarget, MapView,
     MemberState, NameState, PlacementMember, ShardBatch, ShardCommand, ShardOutcome, ShardReply,
     ShardStatistics, decode, encode,
 };
-use hedgerow_proptests::config;
 use proptest::prelude::*;
 
 const BLOCKS: u32 = 32;
@@ -35,15 +35,42 @@ enum Step {
     /// A writer's commit; the numbers choose among what the model offers.
     Commit(PlannedCommit),
     /// A commit that was sent before, as it was or with fresh acknowledgements.
-    Again { which: usize, is_fresh: bool, stores: u8 },
-    Void { container: u32, writer: usize, back: u64, count: u64 },
+    Again {
+        which: usize,
+        is_fresh: bool,
+        stores: u8,
+    },
+    Void {
+        container: u32,
+        writer: usize,
+        back: u64,
+        count: u64,
+    },
     /// The root raises the generation with a new writer, keeping those of the mask.
-    Root { keep: u8 },
+    Root {
+        keep: u8,
+    },
     /// One of the root's generations reaches a container, or the whole disk.
-    Fence { container: Option<u32>, generation: usize },
-    Place { container: u32, replaced: usize, by: u64, is_back: bool },
-    Confirm { container: u32, store: u64, skip: usize, is_stale: bool },
-    Collect { container: u32, writer: usize },
+    Fence {
+        container: Option<u32>,
+        generation: usize,
+    },
+    Place {
+        container: u32,
+        replaced: usize,
+        by: u64,
+        is_back: bool,
+    },
+    Confirm {
+        container: u32,
+        store: u64,
+        skip: usize,
+        is_stale: bool,
+    },
+    Collect {
+        container: u32,
+        writer: usize,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -133,7 +160,9 @@ struct Attempts {
 impl Attempts {
     /// L as an honest writer says it: the lowest sequence that has not ended.
     fn settled(&self) -> u64 {
-        (1..).find(|sequence| !self.ends.contains_key(sequence)).expect("sequences do not end")
+        (1..)
+            .find(|sequence| !self.ends.contains_key(sequence))
+            .expect("sequences do not end")
     }
 }
 
@@ -174,15 +203,27 @@ impl Container {
     }
 
     fn writable(&self) -> impl Iterator<Item = u64> {
-        self.members.iter().filter(|(_, rests)| !rests).map(|(store, _)| *store)
+        self.members
+            .iter()
+            .filter(|(_, rests)| !rests)
+            .map(|(store, _)| *store)
     }
 }
 
-fn place_command(container: u32, epoch: u64, members: &[(u64, bool)], generation: u64) -> ShardCommand {
+fn place_command(
+    container: u32,
+    epoch: u64,
+    members: &[(u64, bool)],
+    generation: u64,
+) -> ShardCommand {
     let member = |(store, rests): &(u64, bool)| PlacementMember {
         store: StoreId(*store),
         node: NodeId(*store),
-        state: if *rests { MemberState::Resting } else { MemberState::Active },
+        state: if *rests {
+            MemberState::Resting
+        } else {
+            MemberState::Active
+        },
     };
     ShardCommand::Place {
         container: id(container),
@@ -204,7 +245,10 @@ fn id(container: u32) -> ContainerId {
 }
 
 fn some_of(members: &[(u64, bool)], mask: u8) -> Vec<StoreId> {
-    let taken = members.iter().enumerate().filter(|(at, _)| mask & (1 << (at % 8)) != 0);
+    let taken = members
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| mask & (1 << (at % 8)) != 0);
     taken.map(|(_, (store, _))| StoreId(*store)).collect()
 }
 
@@ -258,11 +302,14 @@ impl Run {
 
     fn standing(&self, container: u32) -> Option<&Fence> {
         let own = self.containers[container as usize].fence.as_ref();
-        own.into_iter().chain(self.floor.as_ref()).max_by_key(|(generation, _)| *generation)
+        own.into_iter()
+            .chain(self.floor.as_ref())
+            .max_by_key(|(generation, _)| *generation)
     }
 
     fn is_admitted(&self, container: u32, writer: u64) -> bool {
-        self.standing(container).is_some_and(|(_, writers)| writers.contains(&writer))
+        self.standing(container)
+            .is_some_and(|(_, writers)| writers.contains(&writer))
     }
 
     /// A writer of the root's newest generations, sometimes one that was fenced long ago.
@@ -280,7 +327,11 @@ impl Run {
                 self.sent.push(commit.clone());
                 self.commit(&commit);
             }
-            Step::Again { which, is_fresh, stores } => {
+            Step::Again {
+                which,
+                is_fresh,
+                stores,
+            } => {
                 if self.sent.is_empty() {
                     return;
                 }
@@ -295,28 +346,48 @@ impl Run {
                 }
                 self.commit(&commit);
             }
-            Step::Void { container, writer, back, count } => {
+            Step::Void {
+                container,
+                writer,
+                back,
+                count,
+            } => {
                 let writer = self.writer(*writer);
                 self.void(*container, writer, *back, *count);
             }
             Step::Root { keep } => {
                 let (generation, writers) = self.root.last().expect("there is a first").clone();
                 let kept = writers.into_iter().enumerate();
-                let kept = kept.filter(|(at, _)| keep & (1 << (at % 8)) != 0).map(|(_, id)| id);
+                let kept = kept
+                    .filter(|(at, _)| keep & (1 << (at % 8)) != 0)
+                    .map(|(_, id)| id);
                 let mut writers: BTreeSet<u64> = kept.collect();
                 writers.insert(self.next_writer);
                 self.next_writer += 1;
                 self.root.push((generation + 1, writers));
             }
-            Step::Fence { container, generation } => {
+            Step::Fence {
+                container,
+                generation,
+            } => {
                 let newest = self.root.len() - 1;
                 let fence = self.root[newest.saturating_sub(*generation)].clone();
                 self.fence(*container, fence);
             }
-            Step::Place { container, replaced, by, is_back } => {
+            Step::Place {
+                container,
+                replaced,
+                by,
+                is_back,
+            } => {
                 self.place(*container, *replaced, *by, *is_back);
             }
-            Step::Confirm { container, store, skip, is_stale } => {
+            Step::Confirm {
+                container,
+                store,
+                skip,
+                is_stale,
+            } => {
                 self.confirm(*container, *store, *skip, *is_stale);
             }
             Step::Collect { container, writer } => {
@@ -348,13 +419,23 @@ impl Run {
             };
             has_data |= !is_hole;
             let target = if *is_hole { CommitTarget::Hole } else { data };
-            extents.push(CommitExtent { first_block, blocks, target });
+            extents.push(CommitExtent {
+                first_block,
+                blocks,
+                target,
+            });
             if at == BLOCKS {
                 break;
             }
         }
-        let standing = self.standing(planned.container).map_or(1, |(generation, _)| *generation);
-        let acknowledged = if has_data { some_of(&own.members, planned.stores) } else { Vec::new() };
+        let standing = self
+            .standing(planned.container)
+            .map_or(1, |(generation, _)| *generation);
+        let acknowledged = if has_data {
+            some_of(&own.members, planned.stores)
+        } else {
+            Vec::new()
+        };
         Commit {
             container: id(planned.container),
             layer: LAYER,
@@ -386,11 +467,17 @@ impl Run {
         let end = attempts.ends.get(&sequence);
         if end == Some(&AttemptEnd::Applied) {
             // Below L only the blob itself still tells.
-            return if !is_below || own.is_live((writer, sequence)) { Ok(None) } else { Err("below") };
+            return if !is_below || own.is_live((writer, sequence)) {
+                Ok(None)
+            } else {
+                Err("below")
+            };
         }
         let is_data = |extent: &CommitExtent| extent.target != CommitTarget::Hole;
         if commit.extents.iter().any(is_data) {
-            let counted = own.writable().filter(|store| commit.acknowledged.contains(&StoreId(*store)));
+            let counted = own
+                .writable()
+                .filter(|store| commit.acknowledged.contains(&StoreId(*store)));
             if commit.epoch.0 != own.epoch || counted.count() < QUORUM {
                 return Err("members");
             }
@@ -424,8 +511,10 @@ impl Run {
         let attempts = own.attempts.entry(writer).or_default();
         attempts.ends.insert(sequence, AttemptEnd::Applied);
         attempts.low_water = attempts.low_water.max(commit.low_water.0);
-        let held: BTreeSet<u64> =
-            own.writable().filter(|store| commit.acknowledged.contains(&StoreId(*store))).collect();
+        let held: BTreeSet<u64> = own
+            .writable()
+            .filter(|store| commit.acknowledged.contains(&StoreId(*store)))
+            .collect();
         for extent in &commit.extents {
             for block in extent.first_block..extent.first_block + extent.blocks {
                 let slot = &mut own.blocks[block as usize];
@@ -435,7 +524,9 @@ impl Run {
                 }
                 *slot = match extent.target {
                     CommitTarget::Hole => Block::Hole(writer, sequence),
-                    CommitTarget::Data { unit_offset_blocks, .. } => {
+                    CommitTarget::Data {
+                        unit_offset_blocks, ..
+                    } => {
                         let within = u16::try_from(block - extent.first_block).expect("short");
                         Block::Data(writer, sequence, unit_offset_blocks + within)
                     }
@@ -443,7 +534,8 @@ impl Run {
             }
         }
         if commit.stored_bytes > 0 {
-            own.blobs.insert((writer, sequence), (held, commit.stored_bytes));
+            own.blobs
+                .insert((writer, sequence), (held, commit.stored_bytes));
         }
     }
 
@@ -455,28 +547,36 @@ impl Run {
         let settled = attempts.settled();
         let first = (settled + 2).saturating_sub(back).max(1);
         let sequences: Vec<u64> = (first..first + count).collect();
-        let forgotten = |sequence: &u64| {
-            *sequence < attempts.low_water && !own.is_live((writer, *sequence))
-        };
+        let forgotten =
+            |sequence: &u64| *sequence < attempts.low_water && !own.is_live((writer, *sequence));
         let expected = admitted && !sequences.iter().any(forgotten);
         let ends: Vec<(Sequence, AttemptEnd)> = sequences
             .iter()
             .map(|sequence| {
-                let end = attempts.ends.get(sequence).copied().unwrap_or(AttemptEnd::Void);
+                let end = attempts
+                    .ends
+                    .get(sequence)
+                    .copied()
+                    .unwrap_or(AttemptEnd::Void);
                 (Sequence(*sequence), end)
             })
             .collect();
         let outcome = self.apply(ShardCommand::Void {
             container: id(at),
             writer: WriterId(writer),
-            sequences: sequences.iter().map(|sequence| Sequence(*sequence)).collect(),
+            sequences: sequences
+                .iter()
+                .map(|sequence| Sequence(*sequence))
+                .collect(),
             low_water: Sequence(settled),
         });
         match outcome {
             ShardOutcome::Ended(found) if expected => {
                 assert_eq!(found, ends);
                 let attempts = self.container(at).attempts.entry(writer).or_default();
-                attempts.ends.extend(ends.into_iter().map(|(sequence, end)| (sequence.0, end)));
+                attempts
+                    .ends
+                    .extend(ends.into_iter().map(|(sequence, end)| (sequence.0, end)));
                 attempts.low_water = attempts.low_water.max(settled);
             }
             ShardOutcome::Refused(_) if !expected => {}
@@ -507,7 +607,11 @@ impl Run {
         };
         let is_stale = standing.is_some_and(|(standing, _)| generation < *standing);
         let outcome = self.apply(command);
-        assert_eq!(matches!(outcome, ShardOutcome::Refused(_)), is_stale, "{outcome:?}");
+        assert_eq!(
+            matches!(outcome, ShardOutcome::Refused(_)),
+            is_stale,
+            "{outcome:?}"
+        );
         if is_stale {
             return;
         }
@@ -540,12 +644,20 @@ impl Run {
             }
         }
         let generation = self.standing(at).map_or(1, |(generation, _)| *generation);
-        let command = place_command(at, self.containers[at as usize].epoch + 1, &members, generation);
+        let command = place_command(
+            at,
+            self.containers[at as usize].epoch + 1,
+            &members,
+            generation,
+        );
         if let ShardOutcome::Placed(placement) = self.apply(command) {
             let own = self.container(at);
             own.epoch += 1;
             assert_eq!(placement.epoch.0, own.epoch);
-            let left = own.members.iter().filter(|(store, _)| members.iter().all(|(m, _)| m != store));
+            let left = own
+                .members
+                .iter()
+                .filter(|(store, _)| members.iter().all(|(m, _)| m != store));
             let left: Vec<u64> = left.map(|(store, _)| *store).collect();
             own.members = members;
             if !left.is_empty() {
@@ -553,7 +665,10 @@ impl Run {
                 let writable: BTreeSet<u64> = own.writable().collect();
                 for (name, (held, _)) in own.live() {
                     let others = held.intersection(&writable).count();
-                    assert!(others >= QUORUM, "{left:?} left, {name:?} is held by {held:?}");
+                    assert!(
+                        others >= QUORUM,
+                        "{left:?} left, {name:?} is held by {held:?}"
+                    );
                 }
             }
             // A store that left holds nothing of it any more, also when it is named again.
@@ -572,7 +687,11 @@ impl Run {
                     && container == id(at)
                 {
                     let store = StoreId(store);
-                    self.apply(ShardCommand::Retired { container, store, epoch });
+                    self.apply(ShardCommand::Retired {
+                        container,
+                        store,
+                        epoch,
+                    });
                 }
             }
         }
@@ -586,15 +705,27 @@ impl Run {
     }
 
     fn confirm(&mut self, at: u32, store: u64, skip: usize, is_stale: bool) {
-        let lacked = self.changes(store).into_iter().filter_map(|change| match change {
-            Change::Incomplete { blob, .. } if blob.container == id(at) => Some(blob),
-            _ => None,
-        });
+        let lacked = self
+            .changes(store)
+            .into_iter()
+            .filter_map(|change| match change {
+                Change::Incomplete { blob, .. } if blob.container == id(at) => Some(blob),
+                _ => None,
+            });
         let names: Vec<BlobName> = lacked.skip(skip).take(3).collect();
         let epoch = self.containers[at as usize].epoch - u64::from(is_stale);
-        let confirmed = names.iter().map(|name| (*name, PlacementEpoch(epoch))).collect();
-        let outcome = self.apply(ShardCommand::Confirm { store: StoreId(store), names: confirmed });
-        assert_eq!(outcome, ShardOutcome::Confirmed(vec![!is_stale; names.len()]));
+        let confirmed = names
+            .iter()
+            .map(|name| (*name, PlacementEpoch(epoch)))
+            .collect();
+        let outcome = self.apply(ShardCommand::Confirm {
+            store: StoreId(store),
+            names: confirmed,
+        });
+        assert_eq!(
+            outcome,
+            ShardOutcome::Confirmed(vec![!is_stale; names.len()])
+        );
         if is_stale {
             return;
         }
@@ -611,7 +742,10 @@ impl Run {
         let was_admitted = self.was_admitted(at, writer);
         let admitted = self.is_admitted(at, writer);
         let own = &self.containers[at as usize];
-        let low_water = own.attempts.get(&writer).map_or(0, |attempts| attempts.low_water);
+        let low_water = own
+            .attempts
+            .get(&writer)
+            .map_or(0, |attempts| attempts.low_water);
         let free = |sequence: &u64| {
             was_admitted
                 && !own.is_live((writer, *sequence))
@@ -623,7 +757,10 @@ impl Run {
             writer: WriterId(writer),
             sequences: (1..40).map(Sequence).collect(),
         });
-        let sequences: Vec<Sequence> = expected.iter().map(|sequence| Sequence(*sequence)).collect();
+        let sequences: Vec<Sequence> = expected
+            .iter()
+            .map(|sequence| Sequence(*sequence))
+            .collect();
         assert_eq!(outcome, ShardOutcome::Collected(sequences), "of w{writer}");
         let names = expected.into_iter().map(|sequence| (writer, sequence));
         self.container(at).collected.extend(names);
@@ -632,13 +769,22 @@ impl Run {
     /// Writer ids rise, so a lower one than any admitted was admitted or never will be.
     fn was_admitted(&self, at: u32, writer: u64) -> bool {
         let own = self.containers[at as usize].fence.iter();
-        let highest = own.chain(&self.floor).filter_map(|(_, writers)| writers.last()).max();
+        let highest = own
+            .chain(&self.floor)
+            .filter_map(|(_, writers)| writers.last())
+            .max();
         highest.is_some_and(|highest| writer <= *highest)
     }
 
     fn view(&self, at: u32, first_block: u32, blocks: u32) -> MapView {
-        let reply =
-            query::look_up(&self.state, self.index, id(at), &[LAYER], first_block, blocks);
+        let reply = query::look_up(
+            &self.state,
+            self.index,
+            id(at),
+            &[LAYER],
+            first_block,
+            blocks,
+        );
         match reply {
             Ok(ShardReply::View(view)) => view,
             other => panic!("{other:?}"),
@@ -651,7 +797,10 @@ impl Run {
             self.compare_map(at, 5, 11);
             self.compare_names(at);
         }
-        let mut expected = ShardStatistics { containers: u64::from(CONTAINERS), ..Default::default() };
+        let mut expected = ShardStatistics {
+            containers: u64::from(CONTAINERS),
+            ..Default::default()
+        };
         for own in &self.containers {
             for (_, (held, bytes)) in own.live() {
                 expected.blobs += 1;
@@ -667,7 +816,9 @@ impl Run {
     fn compare_map(&self, at: u32, first: u32, blocks: u32) {
         let own = &self.containers[at as usize];
         let view = self.view(at, first, blocks);
-        let standing = self.standing(at).map(|(generation, _)| Generation(*generation));
+        let standing = self
+            .standing(at)
+            .map(|(generation, _)| Generation(*generation));
         assert_eq!(view.generation, standing);
         let mut next = first;
         let mut named = BTreeSet::new();
@@ -680,10 +831,18 @@ impl Run {
                 let within = u16::try_from(block - extent.first_block).expect("short");
                 match (extent.target, known) {
                     (
-                        MapTarget::Data { blob, unit_offset_blocks, .. },
+                        MapTarget::Data {
+                            blob,
+                            unit_offset_blocks,
+                            ..
+                        },
                         Block::Data(writer, sequence, offset),
                     ) => {
-                        assert_eq!((blob.writer.0, blob.sequence.0), (writer, sequence), "{block}");
+                        assert_eq!(
+                            (blob.writer.0, blob.sequence.0),
+                            (writer, sequence),
+                            "{block}"
+                        );
                         assert_eq!(unit_offset_blocks + within, offset, "block {block}");
                         assert_eq!(version, Some((writer, sequence)));
                         named.insert((writer, sequence));
@@ -694,7 +853,10 @@ impl Run {
                         let low_water = own.attempts.get(&writer).map_or(0, |a| a.low_water);
                         let settled = !self.is_admitted(at, writer) || sequence < low_water;
                         let kept = version == Some((writer, sequence));
-                        assert!(kept || (version.is_none() && settled), "block {block}: {version:?}");
+                        assert!(
+                            kept || (version.is_none() && settled),
+                            "block {block}: {version:?}"
+                        );
                     }
                     (target, known) => panic!("block {block}: {target:?} is not {known:?}"),
                 }
@@ -711,7 +873,10 @@ impl Run {
             let stores: BTreeSet<u64> = stores.iter().map(|store| store.0).collect();
             ((blob.writer.0, blob.sequence.0), stores)
         });
-        assert_eq!(told.collect::<BTreeMap<_, _>>(), lacking.collect::<BTreeMap<_, _>>());
+        assert_eq!(
+            told.collect::<BTreeMap<_, _>>(),
+            lacking.collect::<BTreeMap<_, _>>()
+        );
     }
 
     fn compare_names(&self, at: u32) {
@@ -733,7 +898,10 @@ impl Run {
                 let is_live = own.is_live((writer, sequence));
                 assert_eq!(state == NameState::Live, is_live, "w{writer}:{sequence}");
                 let collected = own.collected.contains(&(writer, sequence));
-                assert!(!collected || state == NameState::Collected, "w{writer}:{sequence} returned");
+                assert!(
+                    !collected || state == NameState::Collected,
+                    "w{writer}:{sequence} returned"
+                );
             }
         }
     }

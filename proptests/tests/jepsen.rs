@@ -13,10 +13,48 @@ use proptest::prelude::*;
 
 /// Pieces of EDN and of Jepsen's histories, so that arbitrary text gets past the first character.
 const PIECES: [&str; 42] = [
-    "{", "}", "[", "]", "(", ")", "#{", "#", "\"", "\\", "\\newline", "\\u12", "\\", ":", ":type",
-    ":invoke", ":ok", ":fail", ":info", ":f", ":value", ":process", ":time", ":index", " ", "\n",
-    ",", ";", "nil", "true", "-", "+", "0", "17", "9223372036854775808", "1.5e3", "NaN", "1N",
-    "#inst", "#_", "jepsen.util", "é\u{10ffff}",
+    "{",
+    "}",
+    "[",
+    "]",
+    "(",
+    ")",
+    "#{",
+    "#",
+    "\"",
+    "\\",
+    "\\newline",
+    "\\u12",
+    "\\",
+    ":",
+    ":type",
+    ":invoke",
+    ":ok",
+    ":fail",
+    ":info",
+    ":f",
+    ":value",
+    ":process",
+    ":time",
+    ":index",
+    " ",
+    "\n",
+    ",",
+    ";",
+    "nil",
+    "true",
+    "-",
+    "+",
+    "0",
+    "17",
+    "9223372036854775808",
+    "1.5e3",
+    "NaN",
+    "1N",
+    "#inst",
+    "#_",
+    "jepsen.util",
+    "é\u{10ffff}",
 ];
 
 fn edn_like() -> impl Strategy<Value = String> {
@@ -58,13 +96,26 @@ fn parse_all(bytes: &[u8]) {
 fn line() -> impl Strategy<Value = String> {
     let kind = prop::sample::select(vec![":invoke", ":ok", ":fail", ":info", ":odd"]);
     let process = prop::sample::select(vec!["0", "1", ":nemesis", "-1", "nil"]);
-    let value = prop::sample::select(vec!["nil", "3", "[1 2]", "[1 [[:r 2 nil] [:append 3 4]]]", "\"a\\\"b\""]);
-    (kind, process, value, any::<i32>(), prop::bool::weighted(0.1)).prop_map(
-        |(kind, process, value, time, is_broken)| {
-            let end = if is_broken { "" } else { "}" };
-            format!("{{:type {kind}, :f :read, :process {process}, :value {value}, :time {time}{end}\n")
-        },
+    let value = prop::sample::select(vec![
+        "nil",
+        "3",
+        "[1 2]",
+        "[1 [[:r 2 nil] [:append 3 4]]]",
+        "\"a\\\"b\"",
+    ]);
+    (
+        kind,
+        process,
+        value,
+        any::<i32>(),
+        prop::bool::weighted(0.1),
     )
+        .prop_map(|(kind, process, value, time, is_broken)| {
+            let end = if is_broken { "" } else { "}" };
+            format!(
+                "{{:type {kind}, :f :read, :process {process}, :value {value}, :time {time}{end}\n"
+            )
+        })
 }
 
 proptest! {
@@ -122,11 +173,20 @@ struct Planned {
 }
 
 fn planned() -> impl Strategy<Value = Planned> {
-    (0..24_u64, 0..10_u64, 0..11_u64, prop::bool::weighted(0.15), 0..8_u8).prop_map(
-        |(invoke, length, point, is_unknown, kind)| {
-            Planned { invoke, length, point: invoke + point.min(length), is_unknown, kind }
-        },
+    (
+        0..24_u64,
+        0..10_u64,
+        0..11_u64,
+        prop::bool::weighted(0.15),
+        0..8_u8,
     )
+        .prop_map(|(invoke, length, point, is_unknown, kind)| Planned {
+            invoke,
+            length,
+            point: invoke + point.min(length),
+            is_unknown,
+            kind,
+        })
 }
 
 /// A history as a correct register gives it; then some answers are made wrong. Values are written
@@ -163,10 +223,17 @@ fn history(plan: &[Planned], lies: &[(usize, u64)], repeats: bool) -> Vec<Call<R
         }
         let complete = (!planned.is_unknown).then_some(planned.invoke + planned.length);
         let id = calls.len() as u64;
-        calls.push(Call { id, invoke: planned.invoke, complete, op });
+        calls.push(Call {
+            id,
+            invoke: planned.invoke,
+            complete,
+            op,
+        });
     }
     for (at, value) in lies {
-        if let Some(call) = calls.get_mut(*at) && let RegisterOp::Read(read) = &mut call.op {
+        if let Some(call) = calls.get_mut(*at)
+            && let RegisterOp::Read(read) = &mut call.op
+        {
             *read = value % next;
         }
     }
@@ -273,5 +340,8 @@ fn both_verdicts_come_up() {
             _ => invalid += 1,
         }
     }
-    assert!(valid > 50 && invalid > 20, "{valid} valid, {invalid} invalid");
+    assert!(
+        valid > 50 && invalid > 20,
+        "{valid} valid, {invalid} invalid"
+    );
 }

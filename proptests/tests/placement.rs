@@ -10,11 +10,11 @@ use hedgerow_env::{
     VirtualDiskId,
 };
 use hedgerow_pages::placement::{Decision, Unplaceable, place_new, substitute};
+use hedgerow_proptests::config;
 use hedgerow_protocol::{
     Layout, Location, MemberState, NodeRecord, NodeState, Placement, PlacementMember,
     PlacementRule, Policy, Residence, Roles, StoreRecord, Topology,
 };
-use hedgerow_proptests::config;
 use proptest::prelude::*;
 
 fn node_state() -> impl Strategy<Value = NodeState> {
@@ -96,7 +96,9 @@ fn container() -> impl Strategy<Value = ContainerId> {
 
 fn shuffled(topology: &Topology, by: u64) -> Topology {
     let mut other = topology.clone();
-    other.nodes.sort_by_key(|node| (node.node.0 ^ by).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    other
+        .nodes
+        .sort_by_key(|node| (node.node.0 ^ by).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     for node in &mut other.nodes {
         node.stores.reverse();
     }
@@ -111,7 +113,10 @@ fn is_usable(node: &NodeRecord) -> bool {
 
 /// The tier of a usable node: 0 is taken first.
 fn tier(node: &NodeRecord, policy: &Policy) -> usize {
-    let fits = node.stores.iter().any(|store| store.residence == policy.residence);
+    let fits = node
+        .stores
+        .iter()
+        .any(|store| store.residence == policy.residence);
     usize::from(node.state != NodeState::Up) * 2 + usize::from(!fits)
 }
 
@@ -147,32 +152,64 @@ fn check_spread(topology: &Topology, policy: &Policy, chosen: &[&NodeRecord]) {
     let fine = |node: &NodeRecord| domains(node, rule).expect("a rule with domains").1;
     let (by_coarse, by_fine) = (counts(chosen, coarse), counts(chosen, fine));
     let used = |counts: &BTreeMap<Domain, usize>, domain| counts.get(&domain).copied().unwrap_or(0);
-    let last = chosen.iter().map(|node| tier(node, policy)).max().expect("somebody is chosen");
+    let last = chosen
+        .iter()
+        .map(|node| tier(node, policy))
+        .max()
+        .expect("somebody is chosen");
     let ids: BTreeSet<NodeId> = chosen.iter().map(|node| node.node).collect();
     let in_last = |node: &&NodeRecord| is_usable(node) && tier(node, policy) == last;
-    let unused = || topology.nodes.iter().filter(in_last).filter(|node| !ids.contains(&node.node));
+    let unused = || {
+        topology
+            .nodes
+            .iter()
+            .filter(in_last)
+            .filter(|node| !ids.contains(&node.node))
+    };
     for taken in chosen.iter().filter(|node| tier(node, policy) == last) {
         for other in unused() {
-            let (own, there) = (used(&by_coarse, coarse(taken)), used(&by_coarse, coarse(other)));
-            assert!(own <= there + 1, "{} crowds, {} is free", taken.name, other.name);
+            let (own, there) = (
+                used(&by_coarse, coarse(taken)),
+                used(&by_coarse, coarse(other)),
+            );
+            assert!(
+                own <= there + 1,
+                "{} crowds, {} is free",
+                taken.name,
+                other.name
+            );
             if coarse(taken) == coarse(other) {
                 let (own, there) = (used(&by_fine, fine(taken)), used(&by_fine, fine(other)));
-                assert!(own <= there + 1, "{} crowds, {} is free", taken.name, other.name);
+                assert!(
+                    own <= there + 1,
+                    "{} crowds, {} is free",
+                    taken.name,
+                    other.name
+                );
             }
         }
     }
     let before = chosen.iter().filter(|node| tier(node, policy) < last);
     let mut reached: BTreeSet<Domain> = before.map(|node| coarse(node)).collect();
-    let free = chosen.iter().filter(|node| tier(node, policy) == last).count();
+    let free = chosen
+        .iter()
+        .filter(|node| tier(node, policy) == last)
+        .count();
     let more: BTreeSet<Domain> = topology.nodes.iter().filter(in_last).map(coarse).collect();
     let fresh: Vec<Domain> = more.difference(&reached).cloned().collect();
     reached.extend(fresh.into_iter().take(free));
-    assert_eq!(by_coarse.len(), reached.len(), "as many domains as possible");
+    assert_eq!(
+        by_coarse.len(),
+        reached.len(),
+        "as many domains as possible"
+    );
 }
 
 fn nodes_of<'a>(topology: &'a Topology, members: &[PlacementMember]) -> Vec<&'a NodeRecord> {
     let node = |member: &PlacementMember| {
-        let node = topology.node_of(member.store).expect("a store of the topology");
+        let node = topology
+            .node_of(member.store)
+            .expect("a store of the topology");
         assert_eq!(node.node, member.node, "the member names its store's node");
         node
     };
@@ -181,8 +218,15 @@ fn nodes_of<'a>(topology: &'a Topology, members: &[PlacementMember]) -> Vec<&'a 
 
 fn check_new(topology: &Topology, policy: &Policy, answer: &Result<Decision, Unplaceable>) {
     let copies = usize::from(policy.replication_factor);
-    let usable: Vec<&NodeRecord> = topology.nodes.iter().filter(|node| is_usable(node)).collect();
-    let up = usable.iter().filter(|node| node.state == NodeState::Up).count();
+    let usable: Vec<&NodeRecord> = topology
+        .nodes
+        .iter()
+        .filter(|node| is_usable(node))
+        .collect();
+    let up = usable
+        .iter()
+        .filter(|node| node.state == NodeState::Up)
+        .count();
     let possible = usable.len() >= copies && up >= usize::from(policy.write_quorum());
     assert_eq!(answer.is_ok(), possible, "{answer:?}");
     let Ok(Decision { members, .. }) = answer else {
@@ -190,21 +234,38 @@ fn check_new(topology: &Topology, policy: &Policy, answer: &Result<Decision, Unp
     };
     let chosen = nodes_of(topology, members);
     let distinct: BTreeSet<NodeId> = chosen.iter().map(|node| node.node).collect();
-    assert_eq!((members.len(), distinct.len()), (copies, copies), "one member a node");
+    assert_eq!(
+        (members.len(), distinct.len()),
+        (copies, copies),
+        "one member a node"
+    );
     assert!(chosen.iter().all(|node| is_usable(node)));
-    assert!(members.iter().all(|member| member.state == MemberState::Active));
+    assert!(
+        members
+            .iter()
+            .all(|member| member.state == MemberState::Active)
+    );
     for at in 0..4 {
         let before = usable.iter().filter(|node| tier(node, policy) < at).count();
-        let own = usable.iter().filter(|node| tier(node, policy) == at).count();
+        let own = usable
+            .iter()
+            .filter(|node| tier(node, policy) == at)
+            .count();
         let wanted = own.min(copies.saturating_sub(before));
-        let taken = chosen.iter().filter(|node| tier(node, policy) == at).count();
+        let taken = chosen
+            .iter()
+            .filter(|node| tier(node, policy) == at)
+            .count();
         assert_eq!(taken, wanted, "tier {at}: better nodes first");
     }
     for (member, node) in members.iter().zip(&chosen) {
         let fits = |store: &&StoreRecord| store.residence == policy.residence;
         if node.stores.iter().any(|store| fits(&store)) {
             let own = node.stores.iter().find(|store| store.store == member.store);
-            assert!(own.is_some_and(|store| fits(&store)), "the right kind where there is one");
+            assert!(
+                own.is_some_and(|store| fits(&store)),
+                "the right kind where there is one"
+            );
         }
     }
     check_spread(topology, policy, &chosen);
@@ -215,7 +276,9 @@ fn placement_of(members: Vec<PlacementMember>, policy: &Policy) -> Placement {
         epoch: PlacementEpoch(1),
         generation: Generation(1),
         members,
-        layout: Layout::Replicated { copies: policy.replication_factor },
+        layout: Layout::Replicated {
+            copies: policy.replication_factor,
+        },
         write_quorum: policy.write_quorum(),
     }
 }
@@ -231,12 +294,28 @@ fn check_substitute(
     complaint: &Complaint,
     answer: &Result<Decision, Unplaceable>,
 ) {
-    let Complaint { unavailable, barred } = complaint;
-    let is_up = |store: StoreId| topology.node_of(store).is_some_and(|n| n.state == NodeState::Up);
+    let Complaint {
+        unavailable,
+        barred,
+    } = complaint;
+    let is_up = |store: StoreId| {
+        topology
+            .node_of(store)
+            .is_some_and(|n| n.state == NodeState::Up)
+    };
     let answers = |store: StoreId| is_up(store) && !unavailable.contains(&store);
-    let missing = current.writable().filter(|member| unavailable.contains(&member.store)).count();
-    let resting = current.members.iter().filter(|member| member.state == MemberState::Resting);
-    let back = resting.filter(|member| answers(member.store)).count().min(missing);
+    let missing = current
+        .writable()
+        .filter(|member| unavailable.contains(&member.store))
+        .count();
+    let resting = current
+        .members
+        .iter()
+        .filter(|member| member.state == MemberState::Resting);
+    let back = resting
+        .filter(|member| answers(member.store))
+        .count()
+        .min(missing);
     let members: BTreeSet<NodeId> = current.members.iter().map(|member| member.node).collect();
     let is_candidate = |store: StoreId| answers(store) && !barred.contains(&store);
     let candidates = topology.nodes.iter().filter(|node| {
@@ -244,7 +323,10 @@ fn check_substitute(
         free && node.stores.iter().any(|store| is_candidate(store.store))
     });
     let new = candidates.count().min(missing - back);
-    let staying = current.writable().filter(|member| answers(member.store)).count();
+    let staying = current
+        .writable()
+        .filter(|member| answers(member.store))
+        .count();
     let answering = staying + back + new;
     let possible = back + new > 0 && answering >= usize::from(current.write_quorum);
     assert_eq!(answer.is_ok(), possible, "{answer:?}");
@@ -253,11 +335,20 @@ fn check_substitute(
     };
     let nodes: BTreeSet<NodeId> = decision.members.iter().map(|member| member.node).collect();
     assert_eq!(nodes.len(), decision.members.len(), "one member a node");
-    let writable = decision.members.iter().filter(|member| member.state != MemberState::Resting);
+    let writable = decision
+        .members
+        .iter()
+        .filter(|member| member.state != MemberState::Resting);
     assert_eq!(writable.clone().count(), current.writable().count());
-    assert_eq!(writable.filter(|member| answers(member.store)).count(), answering);
+    assert_eq!(
+        writable.filter(|member| answers(member.store)).count(),
+        answering
+    );
     for member in &current.members {
-        let now = decision.members.iter().find(|other| other.store == member.store);
+        let now = decision
+            .members
+            .iter()
+            .find(|other| other.store == member.store);
         let now = now.expect("nobody leaves by a substitution");
         let was_fine = member.state != MemberState::Resting && !unavailable.contains(&member.store);
         if was_fine {
@@ -267,7 +358,11 @@ fn check_substitute(
             assert!(answers(member.store) && now.state == MemberState::Filling);
         }
     }
-    let added: Vec<_> = decision.members.iter().filter(|own| !current.has(own.store)).collect();
+    let added: Vec<_> = decision
+        .members
+        .iter()
+        .filter(|own| !current.has(own.store))
+        .collect();
     assert_eq!(added.len(), new);
     for member in added {
         assert_eq!(member.state, MemberState::Filling);
