@@ -102,7 +102,9 @@ impl Cluster {
             || ask_node(&other, &["status"]),
             |status| whole(status, 3),
         )?;
-        let list = || ask_node(&other, &["disk", "list"]);
+        // A node tells the URLs of its own portal.
+        let exporter = self.nodes[0].address.clone();
+        let list = || ask_node(&exporter, &["disk", "list"]);
         let url = wait_until(FORM_LIMIT, list, |list| url_of(list, DISK))?;
         if url != self.url {
             bail!("the URL changed from {} to {url}", self.url);

@@ -1,3 +1,5 @@
+//! Tests of the choice of members.
+
 use hedgerow_env::{ContainerIndex, FamilyId, Generation, PlacementEpoch, VirtualDiskId};
 use hedgerow_protocol::{Layout, Location, Residence, StoreRecord};
 
