@@ -36,6 +36,7 @@ struct Options {
     /// About how long each measured run takes.
     run_time: Duration,
     quick: bool,
+    build: bool,
     json: Option<PathBuf>,
 }
 
@@ -46,6 +47,7 @@ impl Options {
             rounds: 3,
             run_time: Duration::from_secs(6),
             quick: false,
+            build: true,
             json: None,
         };
         let mut rest = arguments.iter();
@@ -60,20 +62,25 @@ impl Options {
                     options.rounds = 1;
                     options.run_time = Duration::from_secs(2);
                 }
+                "--no-build" => options.build = false,
                 "--json" => options.json = Some(std::path::absolute(value()?)?),
                 "--profile" => options.profile = (*value()?).to_owned(),
-                _ => bail!("bench: {argument}: there are --quick, --json FILE, --profile NAME"),
+                _ => bail!(
+                    "bench: {argument}: there are --quick, --json FILE, --profile NAME, --no-build"
+                ),
             }
         }
         Ok(options)
     }
 }
 
-/// `cargo xtask bench [--quick] [--json FILE] [--profile NAME]`.
+/// `cargo xtask bench [--quick] [--json FILE] [--profile NAME] [--no-build]`.
 pub(crate) fn command(arguments: &[&str]) -> anyhow::Result<()> {
     let options = Options::parse(arguments)?;
     let build = ["build", "-p", "hedgerow", "--profile", &options.profile];
-    shown(repository::cargo().args(build))?;
+    if options.build {
+        shown(repository::cargo().args(build))?;
+    }
     let folder = empty_folder("bench")?;
     let report = run(&options, &folder)?;
     std::fs::remove_dir_all(&folder)?;

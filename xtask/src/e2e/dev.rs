@@ -9,7 +9,7 @@ use super::cluster::{DevStart, free_ports, url_of};
 use super::{image, qemu, step};
 
 pub(super) fn tell(folder: &Path) -> anyhow::Result<String> {
-    let image = step("make a file system of the tree", || image::make(folder))?;
+    let image = step("make a file system of the tree", || image::make(folder, 0))?;
     let data = folder.join("data");
     let start = DevStart::new(&data, free_ports(1)?[0]);
 

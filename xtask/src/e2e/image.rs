@@ -14,8 +14,8 @@ pub(crate) const IMAGE_BYTES: u64 = 320 << 20;
 const FILLER_FILES: u64 = 24;
 const FILLER_FILE_BYTES: usize = 8 << 20;
 
-/// Makes the image in `folder`.
-pub(crate) fn make(folder: &Path) -> anyhow::Result<PathBuf> {
+/// Makes the image in `folder`. Another edition has the same tree and other filler.
+pub(crate) fn make(folder: &Path, edition: u64) -> anyhow::Result<PathBuf> {
     let tree = folder.join("tree");
     let root = repository::root();
     for name in repository::files(&root)? {
@@ -29,10 +29,10 @@ pub(crate) fn make(folder: &Path) -> anyhow::Result<PathBuf> {
     for number in 0..FILLER_FILES {
         std::fs::write(
             filler.join(number.to_string()),
-            noise(number, FILLER_FILE_BYTES),
+            noise(edition * FILLER_FILES + number, FILLER_FILE_BYTES),
         )?;
     }
-    let image = folder.join("image");
+    let image = folder.join(format!("image-{edition}"));
     let size = format!("{}M", IMAGE_BYTES >> 20);
     let mut mke2fs = Command::new("mke2fs");
     mke2fs.env("PATH", path_with_sbin());

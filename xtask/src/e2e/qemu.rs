@@ -16,19 +16,22 @@ use crate::run::{Background, expected, limited, typed};
 pub(crate) const COPY_LIMIT: Duration = Duration::from_secs(240);
 const IO_LIMIT: Duration = Duration::from_secs(120);
 
-/// `qemu-img convert` of `image` onto the start of the disk at `url`, in the background.
-pub(crate) fn start_copy(image: &Path, url: &str) -> anyhow::Result<Background> {
+/// `qemu-img convert` of `image` onto the start of the disk at `url`.
+fn convert(image: &Path, url: &str, options: &[&str]) -> anyhow::Result<Background> {
     let mut command = Command::new("qemu-img");
-    command
-        .args(["convert", "-n", "-f", "raw", "-O", "raw"])
-        .arg(image)
-        .arg(url);
+    command.args(["convert", "-n", "-f", "raw", "-O", "raw"]);
+    command.args(options).arg(image).arg(url);
     Background::start("qemu-img convert", &mut command)
+}
+
+/// Copies `image` in the background, at `rate` a second (such as `64M`) at most.
+pub(crate) fn start_copy(image: &Path, url: &str, rate: &str) -> anyhow::Result<Background> {
+    convert(image, url, &["-r", rate])
 }
 
 /// Copies `image` onto the start of the disk at `url`.
 pub(crate) fn copy(image: &Path, url: &str) -> anyhow::Result<()> {
-    start_copy(image, url)?.finish(COPY_LIMIT)
+    convert(image, url, &[])?.finish(COPY_LIMIT)
 }
 
 /// Reads the first `bytes` of the disk at `url` and compares them with `image`, byte for byte.
