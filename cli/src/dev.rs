@@ -77,7 +77,6 @@ pub(crate) fn addresses(directory: Option<&Path>) -> anyhow::Result<Vec<String>>
     Ok(file.rpc)
 }
 
-#[expect(clippy::disallowed_methods, reason = "read before there is a node")]
 fn read_file(path: &Path) -> anyhow::Result<Option<DevFile>> {
     match std::fs::read_to_string(path) {
         Ok(text) => {

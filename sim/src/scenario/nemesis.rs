@@ -108,6 +108,7 @@ impl Draw<'_> {
         match kind {
             Kind::Kill => self.down(at, until, node, Crash::KILL),
             Kind::PowerLoss => self.down(at, until, node, Crash::POWER),
+            Kind::RackPower => self.rack_power(at, until, node),
             Kind::CrashBetweenCalls => {
                 let calls = 1 + self.random.below(200);
                 self.push(at, FaultAction::CrashAfterCalls(node, calls, Crash::RESET));
@@ -126,59 +127,22 @@ impl Draw<'_> {
                 self.push(at, FaultAction::Partition(vec![vec![node], rest]));
                 self.push(until, FaultAction::HealLinks);
             }
-            Kind::Split => {
-                let mut left = Vec::new();
-                let mut right = Vec::new();
-                for node in self.all() {
-                    if self.random.chance(1, 2) {
-                        left.push(node)
-                    } else {
-                        right.push(node)
-                    }
-                }
-                self.push(at, FaultAction::Partition(vec![left, right]));
-                self.push(until, FaultAction::HealLinks);
-            }
+            Kind::Split => self.split(at, until),
             Kind::OneWay => self.one_way(at, until, node),
             Kind::LossyLink => self.lossy(at, until, node),
-            Kind::SlowDisk => {
-                let slow_factor = [5, 50, 400][self.random.index(3)];
-                self.disk(
+            Kind::SlowDisk | Kind::StuckDisk | Kind::SyncError => {
+                self.disk(kind, at, until, node);
+            }
+            Kind::Break | Kind::HalfOpen => {
+                let other = self.node();
+                self.push(
                     at,
-                    until,
-                    node,
-                    DiskFaults {
-                        slow_factor,
-                        ..DiskFaults::default()
+                    if kind == Kind::Break {
+                        FaultAction::BreakConnections(node, other)
+                    } else {
+                        FaultAction::HalfOpen(node, other)
                     },
                 );
-            }
-            Kind::StuckDisk => {
-                self.disk(
-                    at,
-                    until,
-                    node,
-                    DiskFaults {
-                        stuck: true,
-                        ..DiskFaults::default()
-                    },
-                );
-            }
-            Kind::SyncError => {
-                let faults = DiskFaults {
-                    sync_error_ppm: 200_000,
-                    ..DiskFaults::default()
-                };
-                self.disk(at, until, node, faults);
-                self.push(until + 1_000_000, FaultAction::Restart(node));
-            }
-            Kind::Break => {
-                let other = self.node();
-                self.push(at, FaultAction::BreakConnections(node, other));
-            }
-            Kind::HalfOpen => {
-                let other = self.node();
-                self.push(at, FaultAction::HalfOpen(node, other));
             }
             Kind::Drift => {
                 let drift = i32::try_from(self.random.below(198_000)).expect("small") - 99_000;
@@ -188,14 +152,29 @@ impl Draw<'_> {
                 let step = i64::try_from(self.random.below(7_200_000)).expect("small") - 3_600_000;
                 self.push(at, FaultAction::StepWall(node, step));
             }
-            Kind::RackPower => {
-                // Nodes stand in racks by their number modulo the racks: the plan has three.
-                let rack = node.0 % 3;
-                for node in self.all().into_iter().filter(|node| node.0 % 3 == rack) {
-                    self.down(at, until, node, Crash::POWER);
-                }
+        }
+    }
+
+    /// Nodes stand in racks by their number modulo the racks: the plan has three.
+    fn rack_power(&mut self, at: u64, until: u64, node: NodeIndex) {
+        let rack = node.0 % 3;
+        for node in self.all().into_iter().filter(|node| node.0 % 3 == rack) {
+            self.down(at, until, node, Crash::POWER);
+        }
+    }
+
+    fn split(&mut self, at: u64, until: u64) {
+        let mut left = Vec::new();
+        let mut right = Vec::new();
+        for node in self.all() {
+            if self.random.chance(1, 2) {
+                left.push(node)
+            } else {
+                right.push(node)
             }
         }
+        self.push(at, FaultAction::Partition(vec![left, right]));
+        self.push(until, FaultAction::HealLinks);
     }
 
     fn down(&mut self, at: u64, until: u64, node: NodeIndex, crash: Crash) {
@@ -203,9 +182,17 @@ impl Draw<'_> {
         self.push(until, FaultAction::Restart(node));
     }
 
-    fn disk(&mut self, at: u64, until: u64, node: NodeIndex, faults: DiskFaults) {
+    fn disk(&mut self, kind: Kind, at: u64, until: u64, node: NodeIndex) {
+        let mut faults = DiskFaults::default();
+        match kind {
+            Kind::SlowDisk => faults.slow_factor = [5, 50, 400][self.random.index(3)],
+            Kind::StuckDisk => faults.stuck = true,
+            _ => faults.sync_error_ppm = 200_000,
+        }
         self.push(at, FaultAction::Disk(node, faults));
         self.push(until, FaultAction::Disk(node, DiskFaults::default()));
+        // A failed sync has stopped the node: its operator starts it again.
+        self.push(until + 1_000_000, FaultAction::Restart(node));
     }
 
     fn one_way(&mut self, at: u64, until: u64, node: NodeIndex) {
