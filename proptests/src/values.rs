@@ -174,7 +174,7 @@ impl Source for Exemplars {
     }
 
     fn flag(&mut self) -> bool {
-        self.next() % 3 != 0
+        !self.next().is_multiple_of(3)
     }
 
     fn length(&mut self) -> usize {

@@ -54,9 +54,10 @@ fn hexadecimal(bytes: &[u8]) -> String {
 }
 
 fn bytes_of(hexadecimal: &str) -> Vec<u8> {
-    let digits = hexadecimal.as_bytes().chunks_exact(2);
-    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-    digits.map(pair).collect()
+    let digit = |digit: char| digit.to_digit(16).expect("vectors are hexadecimal");
+    let digits: Vec<u32> = hexadecimal.chars().map(digit).collect();
+    let byte = |pair: &[u32]| u8::try_from(pair[0] << 4 | pair[1]).expect("two digits");
+    digits.chunks_exact(2).map(byte).collect()
 }
 
 fn round_trip<T: Envelope + PartialEq + Debug>(words: &[u64]) {
@@ -186,9 +187,10 @@ const HEAD: &str = "\
 
 fn write_vectors<T: Envelope + Debug>(exemplars: &mut values::Exemplars, text: &mut String) {
     let name = short_name::<T>();
-    writeln!(text, "\n## kind {} version {} {name}", T::KIND, T::VERSION).unwrap();
+    writeln!(text, "\n## kind {} version {} {name}", T::KIND, T::VERSION)
+        .expect("writing to memory");
     for value in exemplars.of::<T>() {
-        writeln!(text, "{value:?}\n{}", hexadecimal(&encode(&value))).unwrap();
+        writeln!(text, "{value:?}\n{}", hexadecimal(&encode(&value))).expect("writing to memory");
     }
 }
 

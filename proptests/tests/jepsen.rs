@@ -258,7 +258,7 @@ fn judge(answer: &ZoneAnswer) -> Option<bool> {
 }
 
 fn lies() -> impl Strategy<Value = Vec<(usize, u64)>> {
-    prop::collection::vec((0..10_usize, any::<u64>()), 0..3)
+    prop::collection::vec((0..10_usize, any::<u64>()), 0..6)
 }
 
 proptest! {
@@ -332,7 +332,7 @@ fn both_verdicts_come_up() {
     let mut runner = TestRunner::new(config(1));
     let plans = (prop::collection::vec(planned(), 0..10), lies());
     let (mut valid, mut invalid) = (0, 0);
-    for _ in 0..300 {
+    for _ in 0..500 {
         let (plan, lies) = plans.new_tree(&mut runner).expect("a plan").current();
         let calls = history(&plan, &lies, false);
         match is_linearizable(&Register { initial: 0 }, &calls) {

@@ -358,7 +358,10 @@ proptest! {
     fn a_damaged_middle_is_reported(
         seed in any::<u64>(),
         mut sessions in prop::collection::vec(session(), 1..4),
-        rots in prop::collection::vec((any::<prop::sample::Index>(), 0..6000_u64, 1..3000_usize), 1..4),
+        rots in prop::collection::vec(
+            (any::<prop::sample::Index>(), 0..6000_u64, 1..3000_usize),
+            1..4,
+        ),
     ) {
         let world = World::new(seed);
         let shared = Shared::default();

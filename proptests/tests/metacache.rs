@@ -39,7 +39,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => range().prop_map(Step::BeginFill),
         4 => any::<usize>().prop_map(Step::ReadFill),
-        4 => (any::<usize>(), prop::bool::weighted(0.1)).prop_map(|(at, drop)| Step::EndFill(at, drop)),
+        4 => (any::<usize>(), prop::bool::weighted(0.1))
+            .prop_map(|(at, drop)| Step::EndFill(at, drop)),
         3 => (range(), any::<bool>()).prop_map(|(range, hole)| Step::BeginCommit(range, hole)),
         3 => any::<usize>().prop_map(Step::Apply),
         3 => any::<usize>().prop_map(Step::EndCommit),

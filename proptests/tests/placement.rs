@@ -288,6 +288,30 @@ struct Complaint {
     barred: Vec<StoreId>,
 }
 
+/// Who was fine stays as it was, nobody leaves, and who returns answers.
+fn check_former_members(
+    current: &Placement,
+    decision: &Decision,
+    complaint: &Complaint,
+    answers: &dyn Fn(StoreId) -> bool,
+) {
+    let unavailable = &complaint.unavailable;
+    for member in &current.members {
+        let now = decision
+            .members
+            .iter()
+            .find(|other| other.store == member.store);
+        let now = now.expect("nobody leaves by a substitution");
+        let was_fine = member.state != MemberState::Resting && !unavailable.contains(&member.store);
+        if was_fine {
+            assert_eq!(now, member, "who was not complained about stays as it was");
+        }
+        if member.state == MemberState::Resting && now.state != MemberState::Resting {
+            assert!(answers(member.store) && now.state == MemberState::Filling);
+        }
+    }
+}
+
 fn check_substitute(
     topology: &Topology,
     current: &Placement,
@@ -344,20 +368,7 @@ fn check_substitute(
         writable.filter(|member| answers(member.store)).count(),
         answering
     );
-    for member in &current.members {
-        let now = decision
-            .members
-            .iter()
-            .find(|other| other.store == member.store);
-        let now = now.expect("nobody leaves by a substitution");
-        let was_fine = member.state != MemberState::Resting && !unavailable.contains(&member.store);
-        if was_fine {
-            assert_eq!(now, member, "who was not complained about stays as it was");
-        }
-        if member.state == MemberState::Resting && now.state != MemberState::Resting {
-            assert!(answers(member.store) && now.state == MemberState::Filling);
-        }
-    }
+    check_former_members(current, decision, complaint, &answers);
     let added: Vec<_> = decision
         .members
         .iter()
@@ -425,7 +436,10 @@ proptest! {
             }
             let members = &current.members;
             let complaint = Complaint {
-                unavailable: unavailable.iter().map(|at| members[at.index(members.len())].store).collect(),
+                unavailable: unavailable
+                    .iter()
+                    .map(|at| members[at.index(members.len())].store)
+                    .collect(),
                 barred: barred.iter().map(|at| all[at.index(all.len())]).collect(),
             };
             let Complaint { unavailable, barred } = &complaint;

@@ -52,6 +52,14 @@ fn blank() -> SuperblockContent {
     }
 }
 
+/// Some make the content longer than a sector: only then can a crash tear it.
+fn value() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..40),
+        (any::<u8>(), 400..2000_usize).prop_map(|(byte, length)| vec![byte; length]),
+    ]
+}
+
 /// What the last update that returned left, and the one under way.
 #[derive(Debug, Default)]
 struct Updates {
@@ -333,7 +341,9 @@ fn file_step() -> impl Strategy<Value = FileStep> {
                 FileStep::Write { offset, length, byte }
             }),
         3 => (0..FILE_BYTES_MAX, any::<bool>())
-            .prop_map(|(length, is_aligned)| FileStep::Resize(if is_aligned { length / 4096 * 4096 } else { length })),
+            .prop_map(|(length, is_aligned)| {
+                FileStep::Resize(if is_aligned { length / 4096 * 4096 } else { length })
+            }),
         4 => Just(FileStep::Sync),
         1 => Just(FileStep::Compare),
     ]
@@ -423,7 +433,7 @@ proptest! {
         seed in any::<u64>(),
         sessions in prop::collection::vec(
             (
-                prop::collection::vec((0..4_u8, prop::collection::vec(any::<u8>(), 0..40)), 0..6),
+                prop::collection::vec((0..4_u8, value()), 0..6),
                 crash(),
                 prop::option::of((0..2_u64, 0..300_u64)),
             ),
@@ -457,7 +467,10 @@ proptest! {
     #[test]
     fn a_verified_file_holds_the_last_sync_or_the_one_under_way(
         seed in any::<u64>(),
-        sessions in prop::collection::vec((prop::collection::vec(file_step(), 0..50), crash()), 1..6),
+        sessions in prop::collection::vec(
+            (prop::collection::vec(file_step(), 0..50), crash()),
+            1..6,
+        ),
     ) {
         let world = World::new(seed);
         let shared = Arc::new(Mutex::new(FileModel::default()));

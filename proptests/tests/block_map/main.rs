@@ -7,250 +7,31 @@
 //!
 //! The model has no indexes, no counters and no rows: every answer is computed from the blocks.
 
+mod model;
+mod steps;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use hedgerow_env::{
-    BlobName, ContainerId, ContainerIndex, FamilyId, Generation, LayerId, NodeId, PlacementEpoch,
-    Sequence, StoreId, VirtualDiskId, WriterId,
+    BlobName, FamilyId, Generation, LayerId, PlacementEpoch, Sequence, StoreId, VirtualDiskId,
+    WriterId,
 };
 use hedgerow_pages::shard::{ShardMachine, query};
 use hedgerow_pages::{Machine, MemoryState};
 use hedgerow_proptests::config;
 use hedgerow_protocol::{
-    AttemptEnd, Change, Commit, CommitExtent, CommitTarget, Digest, Layout, MapTarget, MapView,
-    MemberState, NameState, PlacementMember, ShardBatch, ShardCommand, ShardOutcome, ShardReply,
-    ShardStatistics, decode, encode,
+    AttemptEnd, Change, Commit, CommitExtent, CommitTarget, Digest, MapTarget, MapView, NameState,
+    ShardBatch, ShardCommand, ShardOutcome, ShardReply, ShardStatistics, decode, encode,
 };
 use proptest::prelude::*;
 
-const BLOCKS: u32 = 32;
-const CONTAINERS: u32 = 2;
-const STORES: u64 = 7;
+use model::{
+    Attempts, BLOCKS, Block, CONTAINERS, Container, Fence, QUORUM, STORES, id, place_command,
+    some_of,
+};
+use steps::{PlannedCommit, Step, step};
+
 const LAYER: LayerId = LayerId(1);
-const COPIES: u8 = 3;
-const QUORUM: usize = 2;
-
-#[derive(Debug, Clone)]
-enum Step {
-    /// A writer's commit; the numbers choose among what the model offers.
-    Commit(PlannedCommit),
-    /// A commit that was sent before, as it was or with fresh acknowledgements.
-    Again {
-        which: usize,
-        is_fresh: bool,
-        stores: u8,
-    },
-    Void {
-        container: u32,
-        writer: usize,
-        back: u64,
-        count: u64,
-    },
-    /// The root raises the generation with a new writer, keeping those of the mask.
-    Root {
-        keep: u8,
-    },
-    /// One of the root's generations reaches a container, or the whole disk.
-    Fence {
-        container: Option<u32>,
-        generation: usize,
-    },
-    Place {
-        container: u32,
-        replaced: usize,
-        by: u64,
-        is_back: bool,
-    },
-    Confirm {
-        container: u32,
-        store: u64,
-        skip: usize,
-        is_stale: bool,
-    },
-    Collect {
-        container: u32,
-        writer: usize,
-    },
-}
-
-#[derive(Debug, Clone)]
-struct PlannedCommit {
-    container: u32,
-    writer: usize,
-    ahead: u64,
-    extents: Vec<(u32, u32, bool)>,
-    stores: u8,
-    /// Mostly the present generation and epoch; sometimes others.
-    generation: i64,
-    epoch: i64,
-    lag: u64,
-    bytes: u32,
-}
-
-fn off_by() -> impl Strategy<Value = i64> {
-    prop_oneof![16 => Just(0_i64), 1 => Just(-1), 1 => Just(1)]
-}
-
-prop_compose! {
-    fn commit()(
-        container in 0..CONTAINERS,
-        writer in any::<usize>(),
-        ahead in 0..5_u64,
-        extents in prop::collection::vec((0..6_u32, 1..9_u32, prop::bool::weighted(0.3)), 1..4),
-        stores in prop_oneof![3 => Just(0xff_u8), 2 => any::<u8>()],
-        generation in off_by(),
-        epoch in off_by(),
-        lag in 0..6_u64,
-        bytes in 1..5000_u32,
-    ) -> PlannedCommit {
-        PlannedCommit {
-            container, writer, ahead, extents, stores, generation, epoch, lag, bytes,
-        }
-    }
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let container = || 0..CONTAINERS;
-    prop_oneof![
-        20 => commit().prop_map(Step::Commit),
-        8 => (any::<usize>(), any::<bool>(), any::<u8>())
-            .prop_map(|(which, is_fresh, stores)| Step::Again { which, is_fresh, stores }),
-        5 => (container(), any::<usize>(), 0..6_u64, 1..4_u64)
-            .prop_map(|(container, writer, back, count)| Step::Void { container, writer, back, count }),
-        2 => any::<u8>().prop_map(|keep| Step::Root { keep }),
-        4 => (prop::option::of(container()), 0..3_usize)
-            .prop_map(|(container, generation)| Step::Fence { container, generation }),
-        4 => (container(), any::<usize>(), any::<u64>(), any::<bool>())
-            .prop_map(|(container, replaced, by, is_back)| Step::Place { container, replaced, by, is_back }),
-        8 => (container(), 1..=STORES, 0..4_usize, prop::bool::weighted(0.1))
-            .prop_map(|(container, store, skip, is_stale)| Step::Confirm { container, store, skip, is_stale }),
-        4 => (container(), any::<usize>())
-            .prop_map(|(container, writer)| Step::Collect { container, writer }),
-    ]
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Block {
-    Never,
-    Hole(u64, u64),
-    /// Writer, sequence, offset of the block in its unit.
-    Data(u64, u64, u16),
-}
-
-impl Block {
-    fn version(self) -> Option<(u64, u64)> {
-        match self {
-            Self::Never => None,
-            Self::Hole(writer, sequence) | Self::Data(writer, sequence, _) => {
-                Some((writer, sequence))
-            }
-        }
-    }
-}
-
-/// A generation with its writers.
-type Fence = (u64, BTreeSet<u64>);
-
-#[derive(Debug, Default)]
-struct Attempts {
-    low_water: u64,
-    ends: BTreeMap<u64, AttemptEnd>,
-}
-
-impl Attempts {
-    /// L as an honest writer says it: the lowest sequence that has not ended.
-    fn settled(&self) -> u64 {
-        (1..)
-            .find(|sequence| !self.ends.contains_key(sequence))
-            .expect("sequences do not end")
-    }
-}
-
-#[derive(Debug)]
-struct Container {
-    blocks: Vec<Block>,
-    fence: Option<Fence>,
-    attempts: BTreeMap<u64, Attempts>,
-    epoch: u64,
-    /// Store and whether it rests.
-    members: Vec<(u64, bool)>,
-    /// Who holds the blobs that were committed, and how many bytes they store.
-    blobs: BTreeMap<(u64, u64), (BTreeSet<u64>, u32)>,
-    /// Names that were collected: never to be committed, for ever.
-    collected: BTreeSet<(u64, u64)>,
-}
-
-impl Container {
-    fn new() -> Self {
-        Self {
-            blocks: vec![Block::Never; BLOCKS as usize],
-            fence: None,
-            attempts: BTreeMap::new(),
-            epoch: 1,
-            members: vec![(1, false), (2, false), (3, false)],
-            blobs: BTreeMap::new(),
-            collected: BTreeSet::new(),
-        }
-    }
-
-    fn is_live(&self, name: (u64, u64)) -> bool {
-        let refers = |block: &Block| matches!(block, Block::Data(w, s, _) if (*w, *s) == name);
-        self.blocks.iter().any(refers)
-    }
-
-    fn live(&self) -> impl Iterator<Item = (&(u64, u64), &(BTreeSet<u64>, u32))> {
-        self.blobs.iter().filter(|(name, _)| self.is_live(**name))
-    }
-
-    fn writable(&self) -> impl Iterator<Item = u64> {
-        self.members
-            .iter()
-            .filter(|(_, rests)| !rests)
-            .map(|(store, _)| *store)
-    }
-}
-
-fn place_command(
-    container: u32,
-    epoch: u64,
-    members: &[(u64, bool)],
-    generation: u64,
-) -> ShardCommand {
-    let member = |(store, rests): &(u64, bool)| PlacementMember {
-        store: StoreId(*store),
-        node: NodeId(*store),
-        state: if *rests {
-            MemberState::Resting
-        } else {
-            MemberState::Active
-        },
-    };
-    ShardCommand::Place {
-        container: id(container),
-        generation: Generation(generation),
-        epoch: PlacementEpoch(epoch),
-        members: members.iter().map(member).collect(),
-        layout: Layout::Replicated { copies: COPIES },
-        write_quorum: u8::try_from(QUORUM).expect("two"),
-        lost: Vec::new(),
-    }
-}
-
-fn id(container: u32) -> ContainerId {
-    ContainerId {
-        family: FamilyId(1),
-        disk: VirtualDiskId(1),
-        index: ContainerIndex(container),
-    }
-}
-
-fn some_of(members: &[(u64, bool)], mask: u8) -> Vec<StoreId> {
-    let taken = members
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| mask & (1 << (at % 8)) != 0);
-    taken.map(|(_, (store, _))| StoreId(*store)).collect()
-}
 
 struct Run {
     state: MemoryState,
@@ -331,21 +112,7 @@ impl Run {
                 which,
                 is_fresh,
                 stores,
-            } => {
-                if self.sent.is_empty() {
-                    return;
-                }
-                let mut commit = self.sent[which % self.sent.len()].clone();
-                if *is_fresh {
-                    let own = &self.containers[commit.container.index.0 as usize];
-                    commit.epoch = PlacementEpoch(own.epoch);
-                    commit.acknowledged = some_of(&own.members, *stores);
-                    let at = commit.container.index.0;
-                    let standing = self.standing(at).map_or(1, |(generation, _)| *generation);
-                    commit.generation = Generation(standing);
-                }
-                self.commit(&commit);
-            }
+            } => self.again(*which, *is_fresh, *stores),
             Step::Void {
                 container,
                 writer,
@@ -395,6 +162,22 @@ impl Run {
                 self.collect(*container, writer);
             }
         }
+    }
+
+    fn again(&mut self, which: usize, is_fresh: bool, stores: u8) {
+        if self.sent.is_empty() {
+            return;
+        }
+        let mut commit = self.sent[which % self.sent.len()].clone();
+        if is_fresh {
+            let at = commit.container.index.0;
+            let own = &self.containers[at as usize];
+            commit.epoch = PlacementEpoch(own.epoch);
+            commit.acknowledged = some_of(&own.members, stores);
+            let standing = self.standing(at).map_or(1, |(generation, _)| *generation);
+            commit.generation = Generation(standing);
+        }
+        self.commit(&commit);
     }
 
     fn plan(&self, planned: &PlannedCommit) -> Commit {

@@ -4,255 +4,28 @@
 //! framer, session core and driver are all on the way. However a session is treated, it ends with
 //! a logged reason, says nothing but well-formed PDUs, and the next initiator is served.
 
+mod pdus;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_env::{Env, EnvParts, Events, Level, Network, Stream, StreamKind};
-use hedgerow_iscsi::codec::request::{self, Attribute, Request};
-use hedgerow_iscsi::codec::response::{self, Residual, Response};
-use hedgerow_iscsi::codec::{Counters, Digests, Framer, HEADER_BYTES, Lun, RawPdu, TAG_NONE, text};
+use hedgerow_iscsi::codec::request::Request;
+use hedgerow_iscsi::codec::response::Response;
+use hedgerow_iscsi::codec::{Digests, Framer, HEADER_BYTES, Lun, RawPdu, TAG_NONE, text};
 use hedgerow_iscsi::memory::{MemoryCatalog, MemoryDisk};
 use hedgerow_iscsi::{Geometry, IscsiServer};
 use hedgerow_net::testing::{MemoryNetwork, TestParts};
 use hedgerow_proptests::config;
 use proptest::prelude::*;
 
+use pdus::{Fields, login_of, request, response};
+
 const TARGET: &str = "iqn.2026-11.io.hedgerow:disk";
 const PORTAL: &str = "192.0.2.1:3260";
 /// Everything that a session may wait for is over by then.
 const PATIENCE: Duration = Duration::from_secs(300);
-
-fn data(most: usize) -> impl Strategy<Value = Bytes> {
-    prop::collection::vec(any::<u8>(), 0..most).prop_map(Bytes::from)
-}
-
-/// Words for the fields of a header; a test takes as many as it needs.
-type Words = [u32; 10];
-
-fn lun(words: &Words) -> Lun {
-    Lun(u64::from(words[0]) << 32 | u64::from(words[1]))
-}
-
-fn low_byte(word: u32) -> u8 {
-    word.to_le_bytes()[0]
-}
-
-fn half(word: u32) -> u16 {
-    u16::from_le_bytes([word.to_le_bytes()[0], word.to_le_bytes()[1]])
-}
-
-fn six(words: &Words) -> [u8; 6] {
-    let [a, b, c, d] = words[8].to_le_bytes();
-    [a, b, c, d, low_byte(words[9]), low_byte(words[0])]
-}
-
-fn request() -> impl Strategy<Value = Request> {
-    let cdb_rest = prop_oneof![3 => Just(Bytes::new()), 1 => data(40)];
-    (
-        0..8_u8,
-        any::<Words>(),
-        any::<[bool; 5]>(),
-        any::<[u8; 16]>(),
-        cdb_rest,
-        data(3000),
-    )
-        .prop_map(|(kind, words, flags, cdb, cdb_rest, data)| match kind {
-            0 => Request::NopOut(request::NopOut {
-                immediate: flags[0],
-                lun: lun(&words),
-                task: words[2],
-                transfer: words[3],
-                command_sn: words[4],
-                expected_status: words[5],
-                data,
-            }),
-            1 => Request::Command(request::Command {
-                immediate: flags[0],
-                last: flags[1],
-                reads: flags[2],
-                writes: flags[3],
-                attribute: [
-                    Attribute::Untagged,
-                    Attribute::Simple,
-                    Attribute::Ordered,
-                    Attribute::HeadOfQueue,
-                    Attribute::Aca,
-                ][usize::from(cdb[0] % 5)],
-                lun: lun(&words),
-                task: words[2],
-                expected_bytes: words[3],
-                command_sn: words[4],
-                expected_status: words[5],
-                cdb,
-                cdb_rest,
-                data,
-            }),
-            2 => Request::TaskManagement(request::TaskManagement {
-                immediate: flags[0],
-                function: low_byte(words[6]) & 0x7f,
-                lun: lun(&words),
-                task: words[2],
-                referenced_task: words[3],
-                command_sn: words[4],
-                expected_status: words[5],
-                referenced_command_sn: words[7],
-            }),
-            3 => Request::Login(login_of(&words, flags, data)),
-            4 => Request::Text(request::Text {
-                immediate: flags[0],
-                last: flags[1],
-                continues: flags[2],
-                lun: lun(&words),
-                task: words[2],
-                transfer: words[3],
-                command_sn: words[4],
-                expected_status: words[5],
-                data,
-            }),
-            5 => Request::DataOut(request::DataOut {
-                last: flags[0],
-                lun: lun(&words),
-                task: words[2],
-                transfer: words[3],
-                expected_status: words[4],
-                data_sn: words[5],
-                offset: words[6],
-                data,
-            }),
-            6 => Request::Logout(request::Logout {
-                immediate: flags[0],
-                reason: low_byte(words[6]) & 0x7f,
-                task: words[2],
-                connection: half(words[3]),
-                command_sn: words[4],
-                expected_status: words[5],
-            }),
-            _ => Request::Snack(request::Snack {
-                kind: low_byte(words[6]) & 0x0f,
-                task: words[2],
-                expected_status: words[3],
-                first: words[4],
-                count: words[5],
-            }),
-        })
-}
-
-fn login_of(words: &Words, flags: [bool; 5], data: Bytes) -> request::Login {
-    request::Login {
-        transit: flags[1],
-        continues: flags[2],
-        current_stage: low_byte(words[6]) & 3,
-        next_stage: low_byte(words[7]) & 3,
-        version_max: low_byte(words[0]),
-        version_min: low_byte(words[1]),
-        isid: six(words),
-        tsih: half(words[3]),
-        task: words[2],
-        connection: half(words[9]),
-        command_sn: words[4],
-        expected_status: words[5],
-        data,
-    }
-}
-
-fn response() -> impl Strategy<Value = Response> {
-    (0..10_u8, any::<Words>(), any::<[bool; 4]>(), data(3000)).prop_map(
-        |(kind, words, flags, data)| {
-            let counters = Counters {
-                status: words[7],
-                expected_command: words[8],
-                maximum_command: words[9],
-            };
-            let residual = match words[6] % 3 {
-                0 => Residual::None,
-                1 => Residual::Underflow(words[5]),
-                _ => Residual::Overflow(words[5]),
-            };
-            let (lun, task, transfer) = (lun(&words), words[2], words[3]);
-            match kind {
-                0 => Response::NopIn(response::NopIn {
-                    lun,
-                    task,
-                    transfer,
-                    counters,
-                    data,
-                }),
-                1 => Response::Command(response::Command {
-                    response: low_byte(words[0]),
-                    status: low_byte(words[1]),
-                    task,
-                    counters,
-                    expected_data: words[4],
-                    residual,
-                    sense: data.slice(..data.len().min(252)),
-                }),
-                2 => Response::TaskManagement(response::TaskManagement {
-                    response: low_byte(words[0]),
-                    task,
-                    counters,
-                }),
-                3 => Response::Login(response::Login {
-                    transit: flags[0],
-                    continues: flags[1],
-                    current_stage: low_byte(words[0]) & 3,
-                    next_stage: low_byte(words[1]) & 3,
-                    isid: six(&words),
-                    tsih: half(words[4]),
-                    task,
-                    counters,
-                    status: half(words[5]),
-                    data,
-                }),
-                4 => Response::Text(response::Text {
-                    last: flags[0],
-                    continues: flags[1],
-                    lun,
-                    task,
-                    transfer,
-                    counters,
-                    data,
-                }),
-                5 => Response::DataIn(response::DataIn {
-                    last: flags[0],
-                    status: flags[1].then_some((low_byte(words[0]), residual)),
-                    task,
-                    counters,
-                    data_sn: words[3],
-                    offset: words[4],
-                    data,
-                }),
-                6 => Response::Logout(response::Logout {
-                    response: low_byte(words[0]),
-                    task,
-                    counters,
-                    wait_s: half(words[3]),
-                    retain_s: half(words[4]),
-                }),
-                7 => Response::ReadyToTransfer(response::ReadyToTransfer {
-                    lun,
-                    task,
-                    transfer,
-                    counters,
-                    r2t_sn: words[4],
-                    offset: words[5],
-                    length_bytes: words[6],
-                }),
-                8 => Response::Async(response::Async {
-                    lun,
-                    counters,
-                    event: low_byte(words[2]),
-                    parameters: [half(words[3]), half(words[4]), half(words[5])],
-                }),
-                _ => Response::Reject(response::Reject {
-                    reason: low_byte(words[2]),
-                    counters,
-                    header: data,
-                }),
-            }
-        },
-    )
-}
 
 /// The PDUs in these bytes, which arrive in pieces of these sizes; then the first error.
 fn frames(bytes: &[u8], sizes: &[usize], digests: Digests, limit: usize) -> (Vec<RawPdu>, bool) {
@@ -361,8 +134,12 @@ proptest! {
 
     #[test]
     fn arbitrary_text_is_refused_or_read(
-        bytes in prop::collection::vec(prop_oneof![Just(0), Just(b'='), b'A'..b'Z', any::<u8>()], 0..200),
-        value in "(0[xXbB])?\\PC{0,40}",
+        bytes in prop::collection::vec(text_byte(), 0..200),
+        value in prop_oneof![
+            "0[xX][0-9a-fA-F]{0,40}",
+            "0[bB][A-Za-z0-9+/]{0,40}={0,2}",
+            "(0[xXbB])?\\PC{0,40}",
+        ],
     ) {
         if let Ok(pairs) = text::parse(&bytes) {
             prop_assert_eq!(text::parse(&text::write(&pairs)), Ok(pairs));
@@ -371,6 +148,10 @@ proptest! {
             prop_assert_eq!(text::binary_value(&text::hexadecimal_value(&bytes)), Some(bytes));
         }
     }
+}
+
+fn text_byte() -> impl Strategy<Value = u8> {
+    prop_oneof![Just(0), Just(b'='), b'A'..=b'Z', any::<u8>()]
 }
 
 /// What an initiator does next.
@@ -467,8 +248,11 @@ fn login(begin: Begin) -> Request {
         Begin::Discovery => keys.push(("SessionType", "Discovery")),
         Begin::LoggedIn | Begin::Raw => keys.push(("TargetName", TARGET)),
     }
-    let words = [0; 10];
-    let mut login = login_of(&words, [true, true, false, false, false], Bytes::new());
+    let fields = Fields {
+        words: [0; 10],
+        flags: [true, true, false, false, false],
+    };
+    let mut login = login_of(&fields, Bytes::new());
     (login.current_stage, login.next_stage, login.command_sn) = (1, 3, 1);
     login.isid = [0x80, 0, 0, 0, 0, 7];
     login.data = Bytes::from(text::write(&keys));
