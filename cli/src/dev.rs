@@ -235,8 +235,12 @@ fn announce(url: &str, directory: &Path) {
         _ => format!(" --dir {}", directory.display()),
     };
     println!("ready {url}");
-    println!("  list disks   hedgerow disk list{at}");
-    println!("  status       hedgerow status{at}");
+    let own = std::env::current_exe().map_or_else(
+        |_| String::from("hedgerow"),
+        |path| path.display().to_string(),
+    );
+    println!("  list disks   {own} disk list{at}");
+    println!("  status       {own} status{at}");
     println!("  try it       qemu-io -f raw -c 'write -P 0xab 0 1M' -c 'read -P 0xab 0 1M' {url}");
     println!("  stop         Ctrl-C, or kill {}", std::process::id());
 }

@@ -28,7 +28,9 @@ pub use network::{
     Listener, Network, NetworkError, Stream, StreamKind, StreamReader, StreamWriter,
 };
 pub use random::{Random, Seeds};
-pub use tasks::{AbortHandle, AbortOnDrop, HaltReason, TaskHandle, Tasks, current_env, with_current_env};
+pub use tasks::{
+    AbortHandle, AbortOnDrop, HaltReason, TaskHandle, Tasks, current_env, with_current_env,
+};
 pub use units::{BLOCK_UNIT_BYTES, ByteCount, parse_byte_count};
 
 /// A boxed future that may cross tasks; the form in which every seam returns its work.

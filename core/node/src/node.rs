@@ -147,6 +147,9 @@ impl Node {
             let system = store.id() == self.0.stores.system().id();
             self.0.env.spawn("store-watch", async move {
                 let stopped = store.stopped().await;
+                if stopped.reason == CLOSED {
+                    return;
+                }
                 event!(
                     env,
                     Error,
@@ -154,7 +157,7 @@ impl Node {
                     "store {} stopped: {stopped}",
                     store.id()
                 );
-                if system && stopped.reason != CLOSED {
+                if system {
                     env.halt(HaltReason::DiskFailed(stopped.to_string()));
                 }
             });

@@ -212,7 +212,7 @@ impl Running {
             let command = RootCommand::Join(own.clone());
             match self.groups.root_command(command, FORMING_LIMIT).await {
                 Ok(RootOutcome::Refused(refusal)) => {
-                    event!(self.env, Warn, "node", "joining: {refusal}");
+                    event!(self.env, Info, "node", "joining: {refusal}");
                 }
                 Ok(_) => return,
                 Err(error) => event!(self.env, Info, "node", "joining: {error}"),
