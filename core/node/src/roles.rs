@@ -284,12 +284,18 @@ impl Running {
             return NodeReply::Refused(format!("{member} is not among the members"));
         };
         let first = initialise.then_some(members);
-        match host
-            .start_replica(group, own, machine_of(group), first)
-            .await
-        {
-            Ok(_) => NodeReply::Started,
-            Err(error) => NodeReply::Refused(error.to_string()),
+        // A task of its own: the asker's deadline drops the request, never a start half-way.
+        let (answer, result) = tokio::sync::oneshot::channel();
+        self.env.spawn("start-replica", async move {
+            let started = host
+                .start_replica(group, own, machine_of(group), first)
+                .await;
+            drop(answer.send(started.map(|_| ())));
+        });
+        match result.await {
+            Ok(Ok(())) => NodeReply::Started,
+            Ok(Err(error)) => NodeReply::Refused(error.to_string()),
+            Err(_) => NodeReply::Refused("the node is stopping".into()),
         }
     }
 

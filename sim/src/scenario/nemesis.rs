@@ -223,7 +223,8 @@ impl Draw<'_> {
         for other in self.all().into_iter().filter(|other| *other != node) {
             self.push(at, FaultAction::Link(node, other, rules));
             self.push(at, FaultAction::Link(other, node, rules));
+            self.push(until, FaultAction::Link(node, other, LinkRules::default()));
+            self.push(until, FaultAction::Link(other, node, LinkRules::default()));
         }
-        self.push(until, FaultAction::HealLinks);
     }
 }

@@ -289,7 +289,7 @@ async fn strike(
 
 /// Ends every fault and starts every node.
 fn heal(world: &World, plan: &Plan, cluster: &Cluster) {
-    world.heal_links();
+    world.reset_links();
     for index in cluster.indexes() {
         world.set_disk_faults(index, DiskFaults::default());
         // A crash that is still armed never comes.
