@@ -104,10 +104,6 @@ fn four() -> u32 {
 
 /// Reads and checks the file at `path`.
 pub(crate) fn read(path: &Path) -> anyhow::Result<NodeFile> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the file is read before there is a node"
-    )]
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("{}: cannot be read", path.display()))?;
     parse(&text).with_context(|| format!("{}", path.display()))

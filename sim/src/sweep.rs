@@ -146,6 +146,10 @@ impl Sweep {
         }
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the sweep itself runs outside any world"
+    )]
     fn report(&self, outcomes: &[Outcome]) -> ExitCode {
         let failed: Vec<&Outcome> = outcomes
             .iter()
