@@ -206,6 +206,12 @@ impl Node {
             inner.running.root_finder(),
         );
         inner.env.spawn("directory", fresh);
+        let replicas = refresh::keep_replicas(
+            inner.env.clone(),
+            Arc::clone(inner.groups.directory()),
+            Arc::clone(&inner.running),
+        );
+        inner.env.spawn("replicas", replicas);
         if let Some(nodes) = founding::founding_nodes(&inner.stores) {
             let members = founding::root_members(&nodes);
             inner

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::oracles;
 use crate::world::{
-    Crash, DiskFaults, NodeIndex, NodeStatus, Recording, Strike, TimedFault, World, WorldConfig,
-    run_in_world,
+    Crash, DiskFaults, FaultAction, NodeIndex, NodeStatus, Recording, Strike, TimedFault, World,
+    WorldConfig, run_in_world,
 };
 
 use super::clients::{Agents, DISK, read_all};
@@ -23,7 +23,7 @@ use super::operations::{ClientOperation, Operations, identity_seed};
 use super::plan::Plan;
 use super::script::Script;
 
-/// A cluster without faults forms within this time.
+/// A cluster forms within this time; faults may strike in its first twelve seconds.
 const FORM_LIMIT: Duration = Duration::from_secs(60);
 /// After the last fault is healed the cluster serves again within this time: an election, the wait
 /// for a lease, back-offs, and the recovery of stores.
@@ -218,6 +218,7 @@ async fn scenario(
 ) -> Result<(), Failure> {
     let plan = &script.plan;
     let cluster = Cluster::start(world, plan, Arc::clone(agents));
+    world.schedule(shifted(&plan.formation, world.now_ns(), &cluster));
     let disk = form(world, plan, &cluster).await?;
     agents.begin_safety();
     *journal.safety_began_ns.lock().expect("no panic under it") = Some(world.now_ns());
@@ -229,8 +230,8 @@ async fn scenario(
     converge(world, &cluster).await?;
     final_reads(world, &cluster, agents).await?;
     oracles::linearizability::check(&agents.history())?;
-    oracles::replicas::check_groups(&cluster).await?;
-    oracles::copies::check(&cluster, &disk).await?;
+    oracles::replicas::check_groups(world, &cluster).await?;
+    oracles::copies::check(&cluster, plan, &disk).await?;
     no_invariant_broke(world, &cluster)
 }
 
@@ -238,8 +239,10 @@ async fn scenario(
 async fn form(world: &World, plan: &Plan, cluster: &Cluster) -> Result<DiskRecord, Failure> {
     let give_up = world.now_ns() + nanoseconds(FORM_LIMIT);
     let mut last = String::from("no node runs");
+    let mut operator = Operator::default();
     while world.now_ns() < give_up {
         no_invariant_broke(world, cluster)?;
+        operator.look(world, cluster);
         for (_, node) in cluster.nodes() {
             if node.groups().directory().shards().is_empty() {
                 "the shards are not there".clone_into(&mut last);
@@ -305,11 +308,7 @@ async fn strike(
     agents: &Agents,
 ) -> Result<(), Failure> {
     let began = world.now_ns();
-    let shifted = plan.faults.iter().map(|fault| TimedFault {
-        at_ns: began + fault.at_ns,
-        action: fault.action.clone(),
-    });
-    world.schedule(shifted.collect::<Vec<_>>());
+    world.schedule(shifted(&plan.faults, began, cluster));
     let end = began + nanoseconds(plan.safety);
     let mut moves = plan.moves.iter().peekable();
     let mut operator = Operator::default();
@@ -322,6 +321,24 @@ async fn strike(
         }
     }
     Ok(())
+}
+
+/// The faults at their true times. The initiators' machine is on every side of a partition: what
+/// comes between an initiator and a portal is the sessions' business, not the cluster's.
+fn shifted(faults: &[TimedFault], began_ns: u64, cluster: &Cluster) -> Vec<TimedFault> {
+    let shift = |fault: &TimedFault| {
+        let mut action = fault.action.clone();
+        if let FaultAction::Partition(groups) = &mut action {
+            for group in groups {
+                group.push(cluster.machine());
+            }
+        }
+        TimedFault {
+            at_ns: began_ns + fault.at_ns,
+            action,
+        }
+    };
+    faults.iter().map(shift).collect()
 }
 
 /// Starts nodes that stopped themselves, over their disks as a rule, a while later.
@@ -471,11 +488,12 @@ async fn final_reads(
         turn += 1;
         let Some(proxy) = node.proxy() else { continue };
         let reading = Arc::clone(agents);
+        let env = node.env().clone();
         let work = async move {
             let Ok(disk) = proxy.attach(DISK).await else {
                 return false;
             };
-            let complete = read_all(&reading, &disk).await;
+            let complete = read_all(&reading, &env, &disk).await;
             drop(proxy.detach(&disk).await);
             complete
         };

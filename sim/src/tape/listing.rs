@@ -108,9 +108,15 @@ fn move_words(one: &Move) -> (u64, String, String) {
 fn operation_words(operation: &ClientOperation) -> (u64, String, String) {
     let who = match operation.client {
         ClientId::FORMER_HOLDER => "the former holder".to_owned(),
+        client if client >= ClientId::FIRST_INITIATOR => {
+            format!("initiator {}", client - ClientId::FIRST_INITIATOR)
+        }
         client => format!("client {client}"),
     };
-    let block = operation.block;
+    let block = match operation.count {
+        1 => operation.block.to_string(),
+        count => format!("{} to {}", operation.block, operation.block + count - 1),
+    };
     let what = match operation.deed {
         Deed::Read => format!("reads block {block}"),
         Deed::Write => format!("writes block {block}, tag {}", operation.tag()),

@@ -503,6 +503,12 @@ impl PagesHost {
         self.0.all_running().keys().copied().collect()
     }
 
+    /// The store whose replicas these are.
+    #[must_use]
+    pub fn store(&self) -> StoreId {
+        self.0.store
+    }
+
     /// Replicas that do not run because their log or state is damaged or failed.
     #[must_use]
     pub fn damaged(&self) -> Vec<DamagedReplica> {

@@ -277,8 +277,11 @@ fn add_blob(apply: &mut Apply<'_>, commit: &Commit, live_blocks: u32) -> Result<
         .as_mut()
         .expect("a commit with data was checked against its placement");
     let all_hold = mutants::active(mutants::Mutant::IncompleteDropped);
+    let write_quorum = usize::from(placement.write_quorum);
+    let mut held = 0;
     for member in &mut placement.members {
         let acknowledged = member.is_writable() && commit.acknowledged.contains(&member.store);
+        held += usize::from(acknowledged);
         if acknowledged || all_hold {
             blob.holders.push(member.slot);
             continue;
@@ -288,6 +291,11 @@ fn add_blob(apply: &mut Apply<'_>, commit: &Commit, live_blocks: u32) -> Result<
             lacking.push(member.store);
         }
     }
+    let short = usize::from(mutants::active(mutants::Mutant::QuorumOneShort));
+    assert!(
+        held + short >= write_quorum,
+        "{name} was committed on {held} of {write_quorum} present members"
+    );
     apply.set_container(commit.container, Some(row));
     for store in lacking {
         apply.list(name, &mut blob, store)?;

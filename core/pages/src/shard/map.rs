@@ -266,7 +266,25 @@ pub(super) fn overwrite(
             put_entry(apply, container, at, &piece)?;
         }
     }
+    debug_assert!(
+        is_covered(apply.view(), at, new)?,
+        "every block of {new:?} keeps its version or a later one of its writer"
+    );
     Ok(done)
+}
+
+/// Whether each block of `new` has an entry of its version, or of a later one of the same writer.
+fn is_covered(view: &dyn View, at: LayerAt, new: &Entry) -> Result<bool, StateError> {
+    let mut next = new.first_block;
+    for entry in overlapping(view, at, new.first_block, new.end())? {
+        let later = entry.version.writer == new.version.writer
+            && entry.version.sequence >= new.version.sequence;
+        if !later || entry.first_block > next {
+            return Ok(false);
+        }
+        next = entry.end();
+    }
+    Ok(next >= new.end())
 }
 
 /// Looks `first..end` up through `layers`, newest first: the whole range, without gaps.
