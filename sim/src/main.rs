@@ -1,6 +1,8 @@
 //! `hedgerow-sim`: runs seeds and tapes.
 
+mod duration;
 mod replay;
+mod shrink_command;
 mod sweep;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +31,8 @@ enum Command {
     Sweep(sweep::Sweep),
     /// Run a tape again; exit codes as of `run`
     Replay(replay::Replay),
+    /// Find the smallest tape that fails in the same way
+    Shrink(shrink_command::Shrink),
     /// List the planted bugs
     Mutants,
 }
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Sweep(sweep) => sweep.run(),
         Command::Replay(replay) => replay.run(),
+        Command::Shrink(shrink) => shrink.run(),
         Command::Mutants => {
             for mutant in mutants::Mutant::ALL {
                 println!("{}", mutant.name());
@@ -193,4 +198,18 @@ fn cpu_time() -> Duration {
     assert_eq!(result, 0, "Linux has this clock");
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Ends this process once it has taken so much processor time.
+#[expect(unsafe_code, reason = "std sets no limits")]
+fn limit_cpu(seconds: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: seconds,
+        rlim_max: seconds.saturating_add(1),
+    };
+    // SAFETY: `limit` is a valid rlimit for the call to read.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_CPU, &raw const limit) };
+    if result != 0 {
+        eprintln!("hedgerow-sim: the limit of processor time could not be set");
+    }
 }
