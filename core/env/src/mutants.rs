@@ -48,6 +48,120 @@ catalogue! {
     FenceSkippedOnRead = "fence-skipped-on-read",
     /// The proxy counts its lease from the receipt of the grant, without the drift bound.
     LeaseCountedFromReceipt = "lease-counted-from-receipt",
+    /// A VOID is answered and not remembered: a late COMMIT of the same sequence is applied after all.
+    VoidNotRecorded = "void-not-recorded",
+    /// A fenced writer is told *void* of a sequence that may have been applied.
+    VoidAnsweredToFencedWriter = "void-answered-to-fenced-writer",
+    /// A VOID of an applied sequence is answered *void*.
+    AppliedAnsweredAsVoid = "applied-answered-as-void",
+    /// A commit of an older generation, or of a writer that is not admitted, is applied.
+    CommitFenceUnchecked = "commit-fence-unchecked",
+    /// A container fenced once by itself no longer goes by its disk's floor.
+    FloorPassedOver = "floor-passed-over",
+    /// An older FENCE takes the place of a newer one.
+    FenceMayFall = "fence-may-fall",
+    /// The acknowledgement of a resting member counts towards W.
+    RestingMemberCounts = "resting-member-counts",
+    /// A commit to a layer that a snapshot has frozen is applied.
+    FrozenLayerWritten = "frozen-layer-written",
+    /// A writer's lower sequence overwrites its higher one.
+    LateCommitOverwrites = "late-commit-overwrites",
+    /// The rest of a split map entry refers to the beginning of its unit.
+    PartKeepsOffset = "part-keeps-offset",
+    /// An overwrite in the middle of a map entry drops what lies behind it.
+    OverwriteLosesTail = "overwrite-loses-tail",
+    /// A hole vanishes while an older write of its writer may still arrive.
+    HoleVanishesEarly = "hole-vanishes-early",
+    /// A blob is called free at its first overwritten block.
+    BlobFreedTooSoon = "blob-freed-too-soon",
+    /// A look-up goes through the layers from the oldest.
+    OlderLayerFirst = "older-layer-first",
+    /// A shard does not remember its writers' low-water marks.
+    LowWaterForgotten = "low-water-forgotten",
+    /// A member may leave before the others hold what it holds.
+    MemberLeavesUndrained = "member-leaves-undrained",
+    /// A new member is taken for one that lacks nothing.
+    NewMemberCountsAsWhole = "new-member-counts-as-whole",
+    /// A new member is not told which older blobs it lacks.
+    SweepNotStarted = "sweep-not-started",
+    /// A member that left is not told to drop its blobs.
+    RetireNotTold = "retire-not-told",
+    /// A store is named again before it confirmed its RETIRE.
+    StoreNamedBeforeRetired = "store-named-before-retired",
+    /// A PLACE under the present epoch replaces the present members.
+    TwoPlacementsInOneEpoch = "two-placements-in-one-epoch",
+    /// A CONFIRM counts whatever epoch it was given under.
+    ConfirmUnderAnyEpoch = "confirm-under-any-epoch",
+    /// A CONFIRM of one member counts for every member.
+    ConfirmForAll = "confirm-for-all",
+    /// A name that may still be committed is called collected.
+    PendingNameCollected = "pending-name-collected",
+    /// Members are not told of collected names.
+    CollectionNotTold = "collection-not-told",
+    /// A page of a feed that ends within one log index is taken for the whole of it.
+    PullSkipsRest = "pull-skips-rest",
+    /// The members of a deleted disk's containers are not retired.
+    DropKeepsMembers = "drop-keeps-members",
+    /// A deleted disk's floor is not raised: late commands make its containers anew.
+    DropWithoutFloor = "drop-without-floor",
+    /// An exclusive disk is granted although another session holds it.
+    HeldDiskGranted = "held-disk-granted",
+    /// An attachment does not raise the disk's generation.
+    AttachKeepsGeneration = "attach-keeps-generation",
+    /// A session that attaches again gets its former writer id, whose sequences are used.
+    AttachNonceIgnored = "attach-nonce-ignored",
+    /// A session whose lease was ended goes on renewing it.
+    EndedSessionRenews = "ended-session-renews",
+    /// A lease ends although it was renewed since its wait began.
+    ExpiryIgnoresRenewals = "expiry-ignores-renewals",
+    /// The end of a lease fences its disks nowhere.
+    ExpiryWithoutFloor = "expiry-without-floor",
+    /// The end of a lease does not raise the generation of the disks held.
+    ExpiryKeepsGeneration = "expiry-keeps-generation",
+    /// The grantor waits as long as the lease, without room for clocks that differ.
+    LeaseEndsTooSoon = "lease-ends-too-soon",
+    /// A new root leader counts the waits of leases from before its term.
+    NewLeaderEndsLeases = "new-leader-ends-leases",
+    /// A detach by a former writer ends the present attachment.
+    DetachOfAnyWriter = "detach-of-any-writer",
+    /// A repeated creation of a disk is taken for another one.
+    CreationNotRemembered = "creation-not-remembered",
+    /// A shrink does not raise the disk's generation.
+    ShrinkKeepsGeneration = "shrink-keeps-generation",
+    /// A store that lost its replica gets the same number again.
+    ReplicaNumberReused = "replica-number-reused",
+    /// A node that restarts is not draining any more.
+    JoinForgetsDraining = "join-forgets-draining",
+    /// A store that moved to another node also stays listed at the former one.
+    MovedStoreStaysListed = "moved-store-stays-listed",
+    /// A vote is given before it is durable.
+    VoteBeforeSync = "vote-before-sync",
+    /// Log entries are acknowledged before they are durable.
+    LogBeforeSync = "log-before-sync",
+    /// Entries cut off the log come back with the next start.
+    TruncationNotRecorded = "truncation-not-recorded",
+    /// The log is purged past what the state holds durably.
+    PurgePastDurable = "purge-past-durable",
+    /// A group's members are not kept with its state.
+    MembershipNotStored = "membership-not-stored",
+    /// The applied index is written in a transaction after that of the state.
+    AppliedIndexApart = "applied-index-apart",
+    /// A replica that believes to lead answers reads without asking the others.
+    ReadIndexSkipped = "read-index-skipped",
+    /// A log record is released before its copy is durable.
+    CopyForwardNotAwaited = "copy-forward-not-awaited",
+    /// A replica runs although records of its log are damaged.
+    DamagedLogRuns = "damaged-log-runs",
+    /// A replica number that was retired runs again.
+    RetiredReplicaRuns = "retired-replica-runs",
+    /// A replica answers messages meant for a former replica of its group.
+    MessageForFormerReplica = "message-for-former-replica",
+    /// A linearizable read joins a round of the read index that began before it.
+    ReadJoinsRoundUnderWay = "read-joins-round-under-way",
+    /// A substitution may leave fewer than W members that answer.
+    SubstituteBeyondQuorum = "substitute-beyond-quorum",
+    /// Learners are recorded as members of a group.
+    GroupRecordsLearners = "group-records-learners",
 }
 
 #[cfg(feature = "mutants")]
