@@ -162,6 +162,142 @@ catalogue! {
     SubstituteBeyondQuorum = "substitute-beyond-quorum",
     /// Learners are recorded as members of a group.
     GroupRecordsLearners = "group-records-learners",
+    /// A member answers that it holds a blob before the journal's sync.
+    HeldBeforeSync = "held-before-sync",
+    /// W acknowledgements of one rack or data centre are enough where the policy asks for two.
+    QuorumInOneDomain = "quorum-in-one-domain",
+    /// A member takes writes of an older placement epoch.
+    MemberEpochUnchecked = "member-epoch-unchecked",
+    /// A member answers under an epoch that it has not made durable.
+    RecordNotAwaited = "record-not-awaited",
+    /// A repeated request of a blob being appended is answered without waiting for it.
+    JoinedStoreAnswersAtOnce = "joined-store-answers-at-once",
+    /// Stored bytes are answered whatever their digests say.
+    DigestUnchecked = "digest-unchecked",
+    /// A damaged copy is called repaired before the sound one is written.
+    RepairSettlesUnwritten = "repair-settles-unwritten",
+    /// A copy known to be damaged is acknowledged and confirmed.
+    WoundedCopyCounts = "wounded-copy-counts",
+    /// A blob that no other member could give is confirmed all the same.
+    CatchUpConfirmsLacking = "catch-up-confirms-lacking",
+    /// A copy fetched from another member is confirmed before it is durable.
+    CopyHeldBeforeSync = "copy-held-before-sync",
+    /// A feed's position passes blobs that are not held yet.
+    FeedAdvancesEarly = "feed-advances-early",
+    /// A RETIRE is confirmed and the container's blobs stay.
+    RetireIgnored = "retire-ignored",
+    /// A RETIRE of an epoch before the store came back deletes its blobs.
+    LateRetireObeyed = "late-retire-obeyed",
+    /// The sweep deletes names that may still be committed.
+    PendingNameDeleted = "pending-name-deleted",
+    /// A collected name is stored again when a late request brings it.
+    CollectedNameForgotten = "collected-name-forgotten",
+    /// A cached look-up is answered though the lease lapsed meanwhile.
+    LeaseUncheckedAfterRead = "lease-unchecked-after-read",
+    /// An attachment goes on reading after it was fenced.
+    LostAttachmentReads = "lost-attachment-reads",
+    /// A session whose lease was ended goes on with its attachments.
+    EndedLeaseKeepsDisks = "ended-lease-keeps-disks",
+    /// Of two overlapping commits the one answered last fills the metacache.
+    CommitsFillInAnyOrder = "commits-fill-in-any-order",
+    /// The metacache answers for a range whose commit is outstanding.
+    CacheAnswersDuringCommit = "cache-answers-during-commit",
+    /// Zeroing a range leaves what the metacache knows of it.
+    ZeroLeavesCache = "zero-leaves-cache",
+    /// A write whose commit was not answered is retried under a new sequence at once.
+    RetryWithoutVoid = "retry-without-void",
+    /// A write whose commit was not answered is acknowledged.
+    UnknownTakenForApplied = "unknown-taken-for-applied",
+    /// A cancelled write is answered before the shard has voided its sequence.
+    CancelAnsweredBeforeVoid = "cancel-answered-before-void",
+    /// A cancelled write that was applied after all is answered as cancelled.
+    AppliedTakenForCancelled = "applied-taken-for-cancelled",
+    /// A unit that no member gives reads as zeros.
+    MissingUnitReadsAsZeros = "missing-unit-reads-as-zeros",
+    /// The low-water mark passes sequences whose outcome is unknown.
+    LowWaterPassesUnsettled = "low-water-passes-unsettled",
+    /// The part of a request beyond a container's end goes to the container of its beginning.
+    PieceInFirstContainer = "piece-in-first-container",
+    /// Every piece of a request carries the bytes of its beginning.
+    PieceFromStart = "piece-from-start",
+    /// Acknowledgements given under a former placement epoch are committed under the present one.
+    StaleAcknowledgementsCount = "stale-acknowledgements-count",
+    /// A durable journal frame makes the ones before it count as durable.
+    LaterFrameSpeaksForEarlier = "later-frame-speaks-for-earlier",
+    /// A failed sync of the journal is tried again, and believed.
+    FailedSyncRetried = "failed-sync-retried",
+    /// Damage among acknowledged journal frames is taken for a torn tail.
+    DamageTakenForTail = "damage-taken-for-tail",
+    /// What recovery read from the cache is not made durable again.
+    TailNotSecured = "tail-not-secured",
+    /// An idle journal writes no closing mark.
+    ClosingMarkSkipped = "closing-mark-skipped",
+    /// A journal segment is freed though records in it live.
+    SegmentFreedEarly = "segment-freed-early",
+    /// A freed segment is overwritten before the frame that frees it is durable.
+    SegmentRecycledEarly = "segment-recycled-early",
+    /// Blobs are flushed to an extent that is not synced, and leave the journal.
+    ExtentUnsynced = "extent-unsynced",
+    /// A recovered extent gets its footer before its entries are durable.
+    FooterBeforeEntries = "footer-before-entries",
+    /// Flush and compaction move an index entry that has changed meanwhile.
+    RelocateUnconditional = "relocate-unconditional",
+    /// An extent with a live entry left is removed.
+    MostlyDeadExtentRemoved = "mostly-dead-extent-removed",
+    /// A deletion leaves the journal before the extents know of it.
+    DeletionForgotten = "deletion-forgotten",
+    /// A replaced copy is dead on disk before its successor is durable.
+    DeadMapAheadOfJournal = "dead-map-ahead-of-journal",
+    /// Both copies of the superblock are written before either is synced.
+    SuperblockCopiesTogether = "superblock-copies-together",
+    /// An update of the superblock writes over its only good copy.
+    SuperblockOneCopy = "superblock-one-copy",
+    /// A commit of Pages' state does not sync its log.
+    PageLogUnsynced = "page-log-unsynced",
+    /// The table of page checksums is durable before the pages.
+    TableBeforePages = "table-before-pages",
+    /// A page of Pages' state is used whatever its checksum says.
+    PageUnverified = "page-unverified",
+    /// A frame's body is taken whatever its checksum says.
+    BodyChecksumUnchecked = "body-checksum-unchecked",
+    /// A response is given to the oldest request, whichever it answers.
+    AnswersInOrder = "answers-in-order",
+    /// A second copy of a request runs while the first does.
+    DuplicateRequestRuns = "duplicate-request-runs",
+    /// Whoever answers at an address is taken for the node expected there.
+    HandshakeNodeUnchecked = "handshake-node-unchecked",
+    /// A request that may have run is reported as one that never left.
+    SentCalledUnreachable = "sent-called-unreachable",
+    /// A peer whose store knows less of itself than this node is talked to.
+    NodeBehindAccepted = "node-behind-accepted",
+    /// A store that peers know better than itself goes on serving.
+    RollBackUnjudged = "roll-back-unjudged",
+    /// A store marked as rolled back serves after a restart.
+    RolledBackStarts = "rolled-back-starts",
+    /// Handshakes show journal positions that are not durable yet.
+    StampsShowUndurable = "stamps-show-undurable",
+    /// A cluster is founded although a seed did not answer.
+    FoundingWithSilentSeed = "founding-with-silent-seed",
+    /// A node that belongs to a cluster accepts the claim of another.
+    ClaimOverwrites = "claim-overwrites",
+    /// Every R2T of a command asks from the end of the data received.
+    R2tOffsetRepeats = "r2t-offset-repeats",
+    /// A transfer shorter than expected is reported without its residual.
+    ResidualMissing = "residual-missing",
+    /// A failed command is answered without its sense data.
+    SenseLost = "sense-lost",
+    /// The length of an UNMAP descriptor is taken for bytes.
+    UnmapCountInBytes = "unmap-count-in-bytes",
+    /// Only the first descriptor of an UNMAP is performed.
+    UnmapFirstRangeOnly = "unmap-first-range-only",
+    /// ABORT TASK is answered while the aborted write may still change the disk.
+    AbortAnsweredEarly = "abort-answered-early",
+    /// A write with less data than its CDB says is not shortened to it.
+    ShortWriteKeepsLength = "short-write-keeps-length",
+    /// An ordered task does not wait for the older ones.
+    OrderedTaskOvertakes = "ordered-task-overtakes",
+    /// A transfer that begins inside the disk may end beyond it.
+    EndUnchecked = "end-unchecked",
 }
 
 #[cfg(feature = "mutants")]
