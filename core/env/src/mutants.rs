@@ -1,7 +1,8 @@
 //! Planted bugs. Each proves that some oracle would notice its like; none is in a production build.
 //!
 //! Without the feature `mutants` [`active`] is a constant `false` and the compiler removes the
-//! planted code. With it, one mutant at most is chosen for the whole process at its start.
+//! planted code. With it, one mutant at most is chosen for the whole process at its start: by
+//! [`choose`], or else by the variable `HEDGEROW_MUTANT`, so that every test can be run with it.
 
 macro_rules! catalogue {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
@@ -307,7 +308,8 @@ mod chosen {
     use super::Mutant;
 
     const NONE: u32 = u32::MAX;
-    static CHOSEN: AtomicU32 = AtomicU32::new(NONE);
+    const UNDECIDED: u32 = NONE - 1;
+    static CHOSEN: AtomicU32 = AtomicU32::new(UNDECIDED);
 
     /// Chooses the mutant of this process, before anything else runs.
     pub fn choose(mutant: Option<Mutant>) {
@@ -320,7 +322,21 @@ mod chosen {
     /// Whether `mutant` was chosen.
     #[must_use]
     pub fn active(mutant: Mutant) -> bool {
-        CHOSEN.load(Ordering::Relaxed) == mutant as u32
+        let chosen = CHOSEN.load(Ordering::Relaxed);
+        if chosen == UNDECIDED {
+            choose(named());
+            return active(mutant);
+        }
+        chosen == mutant as u32
+    }
+
+    /// The mutant that the environment names.
+    ///
+    /// # Panics
+    /// When there is no such mutant: a test that meant to plant one must not pass without it.
+    fn named() -> Option<Mutant> {
+        let name = std::env::var("HEDGEROW_MUTANT").ok()?;
+        Some(super::find(&name).expect("HEDGEROW_MUTANT names a mutant"))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Each mutant of the catalogue is run on disjoint ranges of seeds until one fails; how many seeds
 //! that took is its figure, and the median of the ranges is told. A campaign goes breadth first and
-//! is kept in a file after every seed-to-kill, so it may be broken off and gone on with at any time.
+//! is kept in a file after every stretch, so it may be broken off and gone on with at any time.
 //!
 //! Invariants: a seed kills only if it passes without the mutant (one that fails either way is a
 //! false alarm, and is counted as one); results of different sources never mix.

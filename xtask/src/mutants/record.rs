@@ -1,7 +1,8 @@
 //! What a campaign has found so far, in a file that is replaced whole after every finding.
 //!
 //! Invariants: the file names the sources that its results are of and the ranges of seeds; it is
-//! never added to under others. A file that was written half is never seen: it is renamed into place.
+//! never added to under others. A file that was written half is never seen: it is renamed into
+//! place.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -130,8 +131,8 @@ impl Record {
         }
         if found.ranges != *ranges {
             bail!(
-                "{}: its results are of {} ranges of {} seeds from {} on: ask for the same, or name \
-                 another file with --resume",
+                "{}: its results are of {} ranges of {} seeds from {} on: ask for the same, or \
+                 name another file with --resume",
                 path.display(),
                 found.ranges.count,
                 found.ranges.seeds,
