@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Characters kept of one operation's value: what fits a line of the list.
 const LONGEST_TEXT: usize = 160;
 /// Bytes of all values of a page; half of it is left after compression, and a page is to be small.
-const TEXTS_MAXIMUM_BYTES: usize = 6 << 20;
+const TEXTS_MAXIMUM_BYTES: usize = 4 << 20;
 /// Above so many operations times are kept in microseconds: the last digits do not compress.
 const EXACT_TIMES_MAXIMUM: usize = 200_000;
 /// Functions told apart by colour and filter; later ones are called "other".
@@ -204,14 +204,24 @@ fn text_of(operation: &Operation<'_>) -> String {
 }
 
 /// Which operations keep their texts: those that matter, those that did not succeed, then the rest
-/// from the end, for a run is mostly judged by where it stopped.
+/// by their distance from those that matter, or from the end of the run.
 fn chosen_texts(operations: &[Operation<'_>], matter: &BTreeSet<u64>) -> BTreeSet<usize> {
+    let index = |&at: &u64| usize::try_from(at).ok().filter(|&at| at < operations.len());
+    let matter: Vec<usize> = matter.iter().filter_map(index).collect();
+    let centre = matter
+        .get(matter.len() / 2)
+        .copied()
+        .unwrap_or(operations.len());
+    let unsuccessful = (0..operations.len()).filter(|&at| operations[at].ending != OK);
+    let (mut before, mut after) = ((0..centre).rev(), centre..operations.len());
+    let rest = (0..).map_while(|_: u64| match (before.next(), after.next()) {
+        (None, None) => None,
+        (one, other) => Some([one, other]),
+    });
     let mut chosen = BTreeSet::new();
     let mut bytes = 0;
-    let all = || (0..operations.len()).rev();
-    let first = all().filter(|&at| matter.contains(&(at as u64)));
-    let second = all().filter(|&at| operations[at].ending != OK);
-    for at in first.chain(second).chain(all()) {
+    let first = matter.iter().copied().chain(unsuccessful);
+    for at in first.chain(rest.flatten().flatten()) {
         if chosen.insert(at) {
             bytes += text_of(&operations[at]).len();
             if bytes > TEXTS_MAXIMUM_BYTES {

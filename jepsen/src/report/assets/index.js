@@ -60,7 +60,7 @@ H.initTheme();
 const input = H.el("input", { type: "search", placeholder: "filter runs: partition invalid", autofocus: true,
   oninput: () => { state.filter = input.value; paint(); } });
 document.getElementById("app").append(
-  H.el("header", {}, H.el("h1", {}, "Runs"), H.el("span.fact.mono", {}, meta.store), H.el("span.grow"), H.themeButton()),
+  H.el("header", {}, H.el("h1", {}, "Runs"), H.el("div.facts", {}, H.el("span.fact.mono", {}, meta.store)), H.themeButton()),
   H.el("div.controls", {}, input, buttons), table);
 paint();
 setInterval(async () => {

@@ -1,6 +1,7 @@
 // The page of one run. Columns come from `report/operations.rs`, the rest from `report/run.rs`.
 
 const ENDINGS = ["ok", "fail", "info", "open"];
+const LOOKS = ["c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "fail", "info", "bad"];
 const LANE_TITLES = 14;
 
 class Run {
@@ -39,6 +40,11 @@ class Run {
       this.lanesOf[this.lane[at]].push(at);
     }
     this.lanesOf = this.lanesOf.map((list) => Uint32Array.from(list));
+    // What an operation is drawn as: a function's colour, failed (8), unknown (9), witness (10).
+    this.look = new Uint8Array(this.count);
+    for (let at = 0; at < this.count; at++) {
+      this.look[at] = this.witness.has(at) ? 10 : [this.fn[at] % 8, 8, 9, 9][this.ending[at]];
+    }
     this.longest = 1;
     for (let at = 0; at < this.count; at++) this.longest = Math.max(this.longest, this.lengths[at]);
   }
@@ -91,10 +97,7 @@ class Run {
   value(at) { return this.texts[this.text[at]]; }
   name(at) { return this.shape.functions[this.fn[at]]; }
   label(at) { return `${this.name(at)} ${this.value(at)}`; }
-  color(at) {
-    if (this.witness.has(at)) return H.color("bad");
-    return [H.series(this.fn[at]), H.color("fail"), H.color("info"), H.color("info")][this.ending[at]];
-  }
+  color(at) { return H.color(LOOKS[this.look[at]]); }
   faint(at) { return this.matches && !this.matches[at]; }
   tip(at) {
     const took = this.lengths[at] ? H.length(this.lengths[at] - 1) : "never ended";
@@ -218,25 +221,37 @@ const latencyStrip = () => {
       const rows = Math.ceil(strip.high);
       const counts = new Uint32Array(buckets * rows), sums = new Uint32Array(buckets);
       strip.clipped(context, () => {
-        run.each(view.t0, view.t1, (at) => {
-          if (!run.lengths[at]) return;
-          const x = strip.x(run.end(at)), y = strip.y(run.lengths[at] - 1);
+        // One mark a cell and look; a million operations leave some ten thousand.
+        const marks = LOOKS.map(() => []);
+        const { t0 } = view, { start, lengths, look } = run;
+        const scale = 1 / strip.pixel, factor = (strip.high - 12) / (high - low), bottom = strip.high - 4;
+        run.each(t0, view.t1, (at) => {
+          const length = lengths[at];
+          if (!length) return;
+          const x = H.GUTTER + (start[at] + length - 1 - t0) * scale;
           if (x < H.GUTTER || x >= strip.width) return;
-          if (!run.ending[at] && y >= 0) {
+          const y = bottom - (length - 1 > lowest ? (Math.log(length - 1) - low) * factor : 0);
+          if (look[at] < 8) {
             const place = Math.floor(x / bucket);
-            counts[place * rows + Math.floor(y)]++;
+            counts[place * rows + Math.max(0, Math.floor(y))]++;
             sums[place]++;
           }
+          const bad = look[at] >= 8;
           const mark = Math.floor(y / cell) * across + Math.floor(x / cell);
-          const bad = run.ending[at] || run.witness.has(at);
-          const faint = run.faint(at);
-          const bit = faint ? 4 : bad ? 2 : 1;
-          if (seen[mark] & (bit | (faint ? 3 : 0))) return;
+          const bit = run.matches && !run.matches[at] ? 4 : bad ? 2 : 1;
+          if (seen[mark] & bit) return;
           seen[mark] |= bit;
-          context.globalAlpha = faint ? 0.08 : bad ? 0.95 : 0.55;
-          context.fillStyle = run.color(at);
-          if (bad) context.fillRect(x - 2, y - 2, 4, 4);
-          else context.fillRect(x - 1, y - 1, 2, 2);
+          if (bit === 4) {
+            context.globalAlpha = 0.1;
+            context.fillStyle = run.color(at);
+            context.fillRect(x - 1, y - 1, 2, 2);
+          } else marks[look[at]].push(x, y);
+        });
+        marks.forEach((list, kind) => {
+          const size = kind < 8 ? 2 : list.length > 3000 ? 2 : 4;
+          context.globalAlpha = kind < 8 ? 0.55 : 0.95;
+          context.fillStyle = H.color(LOOKS[kind]);
+          for (let at = 0; at < list.length; at += 2) context.fillRect(list[at] - size / 2, list[at + 1] - size / 2, size, size);
         });
         context.globalAlpha = 1;
         for (const [share, width] of [[0.5, 2], [0.99, 1]]) strip.quantile(context, counts, sums, rows, bucket, share, width);
@@ -394,7 +409,7 @@ const laneStrip = () => {
         if (run.start[at] > view.t1) break;
         const x = strip.x(run.start[at]);
         const width = strip.x(run.end(at)) - x;
-        const rank = run.witness.has(at) ? 4 : run.faint(at) ? 0 : run.ending[at] ? 2 : 1;
+        const rank = run.look[at] === 10 ? 4 : run.faint(at) ? 0 : run.ending[at] ? 2 : 1;
         // Of operations in one pixel the one that matters most is drawn.
         if (x + width < drawn + 0.8 && rank <= worst) continue;
         worst = x + width < drawn + 0.8 ? Math.max(worst, rank) : rank;
@@ -442,7 +457,7 @@ const laneStrip = () => {
         const at = list[place];
         if (run.start[at] > time + near) break;
         const tail = run.ending[at] >= 2 ? strip.pixel * 20 : 0;
-        const away = Math.max(run.start[at] - time, time - run.end(at) - tail, 0) - (run.witness.has(at) ? near : 0);
+        const away = Math.max(run.start[at] - time, time - run.end(at) - tail, 0) - (run.look[at] === 10 ? near : 0);
         if (away <= near && away <= distance) { best = at; distance = away; }
       }
       return best;

@@ -7,7 +7,7 @@ const drawWitness = () => {
   if (!list.length || list.length > 200) return null;
   const moments = [...new Set(list.flatMap((at) => [run.start[at], run.lengths[at] ? run.end(at) : null])
     .filter((time) => time !== null))].sort((a, b) => a - b);
-  const space = 58, left = 70, row = 26;
+  const left = 64, row = 26, space = H.clamp(320 / moments.length, 58, 130);
   const width = Math.max(380, left + moments.length * space + 40);
   const svg = (name, attributes, ...children) => {
     const element = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -36,20 +36,41 @@ const drawWitness = () => {
     ...lines, ...rows.flat()));
 };
 
+const operationRow = (at, entry) => {
+  const answer = entry.answer && entry.answer !== "nil" && entry.answer !== entry.argument ? ` \u2192 ${entry.answer}` : "";
+  const text = entry.function ? `${entry.function} ${entry.argument}${answer}` : run.label(at);
+  return H.el("tr", { onclick: () => run.select(at, true) },
+    H.el("td", {}, `#${at}`), H.el("td.mono", {}, text),
+    H.el("td", {}, H.el("span.tag." + ENDINGS[run.ending[at]], {}, ENDINGS[run.ending[at]])),
+    H.el("td", {}, `p ${run.process[at]}`), H.el("td", {}, H.moment(run.start[at], run.shape.unit_ns ? 1e6 / run.shape.unit_ns : 1)));
+};
+
 const witnessTable = () => {
-  const known = run.meta.witness.map((entry) => {
+  const rows = [], others = [];
+  for (const entry of run.meta.witness) {
     const at = typeof entry === "number" ? entry : entry.operation;
-    if (at === undefined || at >= run.count) return H.el("div.mono", {}, typeof entry === "string" ? entry : JSON.stringify(entry));
-    const answer = entry.answer && entry.answer !== "nil" && entry.answer !== entry.argument ? ` \u2192 ${entry.answer}` : "";
-    const text = entry.function ? `${entry.function} ${entry.argument}${answer}` : run.label(at);
-    const row = H.el("tr", { onclick: () => run.select(at, true), style: "cursor:pointer" },
-      H.el("td", {}, `#${at}`), H.el("td.mono", {}, text),
-      H.el("td", {}, H.el("span.tag." + ENDINGS[run.ending[at]], {}, ENDINGS[run.ending[at]])),
-      H.el("td", {}, `p ${run.process[at]}`), H.el("td", {}, H.moment(run.start[at])));
-    return row;
-  });
-  const rows = known.filter((row) => row.tagName === "TR");
-  return [rows.length ? H.el("table.facts", {}, rows) : null, ...known.filter((row) => row.tagName !== "TR")];
+    if (run.witness.has(at)) rows.push(operationRow(at, entry));
+    else others.push(H.el("div.mono", {}, typeof entry === "string" ? entry : JSON.stringify(entry)));
+  }
+  return [rows.length ? H.el("table.facts.operations", {}, rows) : null, ...others];
+};
+
+// Who else named the values of the witness: a stale read is understood by the write that it saw.
+// Only rare values say anything; common ones are keys, counts and the like.
+const relatedOperations = () => {
+  const MOST = 6, rare = new Set();
+  const words = new Set([...run.witness].flatMap((at) => run.value(at).match(/[\w.-]+/g) || []));
+  if (!words.size || words.size > 60) return [];
+  const found = new Map([...words].map((word) => [word, []]));
+  for (let at = 0; at < run.count; at++) {
+    if (run.witness.has(at) || !run.text[at]) continue;
+    for (const word of new Set(run.value(at).match(/[\w.-]+/g) || [])) {
+      const list = found.get(word);
+      if (list && list.length <= MOST) list.push(at);
+    }
+  }
+  for (const list of found.values()) if (list.length <= MOST) list.forEach((at) => rare.add(at));
+  return [...rare].sort((a, b) => a - b).slice(0, 24);
 };
 
 const verdictPane = () => {
@@ -70,6 +91,13 @@ const verdictPane = () => {
     children.push(H.el("h2", {}, `Witness: ${meta.witness.length} operations that no order explains`));
     children.push(drawWitness(), ...witnessTable());
     children.push(H.el("p", {}, H.el("button", { onclick: showWitness }, "show in the timeline"), " ", H.el("kbd", {}, "w")));
+    const related = H.el("div");
+    children.push(related);
+    setTimeout(() => {
+      const list = relatedOperations();
+      if (list.length) related.append(H.el("h2", {}, "Others that name these values"),
+        H.el("table.facts.operations", {}, list.map((at) => operationRow(at, {}))));
+    }, 200);
   }
   const { coverage, witness, reason, verdict, operations, ...rest } = results;
   if (coverage && Object.keys(coverage).length) {
@@ -250,17 +278,19 @@ const start = async () => {
   const fact = (name, value) => (value || value === 0 ? H.el("span.fact", {}, name + " ", H.el("b", {}, String(value))) : null);
   app.append(H.el("header", {},
     H.el("span.pill." + (meta.verdict || "none"), {}, meta.verdict || "no verdict"), H.el("h1", {}, meta.title),
-    fact("workload", results.workload), fact("nemesis", results.nemesis), fact("target", results.target),
-    fact("model", meta.model), fact("seed", results.seed), fact("started", results.started),
-    H.el("span.fact", {}, H.el("b", {}, H.number(ok)), " ok ", H.el("b", {}, H.number(fail)), " failed ",
-      H.el("b", {}, H.number(info)), " unknown"),
-    fact("took", results.duration_s ? results.duration_s.toFixed(1) + " s" : ""),
-    H.el("span.grow"), location.protocol.startsWith("http") ? H.el("a", { href: "/" }, "all runs") : null,
-    H.themeButton(), H.keys(view, {
-      w: ["the witness", showWitness], n: ["the client's next operation", () => detailBar.on()],
-      p: ["the client's operation before", () => detailBar.back()],
-      "/": ["filter operations", () => { panel.show("Operations"); document.getElementById("filter").focus(); }],
-    })),
+    H.el("div.facts", {},
+      fact("workload", results.workload), fact("nemesis", results.nemesis), fact("target", results.target),
+      fact("model", meta.model), fact("seed", results.seed),
+      fact("started", (results.started || "").replace(/\.\d+Z$/, "Z").replace("T", " ")),
+      H.el("span.fact", {}, H.el("b", {}, H.number(ok)), " ok ", H.el("b", {}, H.number(fail)), " failed ",
+        H.el("b", {}, H.number(info)), " unknown"),
+      fact("took", results.duration_s ? results.duration_s.toFixed(1) + " s" : "")),
+    H.el("div.tools", {}, location.protocol.startsWith("http") ? H.el("a", { href: "/" }, "all runs") : null,
+      H.themeButton(), H.keys(view, {
+        w: ["the witness", showWitness], n: ["the client's next operation", () => detailBar.on()],
+        p: ["the client's operation before", () => detailBar.back()],
+        "/": ["filter operations", () => { panel.show("Operations"); document.getElementById("filter").focus(); }],
+      }))),
     H.el("div.columns", {}, stage.root, panel.splitter, panel.root));
   panel.show("Verdict");
   document.addEventListener("selected", ({ detail }) => {
