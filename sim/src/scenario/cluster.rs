@@ -45,7 +45,7 @@ impl Cluster {
                 &format!("dc-{}", rack % plan.data_centres),
             );
             let index = world.add_node(spec);
-            world.set_drift(index, plan.drift_ppm[usize::from(number)]);
+            world.set_drift(index, plan.drift(index));
             indexes.push(index);
         }
         let cluster = Self(Arc::new(Inner {

@@ -8,9 +8,21 @@ use hedgerow_env::Random;
 use hedgerow_protocol::{PlacementRule, Policy};
 use serde::{Deserialize, Serialize};
 
-use crate::world::TimedFault;
+use crate::world::{NodeIndex, TimedFault};
 
 use super::nemesis;
+
+/// The disk moves to another proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Move {
+    /// When, from the beginning of the safety phase.
+    pub at_ns: u64,
+    /// Where to.
+    pub to: NodeIndex,
+    /// The former holder goes on for so long, as if it knew nothing of it; zero: it releases.
+    pub former_goes_on_ns: u64,
+}
 
 /// A run's plan. Written to and read from a tape, it needs no seed to be drawn from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,9 +51,9 @@ pub struct Plan {
     pub pause: Duration,
     /// How long faults strike.
     pub safety: Duration,
-    /// The disk moves to another proxy about this often.
-    pub move_every: Duration,
-    /// Clock drift of each node, in parts per million.
+    /// Where the disk moves when; it begins at node 0, where it also is once the faults have ended.
+    pub moves: Vec<Move>,
+    /// Clock drift of each node, in parts per million; none where the list has ended.
     pub drift_ppm: Vec<i32>,
     /// What strikes when, counted from the beginning of the safety phase.
     pub faults: Vec<TimedFault>,
@@ -53,6 +65,37 @@ fn stream(seed: u64, label: u64) -> Random {
 }
 
 impl Plan {
+    /// The least that a plan can hold: what a tape does not mention.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self {
+            seed: 0,
+            nodes: 1,
+            racks: 1,
+            data_centres: 1,
+            shards: 1,
+            policy: Policy::default(),
+            containers: 1,
+            container_bytes: 1 << 20,
+            hot_blocks: 1,
+            clients: 1,
+            pause: Duration::from_millis(10),
+            safety: Duration::from_secs(1),
+            moves: Vec::new(),
+            drift_ppm: Vec::new(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// The clock drift of a node outside its faults, in parts per million.
+    #[must_use]
+    pub fn drift(&self, node: NodeIndex) -> i32 {
+        self.drift_ppm
+            .get(node.position())
+            .copied()
+            .unwrap_or_default()
+    }
+
     /// The plan of `seed`.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
@@ -93,9 +136,28 @@ impl Plan {
             clients: 2 + u32::try_from(work.below(4)).expect("small"),
             pause: Duration::from_millis([2, 10, 50][work.index(3)]),
             safety,
-            move_every: Duration::from_millis(2_000 + work.below(12_000)),
+            moves: draw_moves(&mut stream(seed, 6), nodes, safety),
             drift_ppm: (0..nodes).map(drift).collect(),
             faults: nemesis::draw(&mut stream(seed, 5), nodes, safety),
         }
     }
+}
+
+fn draw_moves(random: &mut Random, nodes: u16, safety: Duration) -> Vec<Move> {
+    let end = u64::try_from(safety.as_nanos()).expect("a run is short");
+    let every = 1_000_000 * (2_000 + random.below(12_000));
+    let mut at_ns = every;
+    let mut moves = Vec::new();
+    while at_ns < end {
+        let to = NodeIndex(u16::try_from(random.below(u64::from(nodes))).expect("few nodes"));
+        let goes_on = random.chance(1, 2);
+        let former_goes_on_ns = u64::from(goes_on) * 1_000_000_000 * (1 + random.below(10));
+        moves.push(Move {
+            at_ns,
+            to,
+            former_goes_on_ns,
+        });
+        at_ns += every / 2 + random.below(every);
+    }
+    moves
 }
