@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use crate::jepsen_pages;
+
 /// Exit code for input that cannot be used.
 const EXIT_UNUSABLE: u8 = 2;
 
@@ -13,6 +15,10 @@ const EXIT_UNUSABLE: u8 = 2;
 pub(crate) enum JepsenCommand {
     /// Check a history: exit 0 valid, 1 invalid, 2 unusable input, 3 unknown
     Check(Check),
+    /// Write the page of a history or of a run: one HTML file that needs nothing else
+    Page(jepsen_pages::Page),
+    /// Browse a store of runs
+    Serve(jepsen_pages::Serve),
 }
 
 /// `hedgerow jepsen check`
@@ -33,7 +39,14 @@ pub(crate) struct Check {
 
 /// Runs the command.
 pub(crate) fn run(command: JepsenCommand) -> ExitCode {
-    let JepsenCommand::Check(check) = command;
+    match command {
+        JepsenCommand::Check(check) => run_check(&check),
+        JepsenCommand::Page(page) => jepsen_pages::page(&page),
+        JepsenCommand::Serve(serve) => jepsen_pages::serve(&serve),
+    }
+}
+
+fn run_check(check: &Check) -> ExitCode {
     #[expect(
         clippy::disallowed_methods,
         reason = "a tool without a node reads its input"

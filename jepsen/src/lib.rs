@@ -5,14 +5,18 @@
 //! history in Jepsen's EDN form, as `jepsen.log` lines or in the compact binary form of
 //! [`history`] can be judged by [`command::check`].
 //!
-//! Invariants kept here: nothing in this crate reads a clock, a file or a random source; the same
-//! input gives the same answer; malformed input is a typed error with its line, never a panic; an
-//! answer that never arrived is *unknown*, never "did not happen".
+//! [`report`] shows runs to people: one HTML page each, and a server to browse them.
 //!
-//! What it does not do: run operations, inject faults or write reports.
+//! Invariants kept here: nothing in this crate reads a clock or a random source, and only
+//! [`report::files`] touches files; the same input gives the same answer; malformed input is a typed
+//! error with its line, never a panic; an answer that never arrived is *unknown*, never "did not
+//! happen".
+//!
+//! What it does not do: run operations or inject faults.
 
 pub mod check;
 pub mod command;
 pub mod fuzz;
 mod hash;
 pub mod history;
+pub mod report;
