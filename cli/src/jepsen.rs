@@ -1,4 +1,10 @@
-//! `hedgerow jepsen`: the checkers, for histories of this cluster and of others.
+//! `hedgerow jepsen`: the checkers, for histories of this cluster and of others, and the tests.
+
+mod iscsi;
+mod node_process;
+mod os;
+mod processes;
+mod run;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,6 +19,8 @@ const EXIT_UNUSABLE: u8 = 2;
 pub(crate) enum JepsenCommand {
     /// Check a history: exit 0 valid, 1 invalid, 2 unusable input, 3 unknown
     Check(Check),
+    /// Test a cluster of real processes: exit 0 valid, 1 invalid, 2 not run, 3 unknown
+    Run(run::Run),
 }
 
 /// `hedgerow jepsen check`
@@ -33,7 +41,13 @@ pub(crate) struct Check {
 
 /// Runs the command.
 pub(crate) fn run(command: JepsenCommand) -> ExitCode {
-    let JepsenCommand::Check(check) = command;
+    match command {
+        JepsenCommand::Check(check) => self::check(&check),
+        JepsenCommand::Run(options) => run::run(options),
+    }
+}
+
+fn check(check: &Check) -> ExitCode {
     #[expect(
         clippy::disallowed_methods,
         reason = "a tool without a node reads its input"

@@ -70,6 +70,11 @@ pub(crate) fn client_env(logging: Logging) -> Env {
     })
 }
 
+/// The wall time of the machine.
+pub(crate) fn wall() -> WallTime {
+    BootClock.wall()
+}
+
 /// Makes every panic end the process, after its message.
 pub(crate) fn abort_on_panic() {
     let print = std::panic::take_hook();
@@ -216,7 +221,8 @@ impl Disk for NoDisk {
     }
 }
 
-struct SystemSeeds;
+/// Randomness from the operating system.
+pub(crate) struct SystemSeeds;
 
 impl Seeds for SystemSeeds {
     fn stream(&self, _label: &str) -> Random {
@@ -260,7 +266,7 @@ impl Events for Stderr {
 }
 
 /// `2026-11-22T14:03:05.123Z`.
-fn utc(wall: WallTime) -> String {
+pub(crate) fn utc(wall: WallTime) -> String {
     let (seconds, milliseconds) = (wall.0 / 1000, wall.0 % 1000);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Civil date from days since 1970-01-01 (Howard Hinnant's `civil_from_days`, years 0 to 9999).
