@@ -1,7 +1,13 @@
 //! `hedgerow jepsen`: the checkers, for histories of this cluster and of others, and the tests.
 
+mod admin;
+mod cluster;
+mod control;
+mod damage;
+mod etcd;
 mod iscsi;
 mod node_process;
+pub(crate) mod orders;
 mod os;
 mod processes;
 mod run;

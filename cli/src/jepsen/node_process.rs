@@ -24,6 +24,8 @@ pub(super) struct Start {
     pub(super) arguments: Vec<String>,
     pub(super) variables: Vec<(String, String)>,
     pub(super) log: PathBuf,
+    /// Whether SIGTERM may end it as a signal; else it has to exit with 0.
+    pub(super) dies_of_sigterm: bool,
 }
 
 /// The process of one node, if it runs.
@@ -133,6 +135,9 @@ impl NodeProcess {
         os::send(pid, Signal::Terminate)?;
         match self.wait(env, STOP_LIMIT).await {
             Ok(status) if status.success() => Ok(()),
+            Ok(status) if self.start.dies_of_sigterm && status.signal() == Some(libc::SIGTERM) => {
+                Ok(())
+            }
             Ok(status) => bail!("after SIGTERM: {status}; {}", last_lines(&self.start.log)),
             Err(error) => {
                 self.kill()?;
@@ -157,6 +162,13 @@ impl NodeProcess {
         let stopped = os::state(pid) == Some('T');
         os::send(pid, Signal::Continue)?;
         Ok(stopped)
+    }
+
+    /// Forgets an end by SIGKILL, which the tester ordered.
+    pub(super) fn take_killed(&mut self) {
+        self.pid();
+        self.ended
+            .retain(|ended| ended.status.signal() != Some(libc::SIGKILL));
     }
 
     /// The ends that nobody asked for, each told once.

@@ -2,37 +2,44 @@
 //!
 //! Each node advertises the address of a fault proxy that stands before it; the proxy finds out which
 //! process connects, so every directed link can be broken and the nodes know nothing of it. Clients
-//! talk to the nodes' iSCSI portals directly, as machines outside the cluster's network do.
+//! talk to the nodes' portals directly, as machines outside the cluster's network do.
+//!
+//! Clocks and disks lie by order ([`super::orders`]) in builds with the feature `testing`; everything
+//! else strikes unmodified programs.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use hedgerow_env::{BoxFuture, Env, event};
+use anyhow::bail;
+use hedgerow_env::{BoxFuture, Env};
 use hedgerow_iscsi::target_name;
-use hedgerow_jepsen::run::fault_proxy::{FaultProxy, LinkCounters, Links};
-use hedgerow_jepsen::run::workload::WorkloadPlan;
+use hedgerow_jepsen::run::workload::{BlockPlan, WorkloadPlan};
 use hedgerow_jepsen::run::{
-    Client, Fault, Incident, Link, Struck, Target, TargetError, TestPlan, node_name,
+    Client, Fault, Incident, Struck, Target, TargetError, TestPlan, node_name,
 };
 use hedgerow_net::Rpc;
 use hedgerow_protocol::{AdminReply, AdminRequest, NodeState, PlacementRule, Policy};
 
+use super::admin::{AdminClient, AdminClients};
+use super::cluster::{Cluster, IsDefect};
+use super::control::Control;
+use super::damage::damage;
 use super::iscsi::{BlockClient, BlockClients, Portals};
 use super::node_process::{Ended, NodeProcess, Start};
-use super::os::{self, Pids};
+use super::os;
 use crate::client;
 
 /// A cluster forms within seconds; a busy machine takes longer.
 const FORM_LIMIT: Duration = Duration::from_secs(90);
 /// Pause between questions to a cluster that is not ready.
 const ASK_PAUSE: Duration = Duration::from_millis(250);
+/// A store that is refused is refused within this time of the start.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(8);
 /// The disk of the workload `block`.
 const DISK: &str = "jepsen";
-/// Exit code of a node that stopped itself.
-const HALTED: i32 = crate::production::EXIT_HALTED;
+/// How a node ends that stopped itself, and one that did not start.
+const STOPPED: [Option<i32>; 2] = [Some(crate::production::EXIT_HALTED), Some(1)];
 
 /// What a test needs to know of the machine.
 #[derive(Debug, Clone)]
@@ -47,75 +54,80 @@ pub(super) struct Place {
 
 /// The cluster.
 pub(super) struct Processes {
-    env: Env,
+    cluster: Cluster,
     place: Place,
     rpc: Rpc,
-    pids: Pids,
-    links: Links,
-    nodes: tokio::sync::Mutex<Vec<NodeProcess>>,
-    incidents: Mutex<Vec<Incident>>,
-    /// What links had done when the present fault of links began.
-    counters: Mutex<Vec<(Fault, Vec<Link>, LinkCounters)>>,
     ready: OnceLock<Ready>,
 }
 
 /// What is known once the cluster was set up.
 struct Ready {
-    nodes: u16,
-    block: Option<BlockClients>,
-    disks_break: bool,
-    _proxies: Vec<FaultProxy>,
+    clients: Clients,
+    controls: Vec<Control>,
+    is_defect: IsDefect,
+    damages: bool,
+}
+
+enum Clients {
+    Block(BlockClients),
+    Admin(AdminClients),
 }
 
 impl Processes {
     pub(super) fn new(env: Env, place: Place) -> anyhow::Result<Self> {
-        let rpc = client::admin_rpc(env.clone())?;
         Ok(Self {
-            links: Links::new(env.random("links")),
-            env,
+            rpc: client::admin_rpc(env.clone())?,
+            cluster: Cluster::new(env),
             place,
-            rpc,
-            pids: Pids::default(),
-            nodes: tokio::sync::Mutex::default(),
-            incidents: Mutex::default(),
-            counters: Mutex::default(),
             ready: OnceLock::new(),
         })
     }
 
     async fn form(&self, plan: &TestPlan) -> anyhow::Result<()> {
+        check_build(plan)?;
         let count = usize::from(plan.nodes);
         let free = os::free_addresses(2 * count)?;
         let (addresses, portals) = free.split_at(count);
-        let identify = os::identify(&self.pids);
-        let mut proxies = Vec::new();
-        for (node, address) in (0..plan.nodes).zip(addresses) {
-            let links = self.links.clone();
-            let before = (node, address.clone());
-            let identify = Arc::clone(&identify);
-            let proxy = FaultProxy::start(&self.env, "127.0.0.1:0", before, links, identify);
-            proxies.push(proxy.await?);
-        }
-        let advertised: Vec<String> = proxies.iter().map(|proxy| proxy.address().into()).collect();
+        let advertised = self.cluster.proxies(addresses).await?;
         std::fs::create_dir_all(self.place.folder.join("logs"))?;
-        let mut nodes = self.nodes.lock().await;
+        let (mut nodes, mut controls) = (Vec::new(), Vec::new());
         for number in 0..plan.nodes {
             let at = usize::from(number);
-            let text = self.configuration(plan, number, &addresses[at], &advertised, &portals[at]);
+            let control = Control::new(&self.place.folder.join("control").join(node_name(number)))?;
+            let ends = (addresses[at].as_str(), portals[at].as_str());
+            let text = self.configuration(plan, number, ends, &advertised, &control);
             nodes.push(NodeProcess::new(self.configure(number, &text)?));
+            controls.push(control);
         }
-        for node in nodes.iter_mut() {
-            node.start()?;
-        }
-        self.note_pids(&mut nodes);
-        drop(nodes);
+        self.cluster.start(nodes).await?;
         self.wait_formed(plan.nodes, &addresses[0]).await?;
-        let block = self.disk(plan, &addresses[0], portals).await?;
+        let replication_factor = u8::try_from(plan.nodes.min(3)).expect("at most three");
+        let clients = match &plan.workload {
+            WorkloadPlan::Block(block) => {
+                self.create_disk(block, &addresses[0], replication_factor)
+                    .await?;
+                Clients::Block(BlockClients {
+                    env: self.cluster.env.clone(),
+                    portals: Portals::new(portals.to_vec()),
+                    target_name: target_name(DISK)?,
+                    block_size: block.block_size,
+                })
+            }
+            WorkloadPlan::DiskLifecycle(_) => Clients::Admin(AdminClients {
+                env: self.cluster.env.clone(),
+                rpc: self.rpc.clone(),
+                addresses: addresses.to_vec(),
+                replication_factor,
+            }),
+            WorkloadPlan::CasRegister(_) => {
+                bail!("the cluster has no registers: use --workload block or disk-lifecycle")
+            }
+        };
         let ready = Ready {
-            nodes: plan.nodes,
-            block,
-            disks_break: plan.faults.iter().any(|timed| breaks_disks(&timed.fault)),
-            _proxies: proxies,
+            clients,
+            controls,
+            is_defect: is_defect(plan),
+            damages: has(plan, |fault| matches!(fault, Fault::Damage { .. })),
         };
         if self.ready.set(ready).is_err() {
             bail!("a target is set up once");
@@ -127,11 +139,18 @@ impl Processes {
         &self,
         plan: &TestPlan,
         number: u16,
-        address: &str,
+        (address, portal): (&str, &str),
         advertised: &[String],
-        portal: &str,
+        control: &Control,
     ) -> String {
         let rack = number % plan.racks + 1;
+        let forgetful = has(plan, |fault| matches!(fault, Fault::LoseUnsynced { .. }));
+        let test = if cfg!(feature = "testing") {
+            let folder = control.folder();
+            format!("\n[test]\ncontrol = {folder:?}\nforgetful_disk = {forgetful}\n")
+        } else {
+            String::new()
+        };
         format!(
             "name = \"{}\"\n\
              data_directory = {:?}\n\
@@ -149,7 +168,8 @@ impl Processes {
              \n\
              [[pool]]\n\
              directory = \"pool-0\"\n\
-             capacity = \"20GiB\"\n",
+             capacity = \"20GiB\"\n\
+             {test}",
             node_name(number),
             self.data_directory(number),
             advertised[usize::from(number)],
@@ -167,36 +187,25 @@ impl Processes {
         let config = folder.join("data").join(format!("{name}.toml"));
         std::fs::create_dir_all(folder.join("data"))?;
         std::fs::write(&config, text)?;
+        let arguments = ["--log", "info", "node", "--config"].map(String::from);
         let mutant = self.place.mutant.iter();
         Ok(Start {
             program: self.place.program.clone(),
-            arguments: vec![
-                "--log".into(),
-                "info".into(),
-                "node".into(),
-                "--config".into(),
-                config.display().to_string(),
-            ],
+            arguments: [&arguments[..], &[config.display().to_string()]].concat(),
             variables: mutant
                 .map(|name| ("HEDGEROW_MUTANT".into(), name.clone()))
                 .collect(),
             log: folder.join("logs").join(format!("{name}.log")),
+            dies_of_sigterm: false,
             name,
         })
     }
 
-    fn note_pids(&self, nodes: &mut [NodeProcess]) {
-        let running = nodes.iter_mut().zip(0_u16..);
-        let pids: BTreeMap<u16, u32> = running
-            .filter_map(|(node, number)| Some((number, node.pid()?)))
-            .collect();
-        *self.pids.lock().expect("no panic under this lock") = pids;
-    }
-
     async fn wait_formed(&self, nodes: u16, address: &str) -> anyhow::Result<()> {
-        let give_up = self.env.now() + FORM_LIMIT;
+        let env = &self.cluster.env;
+        let give_up = env.now() + FORM_LIMIT;
         let mut last = String::new();
-        while self.env.now() < give_up {
+        while env.now() < give_up {
             match client::ask_node(&self.rpc, address, &AdminRequest::Status).await {
                 Ok(AdminReply::Status(status)) => {
                     let up = status
@@ -211,214 +220,220 @@ impl Processes {
                 Ok(other) => last = format!("{other:?}"),
                 Err(error) => last = error.to_string(),
             }
-            self.env.sleep(ASK_PAUSE).await;
+            env.sleep(ASK_PAUSE).await;
         }
-        bail!(
-            "the cluster did not form in {} s: {last}",
-            FORM_LIMIT.as_secs()
-        )
+        let seconds = FORM_LIMIT.as_secs();
+        bail!("the cluster did not form in {seconds} s: {last}")
     }
 
-    /// Creates the disk of the workload `block`, if that is it.
-    async fn disk(
+    async fn create_disk(
         &self,
-        plan: &TestPlan,
+        plan: &BlockPlan,
         address: &str,
-        portals: &[String],
-    ) -> anyhow::Result<Option<BlockClients>> {
-        let WorkloadPlan::Block(block) = &plan.workload else {
-            return Ok(None);
-        };
+        replication_factor: u8,
+    ) -> anyhow::Result<()> {
+        let env = &self.cluster.env;
         let request = AdminRequest::CreateDisk {
-            nonce: self.env.random("disk-nonce").bits(),
+            nonce: env.random("disk-nonce").bits(),
             name: DISK.into(),
-            size_bytes: block.disk_bytes,
+            size_bytes: plan.disk_bytes,
             policy: Policy {
-                replication_factor: u8::try_from(plan.nodes.min(3)).expect("at most three"),
+                replication_factor,
                 placement: PlacementRule::RackAware,
-                block_size: block.block_size,
+                block_size: plan.block_size,
                 ..Policy::default()
             },
             description: "a test's disk".into(),
         };
-        let give_up = self.env.now() + FORM_LIMIT;
+        let give_up = env.now() + FORM_LIMIT;
         loop {
             match client::ask_node(&self.rpc, address, &request).await {
-                Ok(AdminReply::Disk(_)) => break,
+                Ok(AdminReply::Disk(_)) => return Ok(()),
                 Ok(AdminReply::Refused(text)) => bail!("creating the disk: {text}"),
-                other if self.env.now() >= give_up => bail!("creating the disk: {other:?}"),
-                _ => self.env.sleep(ASK_PAUSE).await,
+                other if env.now() >= give_up => bail!("creating the disk: {other:?}"),
+                _ => env.sleep(ASK_PAUSE).await,
             }
         }
-        Ok(Some(BlockClients {
-            env: self.env.clone(),
-            portals: Portals::new(portals.to_vec()),
-            target_name: target_name(DISK)?,
-            block_size: block.block_size,
-        }))
     }
 
     fn ready(&self) -> &Ready {
-        self.ready
-            .get()
-            .expect("nobody asks a target that was not set up")
+        let ready = self.ready.get();
+        ready.expect("nobody asks a target that was not set up")
     }
 
-    /// Runs `act` on some nodes, all or as many as it takes until one fails.
-    async fn on(
-        &self,
-        numbers: &[u16],
-        mut act: impl FnMut(&mut NodeProcess) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        let mut nodes = self.nodes.lock().await;
-        let mut outcome = Ok(());
-        for number in numbers {
-            let node = nodes
-                .get_mut(usize::from(*number))
-                .context("no such node")?;
-            outcome = outcome.and(act(node));
-        }
-        self.note_ends(&mut nodes);
-        self.note_pids(&mut nodes);
-        outcome
-    }
-
-    fn note_ends(&self, nodes: &mut [NodeProcess]) {
-        for node in nodes {
-            for ended in node.take_ended() {
-                let incident = self.incident(node.name(), &ended);
-                event!(
-                    self.env,
-                    Warn,
-                    "jepsen",
-                    "{}: {}",
-                    incident.node,
-                    incident.text
-                );
-                self.incidents
-                    .lock()
-                    .expect("no panic under this lock")
-                    .push(incident);
-            }
-        }
-    }
-
-    /// A node may stop itself when its disk was made to fail, and never otherwise.
-    fn incident(&self, name: &str, ended: &Ended) -> Incident {
-        let words = &ended.last_words;
-        let may_stop = self.ready.get().is_some_and(|ready| ready.disks_break);
-        let broken = words.contains("broken invariant");
-        let halted = ended.status.code() == Some(HALTED) || ended.status.code() == Some(1);
-        Incident {
-            node: name.to_owned(),
-            text: format!("ended by itself: {}; {words}", ended.status),
-            defect: broken || !(halted && may_stop),
-        }
+    fn control(&self, node: u16) -> &Control {
+        &self.ready().controls[usize::from(node)]
     }
 
     async fn begin_fault(&self, fault: &Fault) -> anyhow::Result<()> {
-        let ready = self.ready();
+        self.cluster.note_ends(&self.ready().is_defect).await;
+        if let Some(begun) = self.cluster.begin(fault).await {
+            return begun;
+        }
         match fault {
-            Fault::Kill { nodes } => self.on(nodes, NodeProcess::kill).await,
-            Fault::Pause { nodes } => self.on(nodes, NodeProcess::pause).await,
-            Fault::Restart { node } => {
-                let mut nodes = self.nodes.lock().await;
-                let process = nodes.get_mut(usize::from(*node)).context("no such node")?;
-                if process.pid().is_none() {
-                    bail!("{} does not run", process.name());
+            Fault::Clock {
+                node,
+                wall_offset_ms,
+                rate_ppm,
+                strobe_ms,
+            } => self.control(*node).order(|orders| {
+                orders.wall_offset_ms = *wall_offset_ms;
+                orders.rate_ppm = *rate_ppm;
+                orders.strobe_ms = *strobe_ms;
+            }),
+            Fault::FullDisk { node } => self.control(*node).order(|orders| orders.disk_full = true),
+            Fault::LoseUnsynced { nodes } => {
+                for node in nodes {
+                    self.control(*node)
+                        .order(|orders| orders.lose_unsynced = true)?;
                 }
-                let stopped = process.terminate(&self.env).await;
-                self.note_pids(&mut nodes);
-                stopped
-            }
-            Fault::Partition { groups, .. } => {
-                let cut = self.links.partition(ready.nodes, groups);
-                self.remember(fault, cut);
                 Ok(())
             }
-            Fault::Links { links, rules, .. } => {
-                self.links.set(links, *rules);
-                self.remember(fault, links.clone());
-                Ok(())
+            Fault::Damage { node, .. } | Fault::Wipe { node } => {
+                self.cluster.on(&[*node], NodeProcess::kill).await
             }
             other => bail!("processes cannot do this: {}", other.text()),
-        }
-    }
-
-    fn remember(&self, fault: &Fault, links: Vec<Link>) {
-        let before = self.links.counters(&links);
-        let mut counters = self.counters.lock().expect("no panic under this lock");
-        counters.push((fault.clone(), links, before));
-    }
-
-    fn end_links(&self, fault: &Fault) -> Struck {
-        let mut counters = self.counters.lock().expect("no panic under this lock");
-        let place = counters.iter().position(|(known, ..)| known == fault);
-        let Some((_, links, before)) = place.map(|place| counters.swap_remove(place)) else {
-            return Struck::No("it never began".to_owned());
-        };
-        let done = self.links.counters(&links).since(&before);
-        self.links.heal(&links);
-        if done.any() {
-            Struck::Yes(done.to_string())
-        } else {
-            Struck::No(done.to_string())
         }
     }
 
     async fn end_fault(&self, fault: &Fault) -> anyhow::Result<Struck> {
         match fault {
-            Fault::Kill { nodes } => {
-                self.on(nodes, NodeProcess::start).await?;
-                Ok(Struck::Yes("died of SIGKILL, started again".to_owned()))
+            Fault::Clock { node, .. } => {
+                let control = self.control(*node);
+                let struck = control.clock_struck();
+                control.order(|orders| {
+                    (orders.wall_offset_ms, orders.rate_ppm, orders.strobe_ms) = (0, 0, 0);
+                })?;
+                Ok(struck)
             }
-            Fault::Restart { node } => {
-                self.on(&[*node], NodeProcess::start).await?;
-                Ok(Struck::Yes(
-                    "stopped with exit code 0, started again".to_owned(),
-                ))
+            Fault::FullDisk { node } => {
+                let control = self.control(*node);
+                let struck = control.full_struck();
+                control.order(|orders| orders.disk_full = false)?;
+                // A node that stopped over it is started again, as an operator does.
+                self.cluster.note_ends(&self.ready().is_defect).await;
+                self.cluster.on(&[*node], NodeProcess::start).await?;
+                Ok(struck)
             }
-            Fault::Pause { nodes } => {
-                let mut stopped = 0;
-                self.on(nodes, |node| {
-                    stopped += usize::from(node.resume()?);
-                    Ok(())
-                })
-                .await?;
-                let all = nodes.len();
-                let text = format!("{stopped} of {all} processes were stopped until the end");
-                Ok(if stopped == all {
-                    Struck::Yes(text)
-                } else {
-                    Struck::No(text)
-                })
+            Fault::LoseUnsynced { nodes } => self.end_loss(nodes).await,
+            Fault::Damage {
+                node,
+                damage: kind,
+                draw,
+            } => {
+                let done = damage(&self.data_directory(*node), *kind, *draw);
+                self.cluster.on(&[*node], NodeProcess::start).await?;
+                Ok(Struck::Yes(done?))
             }
-            Fault::Partition { .. } | Fault::Links { .. } => Ok(self.end_links(fault)),
-            other => bail!("processes cannot do this: {}", other.text()),
+            Fault::Wipe { node } => {
+                self.wipe(*node)?;
+                self.cluster.on(&[*node], NodeProcess::start).await?;
+                Ok(Struck::Yes("everything it kept was removed".to_owned()))
+            }
+            other => self.cluster.end(other).await,
         }
     }
 
-    async fn heal_all(&self) -> anyhow::Result<()> {
-        self.links.heal_all();
-        let all: Vec<u16> = (0..self.ready().nodes).collect();
-        self.on(&all, |node| {
-            if node.pid().is_some() {
-                node.resume()?;
-            }
+    async fn end_loss(&self, nodes: &[u16]) -> anyhow::Result<Struck> {
+        let (mut lost, mut dead) = (0, 0);
+        for node in nodes {
+            let control = self.control(*node);
+            lost += control.lost_bytes().unwrap_or(0);
+            dead += usize::from(control.lost_bytes().is_some());
+            control.order(|orders| orders.lose_unsynced = false)?;
+        }
+        let killed = self.cluster.on(nodes, |node| {
+            node.take_killed();
             node.start()
+        });
+        killed.await?;
+        let text = format!(
+            "{dead} of {} lost {lost} unsynced bytes and died",
+            nodes.len()
+        );
+        let all = dead == nodes.len();
+        Ok(if all {
+            Struck::Yes(text)
+        } else {
+            Struck::No(text)
         })
-        .await
+    }
+
+    fn wipe(&self, node: u16) -> anyhow::Result<()> {
+        let folder = self.data_directory(node);
+        if folder.exists() {
+            std::fs::remove_dir_all(folder)?;
+        }
+        Ok(())
+    }
+
+    async fn heal_all(&self) -> anyhow::Result<()> {
+        let ready = self.ready();
+        for control in &ready.controls {
+            control.order(|orders| *orders = super::orders::Orders::default())?;
+        }
+        self.cluster.heal(&ready.is_defect).await?;
+        if ready.damages {
+            self.replace_refused().await?;
+        }
+        Ok(())
+    }
+
+    /// A node that refuses its damaged store is wiped and joins anew, as its message advises.
+    async fn replace_refused(&self) -> anyhow::Result<()> {
+        let ready = self.ready();
+        self.cluster.env.sleep(REFUSAL_LIMIT).await;
+        self.cluster.note_ends(&ready.is_defect).await;
+        for number in (0..).take(ready.controls.len()) {
+            let stopped = {
+                let mut nodes = self.cluster.nodes.lock().await;
+                nodes[usize::from(number)].pid().is_none()
+            };
+            if stopped {
+                self.wipe(number)?;
+                let text = "its damaged store was refused; wiped, and started as a new node";
+                self.cluster
+                    .note(&node_name(number), text.to_owned(), false);
+                self.cluster.on(&[number], NodeProcess::start).await?;
+            }
+        }
+        Ok(())
     }
 }
 
-fn breaks_disks(fault: &Fault) -> bool {
-    matches!(
-        fault,
-        Fault::Damage { .. }
-            | Fault::LoseUnsynced { .. }
-            | Fault::FullDisk { .. }
-            | Fault::Wipe { .. }
-    )
+fn has(plan: &TestPlan, wanted: impl Fn(&Fault) -> bool) -> bool {
+    plan.faults.iter().any(|timed| wanted(&timed.fault))
+}
+
+/// Whether this build has the clocks and disks that the plan needs.
+fn check_build(plan: &TestPlan) -> anyhow::Result<()> {
+    let lying = has(plan, |fault| {
+        matches!(
+            fault,
+            Fault::Clock { .. } | Fault::LoseUnsynced { .. } | Fault::FullDisk { .. }
+        )
+    });
+    if lying && !cfg!(feature = "testing") {
+        bail!(
+            "clocks and disks that lie are in builds for tests alone: cargo build -p hedgerow \
+             --features testing"
+        );
+    }
+    Ok(())
+}
+
+/// A node may stop itself, or refuse to start, when its disk was made to fail, and never otherwise.
+fn is_defect(plan: &TestPlan) -> IsDefect {
+    let disks_fail = has(plan, |fault| {
+        matches!(
+            fault,
+            Fault::Damage { .. } | Fault::FullDisk { .. } | Fault::LoseUnsynced { .. }
+        )
+    });
+    Box::new(move |ended: &Ended| {
+        let broken = ended.last_words.contains("broken invariant");
+        broken || !(disks_fail && STOPPED.contains(&ended.status.code()))
+    })
 }
 
 fn failed(error: &anyhow::Error) -> TargetError {
@@ -435,18 +450,16 @@ impl Target for Processes {
     }
 
     fn client(&self, process: u64) -> Box<dyn Client> {
-        let ready = self.ready();
-        match &ready.block {
-            Some(shared) => Box::new(BlockClient::new(shared.clone(), process)),
-            None => unreachable!("set-up refused other workloads"),
+        match &self.ready().clients {
+            Clients::Block(shared) => Box::new(BlockClient::new(shared.clone(), process)),
+            Clients::Admin(shared) => Box::new(AdminClient::new(shared.clone(), process)),
         }
     }
 
     fn begin<'a>(&'a self, fault: &'a Fault) -> BoxFuture<'a, Result<(), TargetError>> {
         Box::pin(async move {
-            self.begin_fault(fault)
-                .await
-                .map_err(|error| failed(&error))
+            let begun = self.begin_fault(fault).await;
+            begun.map_err(|error| failed(&error))
         })
     }
 
@@ -463,20 +476,9 @@ impl Target for Processes {
 
     fn tear_down(&self) -> BoxFuture<'_, Vec<Incident>> {
         Box::pin(async move {
-            let mut nodes = self.nodes.lock().await;
-            self.note_ends(&mut nodes);
-            for node in nodes.iter_mut() {
-                if let Err(error) = node.terminate(&self.env).await {
-                    let incident = Incident {
-                        node: node.name().to_owned(),
-                        text: format!("{error:#}"),
-                        defect: true,
-                    };
-                    let mut incidents = self.incidents.lock().expect("no panic under this lock");
-                    incidents.push(incident);
-                }
-            }
-            std::mem::take(&mut *self.incidents.lock().expect("no panic under this lock"))
+            let always: IsDefect = Box::new(|_| true);
+            let is_defect = self.ready.get().map_or(&always, |ready| &ready.is_defect);
+            self.cluster.tear_down(is_defect).await
         })
     }
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use hedgerow_env::{Level, Random, Seeds as _};
+use hedgerow_env::{Env, Level, Random, Seeds as _};
 use hedgerow_jepsen::run::workload::{BlockPlan, LifecyclePlan, RegisterPlan, WorkloadPlan};
 use hedgerow_jepsen::run::{
     ClientPlan, NEMESES, Results, Target, TestPlan, VerdictName, kinds_named,
 };
 
+use super::etcd::Etcd;
 use super::processes::{Place, Processes};
 use crate::production::{Logging, SystemSeeds, production_env, utc, wall};
 
@@ -73,6 +74,9 @@ pub(crate) struct Run {
     /// The program to test [default: this one]
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
+    /// etcd: read without asking a majority, which is not linearizable
+    #[arg(long)]
+    serializable_reads: bool,
     /// Plant this bug in the nodes: tests the test (builds with the feature `mutants`)
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
@@ -92,6 +96,8 @@ enum WorkloadName {
 enum TargetName {
     /// Processes of this program
     Processes,
+    /// Processes of etcd, for the workload cas-register
+    Etcd,
 }
 
 /// Runs the command.
@@ -129,17 +135,7 @@ async fn test(options: &Run) -> anyhow::Result<(Results, PathBuf)> {
     let folder = folder(&options.store, &plan)?;
     let logging = Logging { level: Level::Info };
     let env = production_env("jepsen", &folder, logging)?;
-    let place = Place {
-        program: match &options.program {
-            Some(program) => std::path::absolute(program)?,
-            None => std::env::current_exe()?,
-        },
-        folder: folder.clone(),
-        mutant: options.mutant.clone(),
-    };
-    let target: Arc<dyn Target> = match options.target {
-        TargetName::Processes => Arc::new(Processes::new(env.clone(), place)?),
-    };
+    let target = target(options, &env, &folder)?;
     let results = tokio::select! {
         biased;
         results = hedgerow_jepsen::run::run(&env, &plan, Arc::clone(&target)) => results?,
@@ -152,6 +148,26 @@ async fn test(options: &Run) -> anyhow::Result<(Results, PathBuf)> {
         std::fs::remove_dir_all(folder.join("data"))?;
     }
     Ok((results, folder))
+}
+
+fn target(options: &Run, env: &Env, folder: &Path) -> anyhow::Result<Arc<dyn Target>> {
+    let program = options
+        .program
+        .as_ref()
+        .map(std::path::absolute)
+        .transpose()?;
+    let (env, folder) = (env.clone(), folder.to_owned());
+    Ok(match options.target {
+        TargetName::Processes => {
+            let place = Place {
+                program: program.map_or_else(std::env::current_exe, Ok)?,
+                folder,
+                mutant: options.mutant.clone(),
+            };
+            Arc::new(Processes::new(env, place)?)
+        }
+        TargetName::Etcd => Arc::new(Etcd::new(env, program, folder, options.serializable_reads)),
+    })
 }
 
 fn plan(options: &Run) -> anyhow::Result<TestPlan> {

@@ -13,6 +13,7 @@
 
 mod clients;
 mod coverage;
+pub mod etcd;
 pub mod fault_proxy;
 mod faults;
 mod nemesis;
