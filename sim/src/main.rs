@@ -1,5 +1,6 @@
 //! `hedgerow-sim`: runs seeds and tapes.
 
+mod html;
 mod replay;
 mod sweep;
 
@@ -54,6 +55,8 @@ struct Run {
     /// Write the tape even if the run passes
     #[arg(long, requires = "tape")]
     tape_always: bool,
+    #[command(flatten)]
+    html: html::Html,
 }
 
 fn main() -> ExitCode {
@@ -110,6 +113,7 @@ impl Run {
             seed: self.seed,
             mutant,
         };
+        self.html.write(&script, &report, &again, mutant);
         finish(&again, &report, cpu)
     }
 }

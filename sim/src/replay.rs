@@ -29,6 +29,8 @@ pub(crate) struct Replay {
     /// Print what came of it as one line of JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    html: crate::html::Html,
 }
 
 impl Replay {
@@ -71,6 +73,7 @@ impl Replay {
             path: &self.tape,
             mutant: self.mutant.as_deref(),
         };
+        self.html.write(&tape.script, &report, &again, mutant);
         finish(&again, &report, cpu)
     }
 }
