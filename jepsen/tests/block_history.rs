@@ -210,11 +210,14 @@ fn a_history_of_blocks_reads_as_events_with_the_same_verdict() {
     history
         .finish(stale, 60, Outcome::Ok(Some(vec![7])))
         .unwrap();
-    history.begin(1, 60, write(9));
+    let last = history.begin(0, 60, write(9));
+    history.finish(last, 60, Outcome::Ok(None)).unwrap();
+    history.begin(0, 60, write(10));
     let events = history.to_history();
     let calls = events.calls().unwrap();
     assert_eq!(calls[2].answer.to_string(), "[3 1 [7]]");
-    assert_eq!((calls[3].process, calls[3].complete), (1, None));
+    assert_eq!(calls[3].argument.to_string(), "[3 1 9]");
+    assert_eq!((calls[4].process, calls[4].complete), (0, None));
     let Verdict::Invalid(direct) = history.check() else {
         panic!("a stale read is a violation");
     };

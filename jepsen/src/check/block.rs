@@ -94,12 +94,15 @@ struct Entry {
     invoke: u64,
     op: BlockOp,
     end: Option<(u64, Outcome)>,
+    /// The places of beginning and ending in the order in which they were recorded.
+    steps: (u64, u64),
 }
 
 /// A history of requests to one block device, in the order in which they began.
 #[derive(Clone, Debug, Default)]
 pub struct BlockHistory {
     entries: Vec<Entry>,
+    steps: u64,
 }
 
 /// What one request did to one block.
@@ -132,7 +135,9 @@ impl BlockHistory {
             invoke: time,
             op,
             end: None,
+            steps: (self.steps, 0),
         });
+        self.steps += 1;
         id
     }
 
@@ -171,6 +176,8 @@ impl BlockHistory {
             }
         }
         entry.end = Some((time, outcome));
+        entry.steps.1 = self.steps;
+        self.steps += 1;
         Ok(())
     }
 
@@ -197,11 +204,13 @@ impl BlockHistory {
         ))
     }
 
-    /// The same history as events, by time: what began at a moment stands before what ended then,
-    /// because equal times count as concurrent. [`History::calls`] numbers the calls as
-    /// [`OpId`]s do if operations were begun in the order of their times.
+    /// The same history as events, by time, and at equal times in the order in which they were
+    /// recorded: a client may begin at the moment at which its last operation ended. (For
+    /// [`BlockHistory::check`] equal times are concurrent, here there is an order.)
+    /// [`History::calls`] numbers the calls as [`OpId`]s do if operations were begun in the order
+    /// of their times.
     pub fn to_history(&self) -> History {
-        let mut events: Vec<(u64, bool, Event)> = Vec::new();
+        let mut events: Vec<((u64, u64), Event)> = Vec::new();
         for entry in &self.entries {
             let (function, asked) = match entry.op {
                 BlockOp::Write {
@@ -230,7 +239,7 @@ impl BlockHistory {
                 error: None,
             };
             let begun = event(EventKind::Invoke, entry.invoke, asked.clone());
-            events.push((entry.invoke, false, begun));
+            events.push(((entry.invoke, entry.steps.0), begun));
             let Some((time, outcome)) = &entry.end else {
                 continue;
             };
@@ -241,13 +250,13 @@ impl BlockHistory {
             };
             let seen = answer.map(|tags| Value::Vector(tags.iter().copied().map(number).collect()));
             let value = asked.into_iter().chain(seen).collect();
-            events.push((*time, true, event(kind, *time, value)));
+            events.push(((*time, entry.steps.1), event(kind, *time, value)));
         }
-        events.sort_by_key(|&(time, ends, _)| (time, ends));
+        events.sort_by_key(|&(place, _)| place);
         let numbered = events.into_iter().zip(1..);
         History {
             events: numbered
-                .map(|((_, _, event), line)| Event { line, ..event })
+                .map(|((_, event), line)| Event { line, ..event })
                 .collect(),
             dropped_bytes: 0,
         }

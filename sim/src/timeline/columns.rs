@@ -7,12 +7,16 @@
 use hedgerow_jepsen::report::pack::{Column, Pack, Texts};
 use serde_json::{Value, json};
 
+use super::PAGE_MAXIMUM_BYTES;
 use crate::world::{EventKind, TraceEvent};
 
 /// Pieces of the run for which messages are counted, whether or not they are kept.
 const DENSITY_PIECES: u64 = 2_048;
 /// Above so many messages their times are kept in microseconds.
 const EXACT_MESSAGES_MAXIMUM: usize = 150_000;
+
+/// The words of what lies nearest to the failure are worth more than messages far from it.
+const WORDS_MINIMUM_BYTES: usize = 3 << 20;
 
 /// What is kept of a recording.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +29,22 @@ pub(super) struct Budget {
     pub(super) lines: usize,
     /// Disk calls.
     pub(super) disk_calls: usize,
+}
+
+impl Budget {
+    /// Less, after a page of `bytes` was too large: words go first, then messages; lines and disk
+    /// calls are few beside them.
+    pub(super) fn cut(&mut self, bytes: usize) {
+        let few = self.words <= WORDS_MINIMUM_BYTES;
+        self.words = (self.words / 4).max(WORDS_MINIMUM_BYTES);
+        if few {
+            // A page twice too large keeps somewhat less than half.
+            let share = (PAGE_MAXIMUM_BYTES * 90 / bytes.max(1)).min(80);
+            self.messages = self.messages * share / 100;
+            self.lines = self.lines * 3 / 4;
+            self.disk_calls /= 2;
+        }
+    }
 }
 
 /// Events of a kind, by time.

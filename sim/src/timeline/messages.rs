@@ -15,7 +15,15 @@ use hedgerow_protocol::{
 /// Characters of detail kept: more than a line shows.
 const DETAIL_MAXIMUM: usize = 240;
 /// Variants that say little without the one inside them.
-const WRAPPERS: [&str; 6] = ["Root", "Shard", "Command", "Commands", "Query", "Propose"];
+const WRAPPERS: [&str; 7] = [
+    "GroupRequest",
+    "Root",
+    "Shard",
+    "Command",
+    "Commands",
+    "Query",
+    "Propose",
+];
 
 /// The words for one write on a stream.
 #[must_use]
@@ -89,7 +97,7 @@ fn split_word(text: &str) -> (String, &str) {
         return ("message".to_owned(), text);
     };
     let (mut word, mut rest) = (text[start..end].to_owned(), &text[end..]);
-    for _ in 0..2 {
+    for _ in 0..4 {
         let last = word.rsplit(' ').next().unwrap_or_default();
         let Some((start, end)) = names(rest).filter(|_| WRAPPERS.contains(&last)) else {
             break;
@@ -97,7 +105,8 @@ fn split_word(text: &str) -> (String, &str) {
         word = format!("{word} {}", &rest[start..end]);
         rest = &rest[end..];
     }
-    (word, rest.trim_start())
+    let word = word.strip_prefix("GroupRequest ").unwrap_or(&word);
+    (word.to_owned(), rest.trim_start())
 }
 
 fn cut(text: &str) -> &str {

@@ -10,6 +10,8 @@
 mod columns;
 mod messages;
 mod spans;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 
@@ -81,15 +83,7 @@ pub fn page(script: &Script, report: &Report, subject: &Subject<'_>) -> String {
         if html.len() <= PAGE_MAXIMUM_BYTES {
             break;
         }
-        // Words go first, then messages; lines and disk calls are few beside them.
-        if budget.words > WORDS_MAXIMUM_BYTES / 8 {
-            budget.words /= 3;
-        } else {
-            budget.messages = budget.messages * 2 / 3;
-            budget.words /= 2;
-            budget.lines = budget.lines * 3 / 4;
-            budget.disk_calls /= 2;
-        }
+        budget.cut(html.len());
     }
     html
 }

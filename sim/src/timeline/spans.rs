@@ -54,12 +54,12 @@ pub(super) fn spans(plan: &Plan) -> Vec<Span> {
         } else {
             fault.at_ns
         };
-        // One fault of many links is one span.
+        // One fault of many links, or of a whole rack, is one span.
         let same = spans
             .iter_mut()
             .rev()
             .take_while(|s| s.from_ns == fault.at_ns);
-        let joined = matches!(fault.action, FaultAction::Link(..))
+        let joined = lasts(&fault.action)
             && same.into_iter().any(|span| {
                 let joins = span.kind == kind && span.to_ns == to_ns;
                 if joins {
@@ -86,7 +86,7 @@ fn join(span: &mut Span, nodes: &[NodeIndex], text: &str) {
             span.nodes.push(*node);
         }
     }
-    if span.text.len() < TEXT_MAXIMUM {
+    if !text.is_empty() && span.text != *text && span.text.len() < TEXT_MAXIMUM {
         span.text.push_str("; ");
         span.text.push_str(text);
     }

@@ -51,8 +51,7 @@ const diagram = () => {
         if (from > strip.width || from + width < H.GUTTER) continue;
         context.fillStyle = H.faultColor(fault.kind);
         context.globalAlpha = +H.color("shade") * 1.5;
-        for (const node of fault.nodes) {
-          if (fault.kind === "partition") continue;
+        for (const node of fault.marked) {
           context.fillRect(from, strip.y(node) - high / 2, width, high);
         }
         context.globalAlpha = 1;
@@ -145,6 +144,7 @@ const diagram = () => {
       context.globalAlpha = thin ? 0.6 : 1;
       strip.drawLost(context, gone);
       context.globalAlpha = 1;
+      strip.labelled = new Set();
       for (const label of labels) strip.label(context, ...label);
     },
     arrow(path, x0, y0, x1, y1) {
@@ -180,6 +180,11 @@ const diagram = () => {
       const text = sim.word(at);
       const x = (x0 + x1) / 2, y = (y0 + y1) / 2;
       const width = context.measureText(text).width;
+      // Labels keep off one another: the first takes the place.
+      const cells = [];
+      for (let cell = Math.floor((x - width / 2) / 8); cell <= (x + width / 2) / 8; cell++) cells.push(cell * 1000 + Math.round(y / 12));
+      if (cells.some((cell) => strip.labelled.has(cell))) return;
+      cells.forEach((cell) => strip.labelled.add(cell));
       context.globalAlpha = 0.86;
       context.fillStyle = H.color("panel");
       context.fillRect(x - width / 2 - 3, y - 7, width + 6, 14);
@@ -264,8 +269,8 @@ const diagram = () => {
       const at = strip.nearest(x, y);
       if (at !== null) return sim.messageTip(at);
       const time = strip.at(x), high = strip.space() * 0.31;
-      const fault = sim.faults.find((fault) => fault.from <= time && time <= fault.to && fault.kind !== "partition" &&
-        fault.nodes.some((node) => Math.abs(strip.y(node) - y) < high));
+      const fault = sim.faults.find((fault) => fault.from <= time && time <= fault.to &&
+        fault.marked.some((node) => Math.abs(strip.y(node) - y) < high));
       return fault ? faultTip(fault) : null;
     },
     click(x, y) {

@@ -12,6 +12,28 @@ const relatedOperations = () => {
   return rows ? rows.list.filter((at) => tags.has(sim.ops.tag[at]) && !sim.witness.has(at)).slice(0, 30) : [];
 };
 
+// Names in the failure's text (blobs, stores, nodes) that messages speak of: a button each, which
+// leaves only these messages in the diagram.
+const namedInFailure = () => {
+  const names = new Set((sim.meta.text || "").match(/[\w][\w/:.-]{5,}\w/g) || []);
+  const buttons = [];
+  for (const name of names) {
+    if (!/\d/.test(name) || buttons.length >= 12) continue;
+    const lower = name.toLowerCase();
+    const inText = sim.texts.map((text) => text.toLowerCase().includes(lower));
+    let count = 0;
+    for (let at = 0; at < sim.messages.count; at++) count += inText[sim.text[at]] ? 1 : 0;
+    if (!count || count > sim.messages.count / 3) continue;
+    buttons.push(H.el("button", { onclick: () => {
+      const input = document.getElementById("filter");
+      input.value = input.value === name ? "" : name;
+      input.dispatchEvent(new Event("input"));
+      if (input.value) view.all();
+    } }, `${name} `, H.el("span.dim", {}, H.number(count))), " ");
+  }
+  return buttons;
+};
+
 const verdictPane = () => {
   const { meta } = sim;
   const children = meta.remarks.map((remark) => H.el("div.problem", {}, remark));
@@ -33,6 +55,8 @@ const verdictPane = () => {
   } else if (rest.length) {
     children.push(H.el("pre", { style: "white-space:pre-wrap;overflow-wrap:anywhere" }, rest.join("\n")));
   }
+  const named = namedInFailure();
+  if (named.length) children.push(H.el("h2", {}, "Messages that name what failed"), H.el("p", {}, named));
   children.push(H.el("h2", {}, "Repeat it"), H.command(meta.command));
   children.push(H.el("h2", {}, "Run"), H.facts({
     seed: meta.seed, commit: meta.commit, "planted bug": meta.mutant, trace: meta.trace,

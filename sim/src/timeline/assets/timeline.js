@@ -55,19 +55,31 @@ class Sim {
     this.lineNode = read("l_node", kept.lines, false, Uint16Array);
     this.lineLevel = read("l_level", kept.lines, false, Uint8Array);
     this.lineText = read("l_text", kept.lines, false, Uint32Array);
-    this.lineTexts = H.texts(sections.get("l_texts"));
+    this.lineTexts = H.texts(sections.get("l_texts")).map((text) =>
+      (text.includes("NodeIndex(") ? text.replace(/NodeIndex\((\d+)\)/g, "n$1") : text));
     this.diskAt = read("d_at", kept.disk, true);
     this.diskNode = read("d_node", kept.disk, false, Uint16Array);
     this.diskKind = read("d_kind", kept.disk, false, Uint8Array);
     this.diskSize = read("d_size", kept.disk);
     this.density = read("density", kept.density_pieces);
-    this.faults = meta.spans.map(([from, to, kind, nodes, text]) => ({ from, to, kind, nodes, text }));
+    this.faults = meta.spans.map(([from, to, kind, nodes, text]) =>
+      ({ from, to, kind, nodes, text, marked: this.mark(kind, nodes, text) }));
     this.kinds = [...new Set(this.faults.map((fault) => fault.kind))];
     this.lives = meta.kept.lives.map(([node, from, to]) => ({ node, from, to: to ?? meta.end_ns, ended: to !== null }));
     this.readOperations(sections, read);
     this.hidden = new Set();
     this.filter = "";
     this.choose();
+  }
+  // Whose lanes a fault shades: of a fault of links, the nodes that most of the links touch; a
+  // partition is drawn beside the lanes.
+  mark(kind, nodes, text) {
+    if (kind === "partition") return [];
+    const links = [...text.matchAll(/#(\d+) to #(\d+)/g)];
+    if (links.length < 2) return nodes;
+    const touches = (node) => links.filter(([, a, b]) => +a === node || +b === node).length;
+    const most = Math.max(...nodes.map(touches));
+    return nodes.filter((node) => touches(node) === most);
   }
   readOperations(sections, read) {
     const { count, unit_ns } = this.meta.operations;
@@ -210,6 +222,7 @@ const drawPhases = (context, strip, named) => {
   context.setLineDash([3, 3]);
   context.strokeStyle = H.color("faint");
   context.fillStyle = H.color("dim");
+  strip.phaseEnd = 0;
   for (const [time, name] of sim.meta.phases) {
     const x = strip.x(time);
     if (x < H.GUTTER || x > strip.width) continue;
@@ -217,7 +230,10 @@ const drawPhases = (context, strip, named) => {
     context.moveTo(x, 0);
     context.lineTo(x, strip.high);
     context.stroke();
-    if (named) context.fillText(name, x + 4, 8);
+    if (named && x > strip.phaseEnd) {
+      context.fillText(name, x + 4, 8);
+      strip.phaseEnd = x + 8 + context.measureText(name).width;
+    }
   }
   context.restore();
 };
@@ -249,7 +265,7 @@ const faultStrip = () => {
         }
       });
     },
-    words: (fault) => (fault.nodes.length > 2 ? fault.text : `${fault.nodes.map((node) => "n" + node).join(" ")} ${fault.text}`),
+    words: (fault) => (fault.nodes.length > 2 && fault.text ? fault.text : `${fault.nodes.map((node) => "n" + node).join(" ")} ${fault.text}`),
     find: (x, y) => sim.faults.find((fault) => y >= strip.y(fault) && y < strip.y(fault) + 14 &&
       x >= strip.x(fault.from) - 2 && x <= Math.max(strip.x(fault.to), strip.x(fault.from) + 3) + 2),
     hover(x, y) {
