@@ -1,6 +1,7 @@
 //! `hedgerow-sim`: runs seeds and tapes.
 
 mod duration;
+mod html;
 mod replay;
 mod shrink_command;
 mod sweep;
@@ -58,6 +59,8 @@ struct Run {
     /// Write the tape even if the run passes
     #[arg(long, requires = "tape")]
     tape_always: bool,
+    #[command(flatten)]
+    html: html::Html,
 }
 
 fn main() -> ExitCode {
@@ -115,6 +118,7 @@ impl Run {
             seed: self.seed,
             mutant,
         };
+        self.html.write(&script, &report, &again, mutant);
         finish(&again, &report, cpu)
     }
 }

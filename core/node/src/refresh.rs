@@ -37,15 +37,17 @@ pub(crate) async fn keep_fresh(env: Env, groups: GroupClient, root: RootReplica)
     }
 }
 
-/// Starts the shard replicas that the table names on this node and that do not run, for as long as
-/// the node lives. Whoever made the group may have found this node down.
+/// Starts the replicas that the table names on this node and that do not run, for as long as
+/// the node lives. Whoever made the group may have found this node down; a founder may have died
+/// between its claim and its first root replica.
 ///
 /// A replica that was never here has never voted, so it may begin blank; one that was here and is
 /// damaged or retired is refused by the host under its number.
 pub(crate) async fn keep_replicas(env: Env, directory: Arc<Directory>, running: Arc<Running>) {
     loop {
         env.sleep(PERIOD).await;
-        for record in directory.table().shards {
+        let table = directory.table();
+        for record in std::iter::once(table.root).chain(table.shards) {
             let Some(store) = running.pages_store() else {
                 continue;
             };

@@ -77,7 +77,10 @@ pub struct TraceEvent {
     pub size: u64,
     /// See [`EventKind`].
     pub checksum: u64,
-    /// Text of a log line or a fault; empty otherwise.
+    /// When that began which ends here: a message's sending; else the same as `at_ns`. Not hashed.
+    pub since_ns: u64,
+    /// Text of a log line or a fault; of a message, what it says, if the run was asked to record
+    /// that ([`crate::world::WorldConfig::describe`]). Not hashed.
     pub text: String,
 }
 
@@ -221,6 +224,11 @@ impl Trace {
         }
     }
 
+    /// Whether any event is kept at all.
+    pub(super) fn records(&self) -> bool {
+        self.recording != Recording::HashOnly
+    }
+
     fn wants_log(&self, level: Level) -> bool {
         level >= self.level && (self.print || self.recording != Recording::HashOnly)
     }
@@ -236,6 +244,7 @@ impl Trace {
             subject: 0,
             size: 0,
             checksum: 0,
+            since_ns: at_ns,
             text,
         };
         if self.print {
