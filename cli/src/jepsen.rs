@@ -1,4 +1,16 @@
-//! `hedgerow jepsen`: the checkers, for histories of this cluster and of others.
+//! `hedgerow jepsen`: the checkers, for histories of this cluster and of others, and the tests.
+
+mod admin;
+mod cluster;
+mod control;
+mod damage;
+mod etcd;
+mod iscsi;
+mod node_process;
+pub(crate) mod orders;
+mod os;
+mod processes;
+mod run;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +31,8 @@ pub(crate) enum JepsenCommand {
     Page(jepsen_pages::Page),
     /// Browse a store of runs
     Serve(jepsen_pages::Serve),
+    /// Test a cluster of real processes: exit 0 valid, 1 invalid, 2 not run, 3 unknown
+    Run(run::Run),
 }
 
 /// `hedgerow jepsen check`
@@ -40,13 +54,14 @@ pub(crate) struct Check {
 /// Runs the command.
 pub(crate) fn run(command: JepsenCommand) -> ExitCode {
     match command {
-        JepsenCommand::Check(check) => run_check(&check),
+        JepsenCommand::Check(check) => self::check(&check),
+        JepsenCommand::Run(options) => run::run(options),
         JepsenCommand::Page(page) => jepsen_pages::page(&page),
         JepsenCommand::Serve(serve) => jepsen_pages::serve(&serve),
     }
 }
 
-fn run_check(check: &Check) -> ExitCode {
+fn check(check: &Check) -> ExitCode {
     #[expect(
         clippy::disallowed_methods,
         reason = "a tool without a node reads its input"

@@ -1,7 +1,8 @@
 //! When a lease has ended: the grantor's wait, on the leader's clock.
 //!
 //! Invariant: a lease ends at the earliest [`LEASE_WAIT_MS`] after this leader first saw its newest
-//! renewal applied, in its own term; seeing late only makes the wait longer.
+//! renewal applied, in its own term; seeing late only makes the wait longer. A renewal is known by
+//! its log index: a lease that ended and began again unseen between two looks is another one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,8 +19,8 @@ pub(super) struct LeaseWatch {
 }
 
 impl LeaseWatch {
-    /// Takes in the leases as they stand, and answers those that have ended, each with the count of
-    /// renewals at which its wait began.
+    /// Takes in the leases as they stand, and answers those that have ended, each with the
+    /// renewal at which its wait began.
     pub(super) fn ended(
         &mut self,
         now: Instant,
@@ -40,13 +41,13 @@ impl LeaseWatch {
             LEASE_WAIT_MS
         };
         let mut ended = Vec::new();
-        for (session, renewals) in leases {
-            let wait = self.waits.entry(*session).or_insert((*renewals, now));
-            if wait.0 != *renewals {
-                *wait = (*renewals, now);
+        for (session, renewed_at) in leases {
+            let wait = self.waits.entry(*session).or_insert((*renewed_at, now));
+            if wait.0 != *renewed_at {
+                *wait = (*renewed_at, now);
             }
             if now.since(wait.1) >= Duration::from_millis(wait_ms) {
-                ended.push((*session, *renewals));
+                ended.push((*session, *renewed_at));
             }
         }
         ended
@@ -93,5 +94,8 @@ mod tests {
         assert_eq!(watch.ended(at(14_000), 2, &[(session(1), 1)]).len(), 1);
         watch.ended(at(15_000), 2, &[]);
         assert!(watch.ended(at(30_000), 2, &[(session(1), 1)]).is_empty());
+        // Ended and begun again, and no look in between saw it gone.
+        assert!(watch.ended(at(34_999), 2, &[(session(1), 9)]).is_empty());
+        assert!(watch.ended(at(39_998), 2, &[(session(1), 9)]).is_empty());
     }
 }

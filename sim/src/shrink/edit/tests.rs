@@ -19,6 +19,7 @@ fn operation(at_s: u64, node_number: u16, client: u32, block: u64) -> ClientOper
         client,
         number: at_s,
         block,
+        count: 1,
         deed: Deed::Write,
     }
 }
