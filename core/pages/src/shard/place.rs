@@ -224,9 +224,6 @@ fn check_leaving(
     let not_lost = leaving
         .filter(|member| next.member(member.store).is_none())
         .find(|member| !proposal.lost.contains(&member.store));
-    if active(Mutant::MemberLeavesUndrained) {
-        return Ok(());
-    }
     let Some(member) = not_lost else {
         return Ok(());
     };
