@@ -94,6 +94,7 @@ impl Stores {
         let stamp = |store: &Store| StoreStamp {
             store: store.id(),
             start_count: store.session(),
+            start_nonce: store.start_nonce(),
             reported_durable: store.journal().durable().0,
         };
         self.all.iter().map(stamp).collect()
