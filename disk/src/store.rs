@@ -224,6 +224,7 @@ pub(crate) struct Inner {
     /// Deletions whose records must stay until the dead maps are durable.
     pub(crate) tombstones: Mutex<Vec<Position>>,
     pub(crate) session: u64,
+    pub(crate) start_nonce: u64,
     pub(crate) began_at: Position,
 }
 
@@ -332,6 +333,12 @@ impl Store {
     #[must_use]
     pub fn session(&self) -> u64 {
         self.inner.session
+    }
+
+    /// The nonce that was drawn for this start.
+    #[must_use]
+    pub fn start_nonce(&self) -> u64 {
+        self.inner.start_nonce
     }
 
     /// The journal position at which this start began (a peer that knows more saw a later state).
