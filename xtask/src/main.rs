@@ -6,6 +6,7 @@
 mod bench;
 mod ci;
 mod e2e;
+mod jepsen;
 mod repository;
 mod run;
 mod tidy;
@@ -18,6 +19,8 @@ usage: cargo xtask COMMAND
   ci [--skip STEP]...          everything that has to pass before a change lands (the README's test)
   tidy                         the rules of the house that no compiler checks
   e2e [--no-build] [NAME]...   end-to-end tests with real processes: dev, nodes, unsynced, suites
+  jepsen [--quick] [--no-build]
+                               tests of real processes under faults: 15 minutes, or 5
   bench [--quick] [--json FILE]
                                speed through iSCSI beside the raw disk of the same run
 ";
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
         ["ci", rest @ ..] => ci::command(rest),
         ["tidy"] => tidy::command(),
         ["e2e", rest @ ..] => e2e::command(rest),
+        ["jepsen", rest @ ..] => jepsen::command(rest),
         ["bench", rest @ ..] => bench::command(rest),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
