@@ -17,6 +17,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use crate::jepsen_pages;
+
 /// Exit code for input that cannot be used.
 const EXIT_UNUSABLE: u8 = 2;
 
@@ -25,6 +27,10 @@ const EXIT_UNUSABLE: u8 = 2;
 pub(crate) enum JepsenCommand {
     /// Check a history: exit 0 valid, 1 invalid, 2 unusable input, 3 unknown
     Check(Check),
+    /// Write the page of a history or of a run: one HTML file that needs nothing else
+    Page(jepsen_pages::Page),
+    /// Browse a store of runs
+    Serve(jepsen_pages::Serve),
     /// Test a cluster of real processes: exit 0 valid, 1 invalid, 2 not run, 3 unknown
     Run(run::Run),
 }
@@ -50,6 +56,8 @@ pub(crate) fn run(command: JepsenCommand) -> ExitCode {
     match command {
         JepsenCommand::Check(check) => self::check(&check),
         JepsenCommand::Run(options) => run::run(options),
+        JepsenCommand::Page(page) => jepsen_pages::page(&page),
+        JepsenCommand::Serve(serve) => jepsen_pages::serve(&serve),
     }
 }
 

@@ -4,6 +4,7 @@ mod client;
 mod config_file;
 mod dev;
 mod jepsen;
+mod jepsen_pages;
 mod production;
 #[cfg(feature = "testing")]
 mod testing;

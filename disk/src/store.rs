@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{AbortOnDrop, BlobName, ContainerId, Env};
 use tokio::sync::Notify;
 
@@ -268,6 +269,9 @@ impl Inner {
         match garbage {
             // The journal frees no segment before everything appended so far is durable.
             None | Some(Garbage::Journal(_)) => self.discard(garbage),
+            Some(Garbage::Extent(_)) if active(Mutant::DeadMapAheadOfJournal) => {
+                self.discard(garbage);
+            }
             Some(Garbage::Extent(place)) => self.doomed().push((position, place)),
         }
     }

@@ -6,10 +6,12 @@
 //! [`history`] can be judged by [`command::check`].
 //!
 //! [`run`] makes histories: workloads, clients and faults against a cluster, as data drawn from a seed.
+//! [`report`] shows runs to people: one HTML page each, and a server to browse them.
 //!
-//! Invariants kept here: no checker reads a clock, a file or a random source, and [`run`] knows them
-//! through `Env` alone; the same input gives the same answer; malformed input is a typed error with
-//! its line, never a panic; an answer that never arrived is *unknown*, never "did not happen".
+//! Invariants kept here: no checker reads a clock, a file or a random source; [`run`] knows them
+//! through `Env` alone, and of the reports only [`report::files`] touches files; the same input gives
+//! the same answer; malformed input is a typed error with its line, never a panic; an answer that
+//! never arrived is *unknown*, never "did not happen".
 //!
 //! What it does not do: start clusters. Targets do, outside.
 
@@ -18,4 +20,5 @@ pub mod command;
 pub mod fuzz;
 mod hash;
 pub mod history;
+pub mod report;
 pub mod run;

@@ -2,7 +2,7 @@
 //! disks, clocks and nodes, under oracles that judge what clients saw.
 //!
 //! `world` implements the seams; `scenario` builds clusters, workloads and faults from a seed;
-//! `oracles` judge. Invariant: the same plan gives the same trace.
+//! `oracles` judge; `tape` writes runs down. Invariant: the same plan gives the same trace.
 
 #[cfg(not(madsim))]
 compile_error!(
@@ -12,4 +12,6 @@ compile_error!(
 
 pub mod oracles;
 pub mod scenario;
+pub mod shrink;
+pub mod tape;
 pub mod world;

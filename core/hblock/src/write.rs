@@ -91,7 +91,8 @@ impl Acknowledgements {
             })
             .collect();
         // One copy cannot span two domains; where more are needed and can, they must.
-        let span = needed >= 2 && domains.iter().any(|domain| *domain != domains[0]);
+        let one = mutants::active(Mutant::QuorumInOneDomain);
+        let span = !one && needed >= 2 && domains.iter().any(|domain| *domain != domains[0]);
         Ok(Self {
             targets,
             needed,

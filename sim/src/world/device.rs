@@ -77,6 +77,7 @@ pub enum SyncMode {
 
 /// What a disk does wrong, from now on. Rates are in parts per million of the calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DiskFaults {
     /// Reads that fail.
     pub read_error_ppm: u32,

@@ -7,6 +7,7 @@
 //! Does not: know time. `ExpireLease` names the renewals at which the grantor's wait began,
 //! and is void when there were more since.
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{Generation, GroupId, VirtualDiskId, WriterId};
 use hedgerow_protocol::{Attachment, DiskRecord, Grant, ProxySession, RootOutcome, RootRefusal};
 
@@ -21,6 +22,7 @@ const REMEMBERED_SESSIONS: usize = 32;
 
 fn check_lease_not_ended(state: &dyn Update, session: ProxySession) -> Result<(), Stop> {
     match state.get(&keys::ended(session))? {
+        Some(_) if active(Mutant::EndedSessionRenews) => Ok(()),
         Some(_) => Err(RootRefusal::LeaseEnded.into()),
         None => Ok(()),
     }
@@ -44,7 +46,10 @@ pub(super) fn attach(
     check_lease_not_ended(state, session)?;
     let mut record = ready(state, disk)?;
     let mut standing = record.attachments.iter();
-    if let Some(granted) = standing.find(|held| held.session == session && held.nonce == nonce) {
+    if let Some(granted) = standing.find(|held| {
+        let same = held.nonce == nonce || active(Mutant::AttachNonceIgnored);
+        held.session == session && same
+    }) {
         let writer = granted.writer;
         count_renewal(state, session)?;
         return Ok(RootOutcome::Granted(Grant {
@@ -55,6 +60,7 @@ pub(super) fn attach(
     let mut others = record.attachments.iter();
     if let Some(other) = others.find(|held| held.session != session)
         && !record.policy.clustered
+        && !active(Mutant::HeldDiskGranted)
     {
         return Err(RootRefusal::Held {
             holder: other.session,
@@ -69,7 +75,9 @@ pub(super) fn attach(
         nonce,
         writer,
     });
-    record.generation.0 += 1;
+    if !active(Mutant::AttachKeepsGeneration) {
+        record.generation.0 += 1;
+    }
     tables::write_disk(state, &record)?;
     state.put(&keys::attached(session, disk), &[])?;
     count_renewal(state, session)?;
@@ -89,7 +97,9 @@ pub(super) fn detach(
         return Ok(RootOutcome::Done);
     };
     let mut held = record.attachments.iter();
-    if let Some(at) = held.position(|attachment| attachment.writer == writer) {
+    if let Some(at) =
+        held.position(|attachment| attachment.writer == writer || active(Mutant::DetachOfAnyWriter))
+    {
         let attachment = record.attachments.remove(at);
         record.generation.0 += 1;
         tables::write_disk(state, &record)?;
@@ -116,7 +126,7 @@ pub(super) fn expire(
     let Some(counted) = tables::read_number(state, &key)? else {
         return Ok(RootOutcome::Done);
     };
-    if counted != renewals {
+    if counted != renewals && !active(Mutant::ExpiryIgnoresRenewals) {
         return Ok(RootOutcome::Renewed { renewals: counted });
     }
     state.delete(&key)?;
@@ -131,9 +141,13 @@ pub(super) fn expire(
             continue;
         };
         record.attachments.retain(|held| held.session != session);
-        record.generation.0 += 1;
+        if !active(Mutant::ExpiryKeepsGeneration) {
+            record.generation.0 += 1;
+        }
         tables::write_disk(state, &record)?;
-        floor_pending(state, &record)?;
+        if !active(Mutant::ExpiryWithoutFloor) {
+            floor_pending(state, &record)?;
+        }
     }
     remember_ended(state, index, session)?;
     Ok(RootOutcome::Done)
