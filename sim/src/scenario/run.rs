@@ -249,7 +249,7 @@ async fn scenario(
     no_invariant_broke(world, &cluster)
 }
 
-/// Waits for the cluster, and makes the disk.
+/// Waits for the cluster, every node of it, and makes the disk.
 async fn form(world: &World, plan: &Plan, cluster: &Cluster) -> Result<DiskRecord, Failure> {
     let give_up = world.now_ns() + nanoseconds(FORM_LIMIT);
     let mut last = String::from("no node runs");
@@ -260,6 +260,11 @@ async fn form(world: &World, plan: &Plan, cluster: &Cluster) -> Result<DiskRecor
         for (_, node) in cluster.nodes() {
             if node.groups().directory().shards().is_empty() {
                 "the shards are not there".clone_into(&mut last);
+                continue;
+            }
+            let joined = node.groups().directory().topology().nodes.len();
+            if joined < usize::from(plan.nodes) {
+                last = format!("{joined} of {} nodes have joined", plan.nodes);
                 continue;
             }
             let command = RootCommand::CreateDisk {
