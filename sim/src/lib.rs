@@ -10,6 +10,7 @@ compile_error!(
      checkout and unset RUSTFLAGS (it replaces that setting; pass lints by `cargo clippy -- ...`)"
 );
 
+pub mod compare;
 pub mod oracles;
 pub mod scenario;
 pub mod shrink;

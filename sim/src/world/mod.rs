@@ -43,6 +43,7 @@ pub use network::NetworkSpec;
 pub use node::NodeStatus;
 pub use run::{Run, RunFailure, WorldConfig, run_in_world};
 pub use seeds::PPM;
+pub use tasks::TaskLabel;
 pub use topology::{Latency, LatencyMatrix, NodeIndex, NodeSpec};
 pub use trace::{CHECKPOINT_EVENTS, EventKind, Recording, TraceEvent, TraceSummary};
 
@@ -290,6 +291,7 @@ impl World {
             checksum,
             since_ns: at_ns,
             text,
+            task: None,
         });
     }
 
@@ -304,11 +306,13 @@ impl World {
         }
     }
 
-    fn count_spawn(&self) {
+    /// The number of a task that is about to be spawned, from one.
+    fn count_spawn(&self) -> u64 {
         let spawns = self.0.spawns.fetch_add(1, Ordering::Relaxed) + 1;
         if spawns.is_multiple_of(tasks::SPAWNS_BETWEEN_SWEEPS) {
             // Counting the tasks makes madsim drop its records of those that ended.
             let _ = self.0.madsim.metrics().num_tasks();
         }
+        spawns
     }
 }
