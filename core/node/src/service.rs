@@ -79,6 +79,7 @@ impl NodeService {
             NodeRequest::Health => NodeReply::Healthy {
                 damaged: self.running.damaged(),
             },
+            NodeRequest::Exports => NodeReply::Exports(self.running.exports()),
         }
     }
 
