@@ -348,8 +348,6 @@ impl BlockDevice for ExportedDisk {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc as Shared;
-
     use hedgerow_env::{FamilyId, Generation, LayerId, NodeId, TenantId, VirtualDiskId};
     use hedgerow_net::testing::MemoryNetwork;
     use hedgerow_net::{Directory, Identity, RoleSet, Rpc, RpcConfig};
@@ -387,7 +385,7 @@ mod tests {
             address: String::new(),
         };
         let rpc = Rpc::start_client(env.clone(), identity, RpcConfig::default()).unwrap();
-        let directory = Shared::new(Directory::new(Vec::new()));
+        let directory = Arc::new(Directory::new(Vec::new()));
         let groups = GroupClient::new(env.clone(), rpc.clone(), directory);
         let config = ProxyConfig::default();
         let proxy = Proxy::start(env.clone(), rpc, groups, NodeId(1), config);

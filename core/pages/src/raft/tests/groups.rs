@@ -309,7 +309,7 @@ async fn the_few_entries_that_a_log_keeps_never_hold_up_the_space_of_others() {
     // The journal has 2 MiB: each of its segments is freed twice at least.
     node.pass_through_journal(6 << 20).await;
     let took = node.env().now().since(began);
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
     cluster.converge(&model).await;
 }
 
