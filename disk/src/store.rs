@@ -396,6 +396,18 @@ impl Store {
         Ok(receipt)
     }
 
+    /// Waits for the journal to have room for blobs again, for `limit` at most: the flush frees it
+    /// all the time. False when there is no use in waiting: the disk itself is full.
+    pub async fn journal_room(&self, limit: Duration) -> bool {
+        let inner = &self.inner;
+        if inner.is_full(0) {
+            return false;
+        }
+        inner.work.notify_one();
+        let room = inner.journal.data_room();
+        inner.env.timeout(limit, room).await.is_ok()
+    }
+
     /// Forgets a blob at once; the receipt says when that is durable. Deleting nothing is recorded
     /// too.
     ///
