@@ -269,6 +269,7 @@ impl World {
             checksum,
             since_ns: sent_ns,
             text: describe.map(|describe| describe(parts)).unwrap_or_default(),
+            task: None,
         });
     }
 
