@@ -55,6 +55,7 @@ fn message(number: u64, of: u64) -> TraceEvent {
         checksum: mixed,
         since_ns: at_ns.saturating_sub(100_000 + mixed % 900_000),
         text: format!("raft\tappend\t1 to g{} prev {mixed:x} #{number}", mixed % 9),
+        task: None,
     }
 }
 
