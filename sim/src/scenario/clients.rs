@@ -220,7 +220,10 @@ pub(super) async fn run_agents(agents: &Arc<Agents>, index: NodeIndex, node: Nod
         match &held {
             Some(disk) => {
                 let clients = 1..=agents.plan.clients;
-                session(agents, &env, index, disk, clients, || agents.holds(index)).await;
+                let rightful = session(agents, &env, index, disk, clients, || agents.holds(index));
+                // A rightful client may hang in a write when the disk moves; this one goes on.
+                let former = outstay(agents, &env, index, disk);
+                futures_util::future::join(rightful, former).await;
             }
             None => env.sleep(Duration::from_millis(200)).await,
         }
@@ -243,6 +246,15 @@ impl Agents {
                 && until_ns.is_some_and(|until_ns| now_ns < *until_ns)
         })
     }
+}
+
+/// The client that goes on with the disk when it has moved, as long as the plan says.
+async fn outstay(agents: &Arc<Agents>, env: &Env, index: NodeIndex, disk: &VirtualDisk) {
+    while agents.holds(index) && !disk.is_lost() {
+        env.sleep(Duration::from_nanos(CLIENT_LOOK_NS / 2)).await;
+    }
+    let former = [ClientId::FORMER_HOLDER];
+    session(agents, env, index, disk, former, || agents.haunts(index)).await;
 }
 
 /// Some clients of a node, until the disk is lost or they are not to go on.
