@@ -1,6 +1,8 @@
 //! Groups of replicas on disks that crash and a network in memory, in virtual time.
 
+mod damage;
 mod groups;
+mod healing;
 mod logs;
 mod registrations;
 mod runtime;
