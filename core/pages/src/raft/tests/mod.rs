@@ -5,6 +5,7 @@ mod groups;
 mod healing;
 mod logs;
 mod registrations;
+mod rejoin;
 mod runtime;
 mod states;
 mod world;
