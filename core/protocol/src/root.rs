@@ -362,6 +362,9 @@ pub enum GroupBody {
     Root(RootRequest),
     /// Of a shard.
     Shard(crate::ShardRequest),
+    /// From a member's node to the leader: this number is retired for ever. Let it go, and take
+    /// the store in again under a new one.
+    Retired(MemberId),
 }
 
 /// The reply of a group.
@@ -371,6 +374,11 @@ pub enum GroupReply {
     Root(RootReply),
     /// Of a shard.
     Shard(crate::ShardReply),
+    /// To `Retired`: whether the group counts it as a member no more.
+    Retired {
+        /// Else: ask again later.
+        is_gone: bool,
+    },
     /// This replica does not lead; here is who may.
     NotLeader {
         /// The leader as this replica sees it.

@@ -62,9 +62,10 @@ impl Drivers {
         let (topology, table) = self.known(learned).await;
         let leadership = replica.leadership();
         let most = self.config.replicas;
-        match growth::next_step(group, &leadership, &topology, &table, most) {
+        let retired = self.service.retired(group);
+        match growth::next_step(group, &leadership, &retired, &topology, &table, most) {
             Step::Rest => {}
-            Step::Promote(voters) => {
+            Step::Promote(voters) | Step::Remove(voters) => {
                 let change = replica.change_voters(Vec::new(), voters);
                 self.change(group, change).await;
             }

@@ -3,8 +3,9 @@
 //! Invariants: a vote is durable before [`RaftLogStorage::save_vote`] returns; appended entries are
 //! reported flushed only once the journal reports them durable, in order, and later appends go on
 //! meanwhile;
-//! a superseded record is released only when what supersedes it is durable; purge never passes
-//! what the state holds durably.
+//! a superseded record is released only when what supersedes it is durable; a record is in the core
+//! from the moment at which it is in the journal, so a copy always lies before what supersedes it;
+//! purge never passes what the state holds durably.
 //! Does not: decide which records are live (`log_core` does).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +26,7 @@ use openraft::RaftLogReader;
 use openraft::storage::{IOFlushed, LeaderBoundedStreamError, LogState, RaftLogStorage};
 use tokio::sync::{Notify, mpsc};
 
-use super::log_core::{Found, LogCore, Placed};
+use super::log_core::{Carried, Found, LogCore, Placed};
 use super::log_record::{Body, Kind};
 use super::machine::StateHandle;
 use super::types::{Entry, LeaderId, LogId, Types, Vote};
@@ -43,14 +44,14 @@ const PURGE_PATIENCE: Duration = Duration::from_secs(2);
 /// snapshot, and the segment is free in milliseconds.
 const COPIED_AT_ONCE_SHARE: usize = 8;
 /// A read that loses the race with purge or copying looks again; each look sees newer positions.
-const READ_ATTEMPTS: usize = 8;
+pub(super) const READ_ATTEMPTS: usize = 8;
 
 /// A replica's log: what openraft's storage, its readers and the copy-forward task share.
 pub(crate) struct Log {
     env: Env,
-    journal: Journal,
-    group: GroupId,
-    replica: ReplicaNumber,
+    pub(super) journal: Journal,
+    pub(super) group: GroupId,
+    pub(super) replica: ReplicaNumber,
     core: Mutex<LogCore>,
     state: StateHandle,
     /// How many of the applied entries a purge leaves behind.
@@ -97,40 +98,61 @@ impl Log {
         self.group
     }
 
-    fn core(&self) -> MutexGuard<'_, LogCore> {
+    pub(super) fn core(&self) -> MutexGuard<'_, LogCore> {
         self.core.lock().expect("no panic under this lock")
     }
 
-    /// Appends a record, waiting while the journal is busy or full.
-    async fn write(&self, body: &Body) -> io::Result<(Placed, usize, Receipt)> {
+    /// Appends a record for the first time and tells the core, both at once.
+    async fn write<T>(
+        &self,
+        body: &Body,
+        tell: impl FnOnce(&mut LogCore, Placed, usize) -> T,
+    ) -> io::Result<(T, Receipt)> {
         let sequence = self.core().take_sequence();
-        let (receipt, bytes) = self.write_as(body, sequence).await?;
-        let placed = Placed {
-            sequence,
-            position: receipt.position(),
-        };
-        Ok((placed, bytes, receipt))
+        let record = body.record(self.group, self.replica, sequence);
+        let bytes = record.payload.len();
+        let mut tell = Some(tell);
+        self.when_room(move || {
+            let mut core = self.core();
+            let receipt = self.journal.append(record.clone())?;
+            let placed = Placed {
+                sequence,
+                position: receipt.position(),
+            };
+            let tell = tell.take().expect("it is appended once");
+            Ok((tell(&mut core, placed, bytes), receipt))
+        })
+        .await
+    }
+
+    /// Writes a record of `sequence` again; `None` when it has been superseded meanwhile.
+    async fn copy(&self, placed: Placed, body: &Body) -> io::Result<Option<Receipt>> {
+        let record = body.record_as(self.group, self.replica, placed.sequence, true);
+        self.when_room(|| {
+            let core = self.core();
+            if !core.is_live(placed) {
+                return Ok(None);
+            }
+            self.journal.append(record.clone()).map(Some)
+        })
+        .await
     }
 
     /// Waits as long as the journal is busy or full: a full one blocks this replica alone, others
     /// take over, and what frees space needs nothing of it but copying.
-    async fn write_as(&self, body: &Body, sequence: u64) -> io::Result<(Receipt, usize)> {
-        let record = body.record(self.group, self.replica, sequence);
-        let bytes = record.payload.len();
+    pub(super) async fn when_room<T>(
+        &self,
+        mut append: impl FnMut() -> Result<T, AppendError>,
+    ) -> io::Result<T> {
         let mut was_full = false;
         loop {
-            match self.journal.append(record.clone()) {
-                Ok(receipt) => return Ok((receipt, bytes)),
+            match append() {
+                Ok(appended) => return Ok(appended),
                 Err(AppendError::Busy) => self.journal.ready().await,
                 Err(AppendError::Full) => {
                     if !was_full {
-                        event!(
-                            self.env,
-                            Warn,
-                            "raft",
-                            "{} waits for journal space",
-                            self.group
-                        );
+                        let group = self.group;
+                        event!(self.env, Warn, "raft", "{group} waits for journal space");
                     }
                     was_full = true;
                     self.env.sleep(FULL_RETRY).await;
@@ -138,6 +160,11 @@ impl Log {
                 Err(error) => return Err(io::Error::other(error)),
             }
         }
+    }
+
+    /// The state beside this log.
+    pub(crate) fn state(&self) -> &StateHandle {
+        &self.state
     }
 
     async fn when_durable(&self, flush: Flush) -> io::Result<()> {
@@ -162,7 +189,7 @@ impl Log {
     }
 
     /// Reads what is not in memory; `None` when a record went elsewhere meanwhile.
-    async fn fetch(&self, found: Vec<Found>) -> io::Result<Option<Vec<Entry>>> {
+    pub(super) async fn fetch(&self, found: Vec<Found>) -> io::Result<Option<Vec<Entry>>> {
         let mut entries = Vec::with_capacity(found.len());
         for found in found {
             match found {
@@ -182,13 +209,12 @@ impl Log {
             Err(JournalReadError::Missing(_)) => return Ok(None),
             Err(error) => return Err(io::Error::other(error)),
         };
-        match Body::decode(Kind::Entry, &record.payload) {
-            Ok(Body::Entry(entry)) if record.stream == StreamTag::raft(self.group) => {
-                Ok(Some(entry))
-            }
-            Ok(_) => Ok(None),
-            Err(error) => Err(io::Error::other(error)),
+        if record.stream != StreamTag::raft(self.group) || record.kind != Kind::Entry.number() {
+            return Ok(None);
         }
+        Body::decode_entry(&record.payload)
+            .map(Some)
+            .map_err(io::Error::other)
     }
 
     /// Answers one request to free a segment: gives `make_snapshot`'s purge a chance where it can
@@ -220,16 +246,18 @@ impl Log {
         let carried = self.core().carried(&positions);
         let mut copies = BTreeMap::new();
         let mut last = None;
-        for (position, carried) in carried {
-            let body = match carried.body {
+        for Carried { placed, body } in carried {
+            let body = match body {
                 Some(body) => body,
-                None => match self.read_entry(position).await? {
+                None => match self.read_entry(placed.position).await? {
                     Some(entry) => Body::Entry(entry),
                     None => continue,
                 },
             };
-            let (receipt, _) = self.write_as(&body, carried.sequence).await?;
-            copies.insert(position, receipt.position());
+            let Some(receipt) = self.copy(placed, &body).await? else {
+                continue;
+            };
+            copies.insert(placed.position, receipt.position());
             last = Some(receipt);
         }
         if let Some(receipt) = last
@@ -367,11 +395,11 @@ impl RaftLogStorage<Types> for LogHandle {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        let (placed, _, receipt) = self.0.write(&Body::Vote(*vote)).await?;
+        let tell = |core: &mut LogCore, placed, _| core.set_vote(*vote, placed);
+        let (superseded, receipt) = self.0.write(&Body::Vote(*vote), tell).await?;
         if !active(Mutant::VoteBeforeSync) {
             receipt.durable().await.map_err(io::Error::other)?;
         }
-        let superseded = self.0.core().set_vote(*vote, placed);
         self.0.journal.release_all(superseded);
         Ok(())
     }
@@ -384,12 +412,10 @@ impl RaftLogStorage<Types> for LogHandle {
         let mut superseded = Vec::new();
         let mut last = None;
         for entry in entries {
-            let body = Body::Entry(entry);
-            let (placed, bytes, receipt) = self.0.write(&body).await?;
-            let Body::Entry(entry) = body else {
-                unreachable!("it was made an entry above")
-            };
-            superseded.extend(self.0.core().append(entry, placed, bytes));
+            let body = Body::Entry(entry.clone());
+            let tell = |core: &mut LogCore, placed, bytes| core.append(entry, placed, bytes);
+            let (old, receipt) = self.0.write(&body, tell).await?;
+            superseded.extend(old);
             last = Some(receipt);
         }
         let Some(receipt) = last else {
@@ -415,8 +441,8 @@ impl RaftLogStorage<Types> for LogHandle {
             self.0.core().cut(last);
             return Ok(());
         }
-        let (placed, _, receipt) = self.0.write(&Body::Truncation(last)).await?;
-        let superseded = self.0.core().truncate(last, placed);
+        let tell = |core: &mut LogCore, placed, _| core.truncate(last, placed);
+        let (superseded, receipt) = self.0.write(&Body::Truncation(last), tell).await?;
         // A snapshot may be installed next: its state must never stand beside the entries cut here.
         receipt.durable().await.map_err(io::Error::other)?;
         self.0.journal.release_all(superseded);
@@ -427,8 +453,8 @@ impl RaftLogStorage<Types> for LogHandle {
         if !active(Mutant::PurgePastDurable) {
             self.0.state.ensure_durable(upto).await?;
         }
-        let (placed, _, receipt) = self.0.write(&Body::Purge(upto)).await?;
-        let superseded = self.0.core().purge(upto, placed);
+        let tell = |core: &mut LogCore, placed, _| core.purge(upto, placed);
+        let (superseded, receipt) = self.0.write(&Body::Purge(upto), tell).await?;
         self.0.purged.notify_waiters();
         let flush = Flush {
             receipt,

@@ -6,11 +6,14 @@
 
 mod backend;
 mod channels;
+mod departure;
 mod describe;
+mod heal;
 mod host;
 mod host_config;
 mod log;
 mod log_core;
+mod log_mending;
 mod log_record;
 mod machine;
 mod network;

@@ -16,6 +16,7 @@ use openraft::errors::{
 };
 use openraft::{Raft, ReadPolicy, ServerState};
 
+use super::log::Log;
 use super::machine::StateHandle;
 use super::types::{Batch, Types};
 use crate::replica::ReadJob;
@@ -30,7 +31,8 @@ pub(crate) struct Replica {
     pub(crate) me: GroupMember,
     pub(crate) raft: TypedRaft,
     pub(crate) state: StateHandle,
-    pub(crate) _copy_forward: AbortOnDrop,
+    pub(crate) log: Arc<Log>,
+    pub(crate) _tasks: [AbortOnDrop; 2],
 }
 
 fn not_leader(forward: ForwardToLeader<Types>) -> ProposeError {

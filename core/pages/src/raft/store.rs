@@ -165,6 +165,11 @@ impl StateStore {
         self.health.is_damaged()
     }
 
+    /// What learns of damage.
+    pub(crate) fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
     /// Applies `entries`, which follow what was applied, in one transaction; answers in order.
     pub(crate) fn apply(
         &self,

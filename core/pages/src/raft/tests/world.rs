@@ -15,9 +15,11 @@ use hedgerow_env::{
 };
 use hedgerow_net::testing::{MemoryNetwork, TestParts};
 use hedgerow_net::{Identity, RoleSet, Rpc, RpcConfig};
-use hedgerow_protocol::{GroupMember, MemberId};
+use hedgerow_protocol::{GroupMember, MemberId, ROOT_GROUP};
 
 use super::super::{HostConfig, PagesHost, RaftTiming};
+use crate::root::RootMachine;
+use crate::shard::ShardMachine;
 use crate::{GroupReplica, Machine, ProposeError, StateError, Update, View};
 
 pub(crate) const GROUP: GroupId = GroupId(3);
@@ -46,6 +48,15 @@ impl Machine for Registers {
             state.put(key, value)?;
         }
         Ok(Bytes::from(before))
+    }
+}
+
+/// The machine of a group: of [`GROUP`] the one above.
+pub(crate) fn machine_of(group: GroupId) -> Arc<dyn Machine> {
+    match group {
+        GROUP => Arc::new(Registers),
+        ROOT_GROUP => Arc::new(RootMachine),
+        _ => Arc::new(ShardMachine),
     }
 }
 
@@ -195,7 +206,7 @@ impl Node {
             directory: "pool/pages".to_owned(),
             timing: self.timing.clone(),
             verified: VerifiedConfig::small(),
-            machines: Arc::new(|_| Arc::new(Registers)),
+            machines: Arc::new(machine_of),
             addresses: Arc::new(|_| None),
         })
         .await
@@ -247,6 +258,10 @@ impl Node {
 
     pub(crate) fn host(&self) -> &PagesHost {
         &self.running().host
+    }
+
+    pub(crate) fn shared_host(&self) -> Arc<PagesHost> {
+        Arc::clone(&self.running().host)
     }
 
     pub(crate) fn env(&self) -> &Env {
