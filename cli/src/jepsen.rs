@@ -82,3 +82,6 @@ fn check(check: &Check) -> ExitCode {
     }
     ExitCode::from(u8::try_from(code).unwrap_or(EXIT_UNUSABLE))
 }
+
+#[cfg(test)]
+mod tests;

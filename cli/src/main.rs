@@ -1,5 +1,6 @@
 //! `hedgerow`: the one binary. Configuration, wiring and every subcommand.
 
+mod bench_proxy;
 mod client;
 mod config_file;
 mod dev;

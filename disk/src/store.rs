@@ -224,6 +224,7 @@ pub(crate) struct Inner {
     /// Deletions whose records must stay until the dead maps are durable.
     pub(crate) tombstones: Mutex<Vec<Position>>,
     pub(crate) session: u64,
+    pub(crate) start_nonce: u64,
     pub(crate) began_at: Position,
 }
 
@@ -334,6 +335,12 @@ impl Store {
         self.inner.session
     }
 
+    /// The nonce that was drawn for this start.
+    #[must_use]
+    pub fn start_nonce(&self) -> u64 {
+        self.inner.start_nonce
+    }
+
     /// The journal position at which this start began (a peer that knows more saw a later state).
     #[must_use]
     pub fn began_at(&self) -> Position {
@@ -387,6 +394,18 @@ impl Store {
             inner.work.notify_one();
         }
         Ok(receipt)
+    }
+
+    /// Waits for the journal to have room for blobs again, for `limit` at most: the flush frees it
+    /// all the time. False when there is no use in waiting: the disk itself is full.
+    pub async fn journal_room(&self, limit: Duration) -> bool {
+        let inner = &self.inner;
+        if inner.is_full(0) {
+            return false;
+        }
+        inner.work.notify_one();
+        let room = inner.journal.data_room();
+        inner.env.timeout(limit, room).await.is_ok()
     }
 
     /// Forgets a blob at once; the receipt says when that is durable. Deleting nothing is recorded

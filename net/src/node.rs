@@ -211,7 +211,7 @@ impl Inner {
         locked(&self.observer).clone()
     }
 
-    pub(crate) fn knowledge(&self, store: StoreId) -> Option<(u64, u64)> {
+    pub(crate) fn knowledge(&self, store: StoreId) -> Option<StoreStamp> {
         self.observer()?.knowledge(store)
     }
 
@@ -330,7 +330,8 @@ impl Inner {
         let handler = Arc::new(Inbound::new(&self, connection));
         let queue = self.config.served_requests;
         let stream = (stream, decoder);
-        let link = Link::start(&self.env, &self.config, agreement, stream, queue, handler);
+        let life = (None, self.config.keep_alive_timeout);
+        let link = Link::start(&self.env, life, agreement, stream, queue, handler);
         self.opened(&link);
     }
 

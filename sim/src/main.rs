@@ -1,6 +1,10 @@
 //! `hedgerow-sim`: runs seeds and tapes.
 
+mod determinism;
 mod duration;
+mod html;
+mod junit;
+mod regressions;
 mod replay;
 mod shrink_command;
 mod sweep;
@@ -33,6 +37,13 @@ enum Command {
     Replay(replay::Replay),
     /// Find the smallest tape that fails in the same way
     Shrink(shrink_command::Shrink),
+    /// Replay the tapes that are kept of bugs found: those of planted bugs must still show them
+    Regressions(regressions::Regressions),
+    /// Run the same in two processes, and show the first event in which they differ
+    Determinism(determinism::Determinism),
+    /// Print the trace's hash, its checkpoints and chosen events as JSON
+    #[command(hide = true)]
+    Trace(determinism::Trace),
     /// List the planted bugs
     Mutants,
 }
@@ -58,6 +69,8 @@ struct Run {
     /// Write the tape even if the run passes
     #[arg(long, requires = "tape")]
     tape_always: bool,
+    #[command(flatten)]
+    html: html::Html,
 }
 
 fn main() -> ExitCode {
@@ -66,6 +79,9 @@ fn main() -> ExitCode {
         Command::Sweep(sweep) => sweep.run(),
         Command::Replay(replay) => replay.run(),
         Command::Shrink(shrink) => shrink.run(),
+        Command::Regressions(regressions) => regressions.run(),
+        Command::Determinism(determinism) => determinism.run(),
+        Command::Trace(trace) => trace.run(),
         Command::Mutants => {
             for mutant in mutants::Mutant::ALL {
                 println!("{}", mutant.name());
@@ -115,6 +131,7 @@ impl Run {
             seed: self.seed,
             mutant,
         };
+        self.html.write(&script, &report, &again, mutant);
         finish(&again, &report, cpu)
     }
 }

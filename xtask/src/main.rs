@@ -6,6 +6,7 @@
 mod bench;
 mod ci;
 mod e2e;
+mod jepsen;
 mod mutants;
 mod repository;
 mod run;
@@ -19,6 +20,8 @@ usage: cargo xtask COMMAND
   ci [--skip STEP]...          everything that has to pass before a change lands (the README's test)
   tidy                         the rules of the house that no compiler checks
   e2e [--no-build] [NAME]...   end-to-end tests with real processes: dev, nodes, unsynced, suites
+  jepsen [--quick] [--no-build]
+                               tests of real processes under faults: 15 minutes, or 5
   bench [--quick] [--json FILE]
                                speed through iSCSI beside the raw disk of the same run
   mutants [OPTION]...          the power of the simulator, measured with planted bugs
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         ["ci", rest @ ..] => ci::command(rest),
         ["tidy"] => tidy::command(),
         ["e2e", rest @ ..] => e2e::command(rest),
+        ["jepsen", rest @ ..] => jepsen::command(rest),
         ["mutants", rest @ ..] => mutants::command(rest),
         ["bench", rest @ ..] => bench::command(rest),
         ["help" | "--help" | "-h"] => {

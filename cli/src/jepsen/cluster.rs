@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use hedgerow_env::{Env, event};
@@ -11,6 +12,11 @@ use hedgerow_jepsen::run::{Fault, Incident, Link, Struck};
 
 use super::node_process::{Ended, NodeProcess};
 use super::os::{self, Pids};
+
+/// A clean stop closes sessions and gives back what it holds, which takes up to ten seconds when the
+/// cluster does not answer; much more is a hang.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+const STOP_POLL: Duration = Duration::from_millis(50);
 
 /// Whether an end that nobody asked for is a defect.
 pub(super) type IsDefect = Box<dyn Fn(&Ended) -> bool + Send + Sync>;
@@ -92,15 +98,24 @@ impl Cluster {
         outcome
     }
 
-    async fn terminate(&self, number: u16) -> anyhow::Result<()> {
-        let mut nodes = self.nodes.lock().await;
-        let node = nodes.get_mut(usize::from(number)).context("no such node")?;
-        if node.pid().is_none() {
-            bail!("{} does not run", node.name());
+    /// Waits until a node that was told to stop has done so; kills it when it hangs.
+    async fn stopped(&self, number: u16) -> anyhow::Result<()> {
+        let give_up = self.env.now() + STOP_LIMIT;
+        loop {
+            // The lock is not held while waiting: other nodes are hurt meanwhile.
+            let mut nodes = self.nodes.lock().await;
+            let node = nodes.get_mut(usize::from(number)).context("no such node")?;
+            if let Some(stopped) = node.stopped() {
+                return stopped;
+            }
+            if self.env.now() >= give_up {
+                node.kill()?;
+                let seconds = STOP_LIMIT.as_secs();
+                bail!("{} did not stop within {seconds} s of SIGTERM", node.name());
+            }
+            drop(nodes);
+            self.env.sleep(STOP_POLL).await;
         }
-        let stopped = node.terminate(&self.env).await;
-        self.note_pids(&mut nodes);
-        stopped
     }
 
     /// Begins a fault; `None` when it is not one that every program bears.
@@ -108,7 +123,7 @@ impl Cluster {
         Some(match fault {
             Fault::Kill { nodes } => self.on(nodes, NodeProcess::kill).await,
             Fault::Pause { nodes } => self.on(nodes, NodeProcess::pause).await,
-            Fault::Restart { node } => self.terminate(*node).await,
+            Fault::Restart { node } => self.on(&[*node], NodeProcess::begin_stop).await,
             Fault::Partition { groups, .. } => {
                 let count = self.nodes.lock().await.len();
                 let count = u16::try_from(count).expect("few nodes");
@@ -139,8 +154,10 @@ impl Cluster {
                 Ok(Struck::Yes("died of SIGKILL, started again".to_owned()))
             }
             Fault::Restart { node } => {
+                let stopped = self.stopped(*node).await;
                 self.on(&[*node], NodeProcess::start).await?;
-                let text = "stopped with exit code 0, started again";
+                stopped?;
+                let text = "stopped in order, started again";
                 Ok(Struck::Yes(text.to_owned()))
             }
             Fault::Pause { nodes } => self.resume(nodes).await,
@@ -216,9 +233,15 @@ impl Cluster {
     /// Stops every process; what happened that nobody asked for.
     pub(super) async fn tear_down(&self, is_defect: &IsDefect) -> Vec<Incident> {
         self.note_ends(is_defect).await;
-        for node in self.nodes.lock().await.iter_mut() {
-            if let Err(error) = node.terminate(&self.env).await {
-                self.note(node.name(), format!("{error:#}"), true);
+        let mut stopping = Vec::new();
+        for (node, number) in self.nodes.lock().await.iter_mut().zip(0_u16..) {
+            if node.pid().is_some() && node.begin_stop().is_ok() {
+                stopping.push((number, node.name().to_owned()));
+            }
+        }
+        for (number, name) in stopping {
+            if let Err(error) = self.stopped(number).await {
+                self.note(&name, format!("{error:#}"), true);
             }
         }
         std::mem::take(&mut *self.incidents.lock().expect("no panic under this lock"))

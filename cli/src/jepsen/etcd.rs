@@ -116,8 +116,6 @@ impl Etcd {
                 .collect(),
             variables: Vec::new(),
             log: self.folder.join("logs").join(format!("{name}.log")),
-            // It ends in order and then raises the signal again.
-            dies_of_sigterm: true,
             name,
         }
     }

@@ -3,16 +3,11 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use hedgerow_env::Env;
 
 use super::os::{self, Signal};
 
-/// A clean stop closes sessions and writes what it has to; more is a hang.
-const STOP_LIMIT: Duration = Duration::from_secs(20);
-const STOP_POLL: Duration = Duration::from_millis(50);
 /// What an incident quotes of a log.
 const QUOTED_LINES: usize = 3;
 
@@ -24,8 +19,6 @@ pub(super) struct Start {
     pub(super) arguments: Vec<String>,
     pub(super) variables: Vec<(String, String)>,
     pub(super) log: PathBuf,
-    /// Whether SIGTERM may end it as a signal; else it has to exit with 0.
-    pub(super) dies_of_sigterm: bool,
 }
 
 /// The process of one node, if it runs.
@@ -33,6 +26,10 @@ pub(super) struct Start {
 pub(super) struct NodeProcess {
     start: Start,
     child: Option<Child>,
+    /// Whether it was told to stop.
+    stopping: bool,
+    /// Its end after it was told to stop.
+    stopped: Option<Ended>,
     /// Ends that nobody asked for.
     ended: Vec<Ended>,
 }
@@ -49,6 +46,8 @@ impl NodeProcess {
         Self {
             start,
             child: None,
+            stopping: false,
+            stopped: None,
             ended: Vec::new(),
         }
     }
@@ -58,17 +57,14 @@ impl NodeProcess {
     }
 
     /// Starts it, with its output appended to its log. Does nothing when it runs.
-    #[expect(
-        clippy::disallowed_types,
-        reason = "std::fs::File hands the log to the process"
-    )]
     pub(super) fn start(&mut self) -> anyhow::Result<()> {
         if self.pid().is_some() {
+            self.stopping = false;
             return Ok(());
         }
         let mut options = std::fs::OpenOptions::new();
         let log = options.create(true).append(true).open(&self.start.log);
-        let log: std::fs::File = log.with_context(|| self.start.log.display().to_string())?;
+        let log = log.with_context(|| self.start.log.display().to_string())?;
         let mut command = Command::new(&self.start.program);
         command
             .args(&self.start.arguments)
@@ -78,6 +74,7 @@ impl NodeProcess {
             .stderr(log);
         let child = command.spawn();
         self.child = Some(child.with_context(|| self.start.program.display().to_string())?);
+        (self.stopping, self.stopped) = (false, None);
         Ok(())
     }
 
@@ -89,7 +86,12 @@ impl NodeProcess {
             Ok(Some(status)) => {
                 self.child = None;
                 let last_words = last_lines(&self.start.log);
-                self.ended.push(Ended { status, last_words });
+                let ended = Ended { status, last_words };
+                if self.stopping {
+                    self.stopped = Some(ended);
+                } else {
+                    self.ended.push(ended);
+                }
                 None
             }
             Err(_) => None,
@@ -110,40 +112,32 @@ impl NodeProcess {
         Ok(())
     }
 
-    /// Waits for a process that was told to end itself; an error when it lives on.
-    pub(super) async fn wait(&mut self, env: &Env, limit: Duration) -> anyhow::Result<ExitStatus> {
-        let give_up = env.now() + limit;
-        let mut child = self.child.take().context("it does not run")?;
-        loop {
-            if let Some(status) = child.try_wait()? {
-                return Ok(status);
-            }
-            if env.now() >= give_up {
-                self.child = Some(child);
-                bail!("{} still runs after {} s", self.name(), limit.as_secs());
-            }
-            env.sleep(STOP_POLL).await;
-        }
-    }
-
-    /// SIGTERM, and SIGKILL when that is not heeded, which is an error.
-    pub(super) async fn terminate(&mut self, env: &Env) -> anyhow::Result<()> {
-        let Some(pid) = self.pid() else {
-            return Ok(());
-        };
+    /// SIGTERM, without waiting for the end.
+    pub(super) fn begin_stop(&mut self) -> anyhow::Result<()> {
+        let pid = self.pid();
+        let pid = pid.with_context(|| format!("{} does not run", self.start.name))?;
         os::send(pid, Signal::Continue)?;
         os::send(pid, Signal::Terminate)?;
-        match self.wait(env, STOP_LIMIT).await {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) if self.start.dies_of_sigterm && status.signal() == Some(libc::SIGTERM) => {
-                Ok(())
-            }
-            Ok(status) => bail!("after SIGTERM: {status}; {}", last_lines(&self.start.log)),
-            Err(error) => {
-                self.kill()?;
-                Err(error)
-            }
+        self.stopping = true;
+        Ok(())
+    }
+
+    /// How the process ended after [`NodeProcess::begin_stop`], once it has.
+    pub(super) fn stopped(&mut self) -> Option<anyhow::Result<()>> {
+        if self.pid().is_some() {
+            return None;
         }
+        let ended = self.stopped.take()?;
+        // A process that has just begun dies of the signal; nothing was promised yet.
+        if ended.status.success() || ended.status.signal() == Some(libc::SIGTERM) {
+            return Some(Ok(()));
+        }
+        let name = self.name();
+        Some(Err(anyhow::anyhow!(
+            "{name}: after SIGTERM: {}; {}",
+            ended.status,
+            ended.last_words
+        )))
     }
 
     /// SIGSTOP.
@@ -164,11 +158,9 @@ impl NodeProcess {
         Ok(stopped)
     }
 
-    /// Forgets an end by SIGKILL, which the tester ordered.
-    pub(super) fn take_killed(&mut self) {
-        self.pid();
-        self.ended
-            .retain(|ended| ended.status.signal() != Some(libc::SIGKILL));
+    /// The next end is one that the tester ordered.
+    pub(super) fn expect_end(&mut self) {
+        self.stopping = true;
     }
 
     /// The ends that nobody asked for, each told once.

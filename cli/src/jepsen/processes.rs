@@ -196,7 +196,6 @@ impl Processes {
                 .map(|name| ("HEDGEROW_MUTANT".into(), name.clone()))
                 .collect(),
             log: folder.join("logs").join(format!("{name}.log")),
-            dies_of_sigterm: false,
             name,
         })
     }
@@ -283,6 +282,11 @@ impl Processes {
             }),
             Fault::FullDisk { node } => self.control(*node).order(|orders| orders.disk_full = true),
             Fault::LoseUnsynced { nodes } => {
+                let ends = self.cluster.on(nodes, |node| {
+                    node.expect_end();
+                    Ok(())
+                });
+                ends.await?;
                 for node in nodes {
                     self.control(*node)
                         .order(|orders| orders.lose_unsynced = true)?;
@@ -342,11 +346,7 @@ impl Processes {
             dead += usize::from(control.lost_bytes().is_some());
             control.order(|orders| orders.lose_unsynced = false)?;
         }
-        let killed = self.cluster.on(nodes, |node| {
-            node.take_killed();
-            node.start()
-        });
-        killed.await?;
+        self.cluster.on(nodes, NodeProcess::start).await?;
         let text = format!(
             "{dead} of {} lost {lost} unsynced bytes and died",
             nodes.len()

@@ -144,6 +144,9 @@ async fn test(options: &Run) -> anyhow::Result<(Results, PathBuf)> {
             bail!("interrupted; the history so far is in {}", folder.display());
         }
     };
+    if let Err(error) = hedgerow_jepsen::report::write_page(&folder) {
+        eprintln!("hedgerow: the page of the run: {error}");
+    }
     if results.verdict == VerdictName::Valid && !options.keep_data {
         std::fs::remove_dir_all(folder.join("data"))?;
     }

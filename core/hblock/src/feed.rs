@@ -41,7 +41,7 @@ impl Default for FeedConfig {
     fn default() -> Self {
         Self {
             active_pause: Duration::from_millis(200),
-            idle_pause: Duration::from_millis(500),
+            idle_pause: Duration::from_secs(1),
             hint_pause: Duration::from_millis(50),
             patience: Duration::from_millis(500),
             retry_first: Duration::from_millis(100),

@@ -15,6 +15,7 @@ mod node;
 mod peers;
 mod refresh;
 mod roles;
+mod rollback;
 mod service;
 mod stores;
 
@@ -23,4 +24,5 @@ pub use config::{
     Exports, GroupTiming, IscsiConfig, MAXIMUM_POOLS, NodeConfig, PoolConfig, StoreScale,
 };
 pub use hedgerow_pages::placement::location_of_name;
+pub use hedgerow_proxy::{OperationTag, VirtualDisk};
 pub use node::{Node, NodeError};

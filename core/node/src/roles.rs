@@ -17,8 +17,8 @@ use hedgerow_pages::service::{GroupService, Replicas};
 use hedgerow_pages::shard::ShardMachine;
 use hedgerow_pages::{GroupReplica, Machine};
 use hedgerow_protocol::{
-    GroupMember, GroupRecord, MemberId, NodeRecord, NodeReply, ROOT_GROUP, Roles, RootCommand,
-    RootOutcome, SERVICE_GROUP,
+    Export, GroupMember, GroupRecord, MemberId, NodeRecord, NodeReply, ROOT_GROUP, Roles,
+    RootCommand, RootOutcome, SERVICE_GROUP,
 };
 use hedgerow_proxy::{Proxy, ProxyConfig};
 
@@ -67,8 +67,9 @@ struct Parts {
     pages: Option<Arc<PagesHost>>,
     hblock: Option<HBlock>,
     proxy: Option<Proxy>,
-    portal: Option<IscsiServer>,
+    portal: Option<Arc<IscsiServer>>,
     portal_address: Option<String>,
+    catalog: Option<Arc<Catalog>>,
 }
 
 /// What runs at this node now.
@@ -242,7 +243,6 @@ impl Running {
         let mut admin = AdminService {
             groups: self.groups.clone(),
             proxy: None,
-            portal: None,
         };
         if config.roles.contains(Roles::PROXY) {
             let proxy = Proxy::start(
@@ -255,16 +255,17 @@ impl Running {
             self.with(|parts| parts.proxy = Some(proxy.clone()));
             admin.proxy = Some(proxy.clone());
             if let Some(iscsi) = &config.iscsi {
-                let catalog =
-                    Catalog::start(self.env.clone(), proxy, self.groups.clone(), iscsi.clone());
+                let catalog = Catalog::new(self.env.clone(), proxy, iscsi.clone());
                 let targets = Arc::clone(&catalog);
                 let server = IscsiServer::start(&self.env, &iscsi.listen, targets).await?;
-                let address = server.address().to_owned();
+                let server = Arc::new(server);
+                catalog.keep_following(self.groups.clone(), Arc::downgrade(&server));
+                let address = reachable(server.address(), &config.advertise);
                 self.with(|parts| {
-                    parts.portal_address = Some(address.clone());
+                    parts.portal_address = Some(address);
                     parts.portal = Some(server);
+                    parts.catalog = Some(catalog);
                 });
-                admin.portal = Some((catalog, address));
             }
         }
         Ok(admin)
@@ -334,6 +335,12 @@ impl Running {
         self.with(|parts| parts.proxy.clone())
     }
 
+    /// The disks that this node exports.
+    pub(crate) fn exports(&self) -> Vec<Export> {
+        let portal = self.with(|parts| parts.catalog.clone().zip(parts.portal_address.clone()));
+        portal.map_or_else(Vec::new, |(catalog, address)| catalog.urls(&address))
+    }
+
     pub(crate) fn portal_address(&self) -> Option<String> {
         self.with(|parts| parts.portal_address.clone())
     }
@@ -354,6 +361,18 @@ impl Running {
         if let Some(host) = self.pages() {
             host.shutdown().await;
         }
+    }
+}
+
+/// Where others reach a portal that listens at `portal`: one that listens at every address is at the
+/// host that the node advertises.
+fn reachable(portal: &str, advertised: &str) -> String {
+    let host = advertised.rsplit_once(':').map(|(host, _)| host);
+    match (portal.parse::<std::net::SocketAddr>(), host) {
+        (Ok(address), Some(host)) if address.ip().is_unspecified() => {
+            format!("{host}:{}", address.port())
+        }
+        _ => portal.to_owned(),
     }
 }
 

@@ -95,6 +95,7 @@ impl Stores {
         let stamp = |store: &Store| StoreStamp {
             store: store.id(),
             start_count: store.session(),
+            start_nonce: store.start_nonce(),
             reported_durable: if active(Mutant::StampsShowUndurable) {
                 store.journal().end().0
             } else {

@@ -56,7 +56,8 @@ pub enum IoError {
     /// This attachment was fenced. The outcome of a write is unknown.
     #[error("the attachment was fenced")]
     Fenced,
-    /// The operation was cancelled and had no effect.
+    /// The operation was cancelled, and has no effect from here on. Of one that spans several
+    /// pieces (of one container, 1 MiB at most) some may have been done before; none is in part.
     #[error("cancelled")]
     Cancelled,
     /// A read found no usable copy in time: try again later.

@@ -401,8 +401,9 @@ impl Core {
         });
     }
 
-    /// The next thing to do, if any.
-    pub(super) fn next_action(&mut self) -> Option<Action> {
+    /// The next thing to do, if any. A closing mark waits until `is_mark_due`, unless space is
+    /// short: what was freed can be used only once a durable frame says so.
+    pub(super) fn next_action(&mut self, is_mark_due: bool) -> Option<Action> {
         if self.stopped.is_some() {
             return None;
         }
@@ -415,7 +416,11 @@ impl Core {
         if self.closed.is_empty() {
             if self.building.has_records() {
                 self.close_building(false);
-            } else if self.in_flight.is_empty() && self.wants_mark() && self.has_mark_room() {
+            } else if self.in_flight.is_empty()
+                && self.wants_mark()
+                && (is_mark_due || self.waits_for_freed_space())
+                && self.has_mark_room()
+            {
                 self.close_building(true);
             }
         }
@@ -425,6 +430,15 @@ impl Core {
 
     fn wants_mark(&self) -> bool {
         self.mark_wanted || self.head > self.issued_head
+    }
+
+    fn waits_for_freed_space(&self) -> bool {
+        self.head > self.issued_head && self.is_short_of_space()
+    }
+
+    /// Whether a closing mark is to be written once it is due.
+    pub(super) fn is_mark_awaited(&mut self) -> bool {
+        self.stopped.is_none() && self.wants_mark() && self.has_mark_room()
     }
 
     /// Whether a file exists for the mark's segment; moves the mark there when it must.
@@ -683,6 +697,13 @@ impl Core {
     /// Whether appends of any class are welcome now.
     pub(super) fn is_ready(&self) -> bool {
         self.stopped.is_some() || self.queued_bytes() < self.config.queue_bytes / 2
+    }
+
+    /// Whether data records have a segment of their own to go on in.
+    pub(super) fn has_data_room(&self) -> bool {
+        let next = self.building.start / self.config.segment_bytes + 1;
+        let kept_free = MARK_SEGMENTS + self.config.reserve_segments;
+        self.stopped.is_some() || next + kept_free < self.available_end
     }
 
     pub(super) fn live(&self, position: Position) -> Option<Live> {

@@ -256,6 +256,12 @@ impl Journal {
         self.shared.until(Core::is_ready).await;
     }
 
+    /// Completes once data records have a free segment again beyond the one being filled (or the
+    /// journal stopped). A journal that is full asks its owners for space by itself.
+    pub async fn data_room(&self) {
+        self.shared.until(Core::has_data_room).await;
+    }
+
     /// Completes once everything appended so far is durable.
     ///
     /// # Errors

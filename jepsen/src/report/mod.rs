@@ -6,7 +6,7 @@
 //! Invariants: only [`files`] touches files; a page is whole by itself and loads nothing.
 
 pub mod files;
-mod operations;
+pub mod operations;
 pub mod pack;
 pub mod page;
 pub mod results;

@@ -37,29 +37,30 @@ struct Operation<'a> {
 
 /// What the page's head must know of the columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Shape {
+pub struct Shape {
     /// Operations.
-    pub(super) count: usize,
+    pub count: usize,
     /// How many succeeded, failed, and are unknown.
-    pub(super) endings: [u64; 3],
+    pub endings: [u64; 3],
     /// The functions by number.
-    pub(super) functions: Vec<String>,
+    pub functions: Vec<String>,
     /// Nanoseconds of one unit of time; 0 when the history has no times and events are counted.
-    pub(super) unit_ns: u64,
+    pub unit_ns: u64,
     /// Lanes in which operations are drawn.
-    pub(super) lanes: u64,
+    pub lanes: u64,
     /// The last moment, in units.
-    pub(super) end: u64,
+    pub end: u64,
     /// Operations whose value was left out.
-    pub(super) without_text: usize,
+    pub without_text: usize,
     /// What time 0 of the page is on the history's clock, nanoseconds.
-    pub(super) origin_ns: i64,
+    pub origin_ns: i64,
     /// Remarks of named processes, such as Jepsen's nemesis: (time in units, name, text).
-    pub(super) remarks: Vec<(u64, String, String)>,
+    pub remarks: Vec<(u64, String, String)>,
 }
 
 /// Writes the columns of `history`; the operations in `matter` keep their texts in any case.
-pub(super) fn pack(history: &History, matter: &BTreeSet<u64>, pack: &mut Pack) -> Shape {
+#[must_use]
+pub fn pack(history: &History, matter: &BTreeSet<u64>, pack: &mut Pack) -> Shape {
     let clock = Clock::of(history);
     let operations = operations(history, &clock);
     let mut functions = Functions::default();

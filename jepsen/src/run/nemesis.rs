@@ -263,7 +263,7 @@ impl Draw<'_> {
                 }
                 return Ok(());
             }
-            at = until + 1_000 + self.random.below(3_000);
+            at = until + 2_000 + self.random.below(5_000);
         }
         Ok(())
     }
@@ -323,7 +323,7 @@ impl Draw<'_> {
                 self.push(kind, at, length, Fault::Restart { node })
             }
             Kind::Rolling => (0..self.nodes).fold(at, |at, node| {
-                self.push(kind, at, 1_000, Fault::Restart { node }) + 1_500
+                self.push(kind, at, 2_000, Fault::Restart { node }) + 3_000
             }),
             Kind::Clock | Kind::Strobe => self.strike_clock(kind, at),
             Kind::Damage => {
@@ -482,7 +482,7 @@ mod tests {
     #[test]
     fn every_kind_that_was_asked_for_has_its_turn_and_lanes_do_not_overlap() {
         for seed in 0..50 {
-            let faults = drawn(seed, "all", 5, 240);
+            let faults = drawn(seed, "all", 5, 300);
             for (kind, name, _) in NEMESES {
                 assert!(faults.iter().any(|fault| fault.kind == *name), "{name}");
                 assert_eq!(kind.name(), *name);
@@ -499,7 +499,7 @@ mod tests {
                     assert!(pair[0].until_ms < pair[1].at_ms, "{pair:?}");
                 }
             }
-            assert!(faults.iter().all(|fault| fault.until_ms < 240_000));
+            assert!(faults.iter().all(|fault| fault.until_ms < 300_000));
         }
     }
 

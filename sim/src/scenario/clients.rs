@@ -378,7 +378,7 @@ async fn write(
             futures_util::future::join(writing, cancelling).await.0
         }
     };
-    settle(agents, id, result)
+    settle(agents, operation, id, result)
 }
 
 async fn zero(
@@ -391,14 +391,24 @@ async fn zero(
     let (offset, length) = agents.range(operation);
     let tag = OperationTag(operation.tag());
     let result = disk.zero(offset, length, tag).await;
-    settle(agents, id, result)
+    settle(agents, operation, id, result)
 }
 
-fn settle(agents: &Agents, id: OpId, result: Result<(), IoError>) -> bool {
+fn settle(
+    agents: &Agents,
+    operation: &ClientOperation,
+    id: OpId,
+    result: Result<(), IoError>,
+) -> bool {
     match result {
         Ok(()) => {
             agents.finish(id, Outcome::Ok(None));
             true
+        }
+        // A cancelled write of several blocks may have been done in part.
+        Err(IoError::Cancelled) if operation.count > 1 => {
+            agents.finish(id, Outcome::Info);
+            false
         }
         Err(IoError::Cancelled | IoError::OutOfRange | IoError::Misaligned { .. }) => {
             agents.finish(id, Outcome::Fail);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hedgerow_env::Random;
+use hedgerow_jepsen::check::BlockHistory;
 use hedgerow_net::GroupClient;
 use hedgerow_protocol::{
     DiskRecord, RootCommand, RootOutcome, ShardReply, ShardRequest, ShardStatistics,
@@ -143,6 +144,8 @@ pub struct Report {
     pub checkpoints: Vec<u64>,
     /// The events that were kept.
     pub recorded: Vec<crate::world::TraceEvent>,
+    /// What clients saw; empty after a panic.
+    pub history: BlockHistory,
 }
 
 /// What outlives a run, also one that panics.
@@ -165,9 +168,10 @@ pub fn run_script(script: &Script, recording: Recording, print: bool) -> Report 
     config.time_limit = RUN_LIMIT;
     config.recording = recording;
     config.print = print;
-    if print {
+    if print || config.recording != Recording::HashOnly {
         config.level = hedgerow_env::Level::Debug;
     }
+    config.describe = Some(crate::timeline::describe);
     let operations = Operations::new(&script.plan, script.operations.as_deref());
     let journal = Journal {
         operations: Arc::new(Mutex::new(operations)),
@@ -181,32 +185,42 @@ pub fn run_script(script: &Script, recording: Recording, print: bool) -> Report 
             world.script(strike.clone());
         }
         let verdict = scenario(&world, &planned, &agents, &kept).await;
-        let all = u64::try_from(agents.history().len()).expect("usize fits 64 bits");
-        (verdict, (all, agents.succeeded()), world.take_strikes())
+        (
+            verdict,
+            agents.succeeded(),
+            world.take_strikes(),
+            agents.history(),
+        )
     });
     let (outcome, trace) = match run {
         Ok(run) => (run.value, run.trace),
         Err(failure) => {
             let verdict = Err(Failure::crash("panic", failure.message));
-            ((verdict, (0, 0), Vec::new()), *failure.trace)
+            (
+                (verdict, 0, Vec::new(), BlockHistory::new()),
+                *failure.trace,
+            )
         }
     };
+    let (verdict, succeeded, strikes, history) = outcome;
+    let all = u64::try_from(history.len()).expect("usize fits 64 bits");
     // A panic may have come while these were held; what they note is whole all the same.
     let began_ns = journal.safety_began_ns.lock();
     let operations = journal.operations.lock();
     let operations = operations.unwrap_or_else(std::sync::PoisonError::into_inner);
     Report {
-        verdict: outcome.0,
+        verdict,
         trace_hash: trace.hash,
         events: trace.events,
         virtual_time: Duration::from_nanos(trace.virtual_ns),
-        operations: outcome.1,
+        operations: (all, succeeded),
         drawn: operations.drawn().to_vec(),
         performed: operations.performed(),
         safety_began_ns: *began_ns.unwrap_or_else(std::sync::PoisonError::into_inner),
-        strikes: outcome.2,
+        strikes,
         checkpoints: trace.checkpoints,
         recorded: trace.recorded,
+        history,
     }
 }
 
@@ -235,7 +249,7 @@ async fn scenario(
     no_invariant_broke(world, &cluster)
 }
 
-/// Waits for the cluster, and makes the disk.
+/// Waits for the cluster, every node of it, and makes the disk.
 async fn form(world: &World, plan: &Plan, cluster: &Cluster) -> Result<DiskRecord, Failure> {
     let give_up = world.now_ns() + nanoseconds(FORM_LIMIT);
     let mut last = String::from("no node runs");
@@ -246,6 +260,11 @@ async fn form(world: &World, plan: &Plan, cluster: &Cluster) -> Result<DiskRecor
         for (_, node) in cluster.nodes() {
             if node.groups().directory().shards().is_empty() {
                 "the shards are not there".clone_into(&mut last);
+                continue;
+            }
+            let joined = node.groups().directory().topology().nodes.len();
+            if joined < usize::from(plan.nodes) {
+                last = format!("{joined} of {} nodes have joined", plan.nodes);
                 continue;
             }
             let command = RootCommand::CreateDisk {

@@ -16,8 +16,18 @@ use super::{nodes, rules, times};
 
 /// A wait longer than this is worth cutting.
 const LONG_WAIT_NS: u64 = 400_000_000;
-/// What a cut wait is cut to, at first and if that fails.
-const SHORT_WAITS_NS: [u64; 3] = [50_000_000, 300_000_000, 1_000_000_000];
+/// What a cut wait is cut to, at first and if that fails: a failure that hangs on a race shows at
+/// some lengths alone.
+const SHORT_WAITS_NS: [u64; 8] = [
+    50_000_000,
+    80_000_000,
+    130_000_000,
+    210_000_000,
+    340_000_000,
+    550_000_000,
+    1_000_000_000,
+    3_000_000_000,
+];
 /// The safety phase goes on for so long after the last thing that happens in it.
 const LAST_WAITS_NS: [u64; 3] = [0, 500_000_000, 2_000_000_000];
 /// More strikes than this are not worth listing in the place of rates.
@@ -67,9 +77,9 @@ pub(super) enum Step {
 /// A round.
 pub(super) const STEPS: [Step; 17] = [
     Step::List,
+    Step::Truncate,
     Step::Bulk,
     Step::Kinds,
-    Step::Truncate,
     Step::Shape,
     Step::Operations,
     Step::Moves,

@@ -28,7 +28,11 @@ pub fn describe(tape: &Tape) -> String {
     }
     events.extend(plan.moves.iter().map(move_words));
     for operation in tape.script.operations.iter().flatten() {
-        events.push(operation_words(operation));
+        let seen = tape.failure.as_ref().is_some_and(|failure| {
+            let tag = operation.tag().to_string();
+            failure.text.contains(&tag)
+        });
+        events.push(operation_words(operation, seen));
     }
     let end_ns = u64::try_from(plan.safety.as_nanos()).unwrap_or(u64::MAX);
     events.push((end_ns, String::new(), "every fault ends".into()));
@@ -105,7 +109,8 @@ fn move_words(one: &Move) -> (u64, String, String) {
     )
 }
 
-fn operation_words(operation: &ClientOperation) -> (u64, String, String) {
+/// The tag is mentioned where the failure's text has it.
+fn operation_words(operation: &ClientOperation, seen: bool) -> (u64, String, String) {
     let who = match operation.client {
         ClientId::FORMER_HOLDER => "the former holder".to_owned(),
         client if client >= ClientId::FIRST_INITIATOR => {
@@ -119,18 +124,18 @@ fn operation_words(operation: &ClientOperation) -> (u64, String, String) {
     };
     let what = match operation.deed {
         Deed::Read => format!("reads block {block}"),
-        Deed::Write => format!("writes block {block}, tag {}", operation.tag()),
+        Deed::Write => format!("writes block {block}"),
         Deed::WriteThenCancel { after_us } => {
-            let tag = operation.tag();
-            format!("writes block {block}, tag {tag}, and cancels after {after_us} us")
+            format!("writes block {block} and cancels after {after_us} us")
         }
         Deed::Zero => format!("zeroes block {block}"),
     };
-    (
-        operation.at_ns,
-        operation.node.to_string(),
-        format!("{who} {what}"),
-    )
+    let tag = match seen {
+        true => format!(" (tag {})", operation.tag()),
+        false => String::new(),
+    };
+    let what = format!("{who} {what}{tag}");
+    (operation.at_ns, operation.node.to_string(), what)
 }
 
 fn milliseconds(nanoseconds: u64) -> String {

@@ -86,6 +86,7 @@ impl Shared {
             replica_number,
             core,
             state.clone(),
+            self.timing.kept_entries,
         );
         let config = self
             .timing

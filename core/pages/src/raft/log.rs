@@ -39,6 +39,9 @@ pub(crate) const READ_BYTES_MAX: usize = 1 << 20;
 const FULL_RETRY: Duration = Duration::from_millis(50);
 /// How long a request to free a segment waits for a snapshot and purge, before it copies.
 const PURGE_PATIENCE: Duration = Duration::from_secs(2);
+/// Entries of less than this share of the largest record are copied at once: that costs less than a
+/// snapshot, and the segment is free in milliseconds.
+const COPIED_AT_ONCE_SHARE: usize = 8;
 /// A read that loses the race with purge or copying looks again; each look sees newer positions.
 const READ_ATTEMPTS: usize = 8;
 
@@ -50,6 +53,8 @@ pub(crate) struct Log {
     replica: ReplicaNumber,
     core: Mutex<LogCore>,
     state: StateHandle,
+    /// How many of the applied entries a purge leaves behind.
+    kept_entries: u64,
     flushes: mpsc::Sender<Flush>,
     purged: Notify,
 }
@@ -70,6 +75,7 @@ impl Log {
         replica: ReplicaNumber,
         core: LogCore,
         state: StateHandle,
+        kept_entries: u64,
     ) -> Arc<Self> {
         let (flushes, queue) = mpsc::channel(FLUSH_QUEUE);
         env.spawn("raft-flush", flush(journal.clone(), queue));
@@ -80,6 +86,7 @@ impl Log {
             replica,
             core: Mutex::new(core),
             state,
+            kept_entries,
             flushes,
             purged: Notify::new(),
         })
@@ -184,20 +191,25 @@ impl Log {
         }
     }
 
-    /// Answers one request to free a segment: gives `make_snapshot`'s purge a chance, then copies
-    /// what is still live.
+    /// Answers one request to free a segment: gives `make_snapshot`'s purge a chance where it can
+    /// save much copying, then copies what is still live.
     pub(crate) async fn free_segment(
         &self,
         request: CopyForward,
         make_snapshot: impl Future<Output = ()>,
     ) -> io::Result<()> {
         let positions: BTreeSet<Position> = request.positions.iter().copied().collect();
-        if self.core().holds_entry_at(&positions) {
+        // What a snapshot now would let go. The newest entries stay in any case: they are copied.
+        let end = self.state.store.applied_index() + 1;
+        let end = end.saturating_sub(self.kept_entries);
+        let at_once = self.journal.record_bytes_max() / COPIED_AT_ONCE_SHARE;
+        let purgeable = || self.core().entry_bytes_at(&positions, end);
+        if purgeable() > at_once {
             make_snapshot.await;
             let give_up = self.env.now() + PURGE_PATIENCE;
             loop {
                 let purged = self.purged.notified();
-                if !self.core().holds_entry_at(&positions) {
+                if purgeable() <= at_once {
                     break;
                 }
                 if self.env.deadline(give_up, purged).await.is_err() {

@@ -274,11 +274,14 @@ impl LogCore {
         released
     }
 
-    /// Whether an entry lies at any of `positions`.
-    pub(crate) fn holds_entry_at(&self, positions: &BTreeSet<Position>) -> bool {
+    /// Bytes of the entries below index `end` that lie at any of `positions`.
+    pub(crate) fn entry_bytes_at(&self, positions: &BTreeSet<Position>, end: u64) -> usize {
         self.slots
             .iter()
-            .any(|slot| positions.contains(&slot.placed.position))
+            .take_while(|slot| slot.log_id.index < end)
+            .filter(|slot| positions.contains(&slot.placed.position))
+            .map(|slot| slot.bytes)
+            .sum()
     }
 
     /// Whether a lost record of the entry at `index` leaves this log without it.

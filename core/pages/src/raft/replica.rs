@@ -191,6 +191,10 @@ impl GroupReplica for ReplicaHandle {
         self.inside(async move { replica.read_index().await })
     }
 
+    fn applied_index(&self) -> u64 {
+        self.0.state.store.applied_index()
+    }
+
     fn read(&self, job: ReadJob) -> BoxFuture<'static, ()> {
         let state = self.0.state.clone();
         Box::pin(async move {

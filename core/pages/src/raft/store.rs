@@ -150,6 +150,11 @@ impl StateStore {
         self.progress().applied.clone()
     }
 
+    /// The index of what was applied last.
+    pub(crate) fn applied_index(&self) -> u64 {
+        self.progress().applied.index()
+    }
+
     /// The last applied log id that survives any crash.
     pub(crate) fn durable(&self) -> Option<LogId> {
         self.progress().durable

@@ -111,6 +111,17 @@ fn holding(placement: &PlacementRow, blob: &BlobRow) -> Vec<StoreId> {
         .collect()
 }
 
+/// The answer to a pull after the index that was applied last: nothing can have changed since.
+#[must_use]
+pub fn no_changes(after: u64) -> ShardReply {
+    ShardReply::Changes {
+        changes: Vec::new(),
+        next: after,
+        more: false,
+        full: false,
+    }
+}
+
 /// Answers a pull.
 ///
 /// # Errors

@@ -94,11 +94,12 @@ H.color = (name) => {
   return H.colors.get(name);
 };
 H.series = (number) => H.color("c" + (number % 8));
-// Kinds of faults keep one colour each, whatever page they are on.
+// Kinds of faults have a colour each, far from one another on the wheel.
+H.faultKinds = [];
 H.faultColor = (kind) => {
-  let hash = 7;
-  for (const char of kind) hash = (hash * 31 + char.charCodeAt(0)) >>> 0;
-  return `hsl(${(hash * 47) % 360} 60% ${document.documentElement.dataset.theme === "dark" ? 62 : 45}%)`;
+  if (!H.faultKinds.includes(kind)) H.faultKinds.push(kind);
+  const hue = (H.faultKinds.indexOf(kind) * 137.5 + 265) % 360;
+  return `hsl(${hue} 52% ${document.documentElement.dataset.theme === "dark" ? 62 : 45}%)`;
 };
 
 H.setTheme = (theme) => {

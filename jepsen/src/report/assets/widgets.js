@@ -277,6 +277,7 @@ H.List = class {
     this.count = count;
     this.total = Math.min(count * this.rowHeight, 8_000_000);
     this.filler.style.height = this.total + "px";
+    this.root.replaceChildren(this.filler);
     this.paint();
   }
   get room() { return Math.max(1, Math.floor(this.root.clientHeight / this.rowHeight)); }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hedgerow_disk::journal::{AppendError, Record, StreamTag};
 use hedgerow_disk::testing::FaultDisk;
 use hedgerow_disk::{Store, StoreConfig, VerifiedConfig};
 use hedgerow_env::{
@@ -258,6 +259,32 @@ impl Node {
 
     pub(crate) fn journal_used(&self) -> u64 {
         self.running().store.journal().usage().used_bytes
+    }
+
+    /// Passes `bytes` through the journal as an owner that needs none of them for long.
+    pub(crate) async fn pass_through_journal(&self, bytes: usize) {
+        const RECORD_BYTES: usize = 16 << 10;
+        let journal = self.running().store.journal();
+        let record = Record {
+            stream: StreamTag::new(StreamTag::RAFT_KIND, 99),
+            kind: 1,
+            header: Bytes::new(),
+            payload: vec![7; RECORD_BYTES].into(),
+        };
+        for _ in 0..bytes / RECORD_BYTES {
+            let receipt = loop {
+                match journal.append_data(record.clone()) {
+                    Ok(receipt) => break receipt,
+                    Err(AppendError::Busy | AppendError::Full) => {
+                        self.env().sleep(Duration::from_millis(1)).await;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            let position = receipt.position();
+            receipt.durable().await.unwrap();
+            journal.release(position);
+        }
     }
 
     pub(crate) fn halted(&self) -> Option<HaltReason> {
