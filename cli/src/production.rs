@@ -1,7 +1,7 @@
 //! The production side of the seams: one [`Env`] per node on a tokio runtime, TCP and real files.
 //!
-//! Invariant: a panic anywhere ends the process (no panic is caught on the data path); a halted node
-//! ends its process too, so that nothing of it acts afterwards.
+//! Invariant: a panic anywhere ends the process (no panic is caught on the data path); a halted
+//! node ends its process too, so that nothing of it acts afterwards.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -288,44 +288,9 @@ impl Events for Stderr {
             Level::Warn => "warn",
             Level::Error => "error",
         };
-        let time = utc(BootClock.wall());
+        let time = BootClock.wall();
         let line = format!("{time} {level:5} {} {component}: {message}\n", self.name);
         // A log that cannot be written is no reason to stop serving.
         drop(std::io::stderr().lock().write_all(line.as_bytes()));
-    }
-}
-
-/// `2026-11-22T14:03:05.123Z`.
-pub(crate) fn utc(wall: WallTime) -> String {
-    let (seconds, milliseconds) = (wall.0 / 1000, wall.0 % 1000);
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Civil date from days since 1970-01-01 (Howard Hinnant's `civil_from_days`, years 0 to 9999).
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    let second = second % 60;
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_written_as_people_read_them() {
-        assert_eq!(utc(WallTime(0)), "1970-01-01T00:00:00.000Z");
-        assert_eq!(utc(WallTime(951_782_400_000)), "2000-02-29T00:00:00.000Z");
-        assert_eq!(utc(WallTime(1_795_356_185_123)), "2026-11-22T14:03:05.123Z");
     }
 }

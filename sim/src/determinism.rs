@@ -122,7 +122,8 @@ impl Determinism {
                         let what = self.tape.as_deref().map_or(What::Seed(seed), What::Tape);
                         match self.compare(&what) {
                             Ok(same) => {
-                                let _before = differing.fetch_add(u64::from(!same), Ordering::Relaxed);
+                                let _before =
+                                    differing.fetch_add(u64::from(!same), Ordering::Relaxed);
                             }
                             Err(text) => {
                                 *failed.lock().expect("no panic under this lock") = Some(text);

@@ -1,5 +1,5 @@
-//! What clusters of processes have in common, whoever wrote the program: processes, the fault proxies
-//! before them, and the faults that need no help from the program.
+//! What clusters of processes have in common, whoever wrote the program: processes, the fault
+//! proxies before them, and the faults that need no help from the program.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -13,8 +13,8 @@ use hedgerow_jepsen::run::{Fault, Incident, Link, Struck};
 use super::node_process::{Ended, NodeProcess};
 use super::os::{self, Pids};
 
-/// A clean stop closes sessions and gives back what it holds, which takes up to ten seconds when the
-/// cluster does not answer; much more is a hang.
+/// A clean stop closes sessions and gives back what it holds, which takes up to ten seconds when
+/// the cluster does not answer; much more is a hang.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 const STOP_POLL: Duration = Duration::from_millis(50);
 
@@ -24,7 +24,7 @@ pub(super) type IsDefect = Box<dyn Fn(&Ended) -> bool + Send + Sync>;
 /// The processes of a cluster.
 pub(super) struct Cluster {
     pub(super) env: Env,
-    pub(super) nodes: tokio::sync::Mutex<Vec<NodeProcess>>,
+    nodes: tokio::sync::Mutex<Vec<NodeProcess>>,
     pids: Pids,
     links: Links,
     proxies: Mutex<Vec<FaultProxy>>,
@@ -96,6 +96,13 @@ impl Cluster {
         }
         self.note_pids(&mut nodes);
         outcome
+    }
+
+    /// Whether a node's process has ended.
+    pub(super) async fn is_down(&self, number: u16) -> bool {
+        let mut nodes = self.nodes.lock().await;
+        let node = nodes.get_mut(usize::from(number));
+        node.is_none_or(|node| node.pid().is_none())
     }
 
     /// Waits until a node that was told to stop has done so; kills it when it hangs.

@@ -1,7 +1,7 @@
 //! Damage to the files of a node that is down: bits turned over, spans zeroed, ends cut off.
 //!
-//! Only places that hold something are damaged, and the answer says which, so that damage that could
-//! not be noticed is never counted.
+//! Only places that hold something are damaged, and the answer says which, so that damage that
+//! could not be noticed is never counted.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;

@@ -1,11 +1,11 @@
 //! The target `processes`: a cluster of `hedgerow node` processes on this machine.
 //!
-//! Each node advertises the address of a fault proxy that stands before it; the proxy finds out which
-//! process connects, so every directed link can be broken and the nodes know nothing of it. Clients
-//! talk to the nodes' portals directly, as machines outside the cluster's network do.
+//! Each node advertises the address of a fault proxy that stands before it; the proxy finds out
+//! which process connects, so every directed link can be broken and the nodes know nothing of it.
+//! Clients talk to the nodes' portals directly, as machines outside the cluster's network do.
 //!
-//! Clocks and disks lie by order ([`super::orders`]) in builds with the feature `testing`; everything
-//! else strikes unmodified programs.
+//! Clocks and disks lie by order ([`super::orders`]) in builds with the feature `testing`;
+//! everything else strikes unmodified programs.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -312,7 +312,13 @@ impl Processes {
             }
             Fault::FullDisk { node } => {
                 let control = self.control(*node);
-                let struck = control.full_struck();
+                let stopped = self.cluster.is_down(*node).await;
+                let struck = if stopped {
+                    // It stops at the first refusal and tells nothing more.
+                    Struck::Yes("the node stopped itself for want of space".to_owned())
+                } else {
+                    control.full_struck()
+                };
                 control.order(|orders| orders.disk_full = false)?;
                 // A node that stopped over it is started again, as an operator does.
                 self.cluster.note_ends(&self.ready().is_defect).await;
@@ -385,11 +391,7 @@ impl Processes {
         self.cluster.env.sleep(REFUSAL_LIMIT).await;
         self.cluster.note_ends(&ready.is_defect).await;
         for number in (0..).take(ready.controls.len()) {
-            let stopped = {
-                let mut nodes = self.cluster.nodes.lock().await;
-                nodes[usize::from(number)].pid().is_none()
-            };
-            if stopped {
+            if self.cluster.is_down(number).await {
                 self.wipe(number)?;
                 let text = "its damaged store was refused; wiped, and started as a new node";
                 self.cluster

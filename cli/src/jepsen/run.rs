@@ -14,7 +14,7 @@ use hedgerow_jepsen::run::{
 
 use super::etcd::Etcd;
 use super::processes::{Place, Processes};
-use crate::production::{Logging, SystemSeeds, production_env, utc, wall};
+use crate::production::{Logging, SystemSeeds, production_env, wall};
 
 const EXIT_INVALID: u8 = 1;
 const EXIT_NOT_RUN: u8 = 2;
@@ -216,7 +216,11 @@ fn new_seed() -> u64 {
 
 /// Makes `store/<test>/<time>/`, which must be new.
 fn folder(store: &Path, plan: &TestPlan) -> anyhow::Result<PathBuf> {
-    let stamp: String = utc(wall()).chars().filter(|c| !"-:".contains(*c)).collect();
+    let stamp: String = wall()
+        .to_string()
+        .chars()
+        .filter(|c| !"-:".contains(*c))
+        .collect();
     let (seconds, _) = stamp.split_once('.').context("a time has milliseconds")?;
     let test = std::path::absolute(store)?.join(&plan.test);
     std::fs::create_dir_all(&test).with_context(|| test.display().to_string())?;

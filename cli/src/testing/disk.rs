@@ -1,11 +1,11 @@
 //! A disk that keeps writes in memory until they are synced, so that a process that is killed loses
 //! them as a machine that loses power does; and that can be full.
 //!
-//! Why a layer in the process and not a file system below it: it needs no privileges and no module of
-//! the kernel, and it can tell exactly what was lost.
+//! Why a layer in the process and not a file system below it: it needs no privileges and no module
+//! of the kernel, and it can tell exactly what was lost.
 //!
-//! What it does not lose: lengths, names, creations and removals, which are durable at once. When the
-//! disk is full, overwriting fails too, as on a copy-on-write file system or a thin volume.
+//! What it does not lose: lengths, names, creations and removals, which are durable at once. When
+//! the disk is full, overwriting fails too, as on a copy-on-write file system or a thin volume.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

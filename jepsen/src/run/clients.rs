@@ -93,7 +93,8 @@ impl<'a> Slot<'a> {
         completion
     }
 
-    /// Performs `operations` in order, each again until it succeeds; false when `limit` passed first.
+    /// Performs `operations` in order, each again until it succeeds; false when `limit` passed
+    /// first.
     pub(super) async fn all(&mut self, operations: Vec<Operation>, limit: Duration) -> bool {
         let shared = self.shared;
         let give_up = shared.env.now() + limit;

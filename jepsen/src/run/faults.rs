@@ -80,7 +80,8 @@ pub enum Fault {
         /// Chooses the file and the place in it.
         draw: u64,
     },
-    /// Every write since the last sync is lost, together with the process; started again at the end.
+    /// Every write since the last sync is lost, together with the process; started again at the
+    /// end.
     LoseUnsynced {
         /// The nodes, all at once.
         nodes: Vec<u16>,

@@ -1,8 +1,8 @@
 //! Tests of a running cluster: a workload's operations against a target, while faults strike.
 //!
-//! A test is data, a [`TestPlan`], drawn from a seed: what clients do, and which faults strike when. A
-//! [`Target`] is a cluster that can be started, talked to and hurt. [`run`] brings the two together
-//! and leaves a folder behind: plan, history, faults, results.
+//! A test is data, a [`TestPlan`], drawn from a seed: what clients do, and which faults strike
+//! when. A [`Target`] is a cluster that can be started, talked to and hurt. [`run`] brings the two
+//! together and leaves a folder behind: plan, history, faults, results.
 //!
 //! Invariants: everything outside enters through `Env`, so the same workloads, schedules and judges
 //! run against real processes and in a simulator; an operation that was not answered is of unknown

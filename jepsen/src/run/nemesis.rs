@@ -1,8 +1,8 @@
 //! Which faults strike when: drawn from a seed, before the test begins.
 //!
-//! Faults of one lane never overlap; processes, disks and clocks share a lane, links have their own,
-//! so a node may die while the network is split, but nobody pauses a dead node. Every kind that was
-//! asked for has its turn, or the draw is refused.
+//! Faults of one lane never overlap; processes, disks and clocks share a lane, links have their
+//! own, so a node may die while the network is split, but nobody pauses a dead node. Every kind
+//! that was asked for has its turn, or the draw is refused.
 
 use hedgerow_env::Random;
 

@@ -1,5 +1,5 @@
-//! [`TestPlan`]: everything that a test is, as data. Two runs of one plan do the same to the cluster
-//! at the same times; what the cluster does is its own affair.
+//! [`TestPlan`]: everything that a test is, as data. Two runs of one plan do the same to the
+//! cluster at the same times; what the cluster does is its own affair.
 
 use serde::{Deserialize, Serialize};
 

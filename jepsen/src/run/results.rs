@@ -79,8 +79,8 @@ pub struct Results {
     pub target: String,
     /// The workload's name.
     pub workload: String,
-    /// The nemeses.
-    pub nemesis: Vec<String>,
+    /// The nemeses, with commas between them.
+    pub nemesis: String,
     /// The seed.
     pub seed: u64,
     /// The verdict.
@@ -97,8 +97,8 @@ pub struct Results {
     pub incidents: Vec<String>,
     /// The operations that cannot be explained together.
     pub witness: Vec<WitnessOperation>,
-    /// When it began, in milliseconds since the Unix epoch.
-    pub started: u64,
+    /// When it began, RFC 3339 in UTC.
+    pub started: String,
     /// How long it took, set-up and judgement included.
     pub duration_s: f64,
 }
@@ -130,7 +130,7 @@ impl Ended<'_> {
             test: self.plan.test.clone(),
             target: self.target.to_owned(),
             workload: self.plan.workload.name().to_owned(),
-            nemesis: self.plan.nemesis.clone(),
+            nemesis: self.plan.nemesis.join(","),
             seed: self.plan.seed,
             verdict,
             reason,
@@ -141,7 +141,7 @@ impl Ended<'_> {
                 .collect(),
             coverage: self.coverage,
             witness,
-            started: self.started.0,
+            started: self.started.to_string(),
             duration_s: self.duration_s,
         }
     }

@@ -1,5 +1,5 @@
-//! A client of etcd, over the JSON gateway of its third API: a cluster that we did not write, to test
-//! the checkers and nemeses on.
+//! A client of etcd, over the JSON gateway of its third API: a cluster that we did not write, to
+//! test the checkers and nemeses on.
 //!
 //! Each key is one of etcd's; a compare-and-set is a transaction on its value. Reads are etcd's
 //! linearizable ones, unless the test asks for serializable ones, which may be stale.

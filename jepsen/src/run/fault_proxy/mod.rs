@@ -4,7 +4,8 @@
 //! Rules are by directed link. The proxy is told who connects ([`Identify`]); the bytes that the
 //! caller sends obey the rules of the link caller-to-node, the answers those of node-to-caller.
 //!
-//! - *cut*: bytes wait, as they do when packets are dropped, and go on when the link is whole again;
+//! - *cut*: bytes wait, as they do when packets are dropped, and go on when the link is whole
+//! again;
 //! - *delay*, *jitter*: each piece of the stream is late, in order;
 //! - *stall*: a piece and all behind it wait, as after a lost packet;
 //! - *reset*: the connection ends on both sides;
@@ -12,8 +13,8 @@
 //! - *duplicate*: the caller's bytes go to the node a second time, over a connection of their own
 //!   whose answers nobody hears.
 //!
-//! It runs through `Env` alone. It does not forge packets: a whole connection is its smallest unit of
-//! loss, which is what a program above TCP can ever notice.
+//! It runs through `Env` alone. It does not forge packets: a whole connection is its smallest unit
+//! of loss, which is what a program above TCP can ever notice.
 
 mod pump;
 mod rules;

@@ -54,7 +54,8 @@ impl BlockPlan {
         let drawn = [512, 4096, 4096, 65_536][random.index(4)];
         let block_size = block_size.unwrap_or(drawn);
         let size = u64::from(block_size);
-        // Containers, the slices that a disk is placed by, are 1 GiB: the second span straddles two.
+        // Containers, the slices that a disk is placed by, are 1 GiB: the second span straddles
+        // two.
         let border = (1 << 30) / size;
         let width = 8 + random.below(24);
         let third = border / 3 + random.below(1000);

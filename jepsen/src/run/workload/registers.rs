@@ -18,7 +18,8 @@ use crate::run::target::{Completion, Operation};
 pub struct RegisterPlan {
     /// How many keys.
     pub keys: u32,
-    /// Of 100 operations, how many are reads; the others are writes and compare-and-sets, half each.
+    /// Of 100 operations, how many are reads; the others are writes and compare-and-sets, half
+    /// each.
     pub reads_percent: u32,
     /// How unevenly keys are chosen, 0 to 95.
     pub skew: u32,
