@@ -15,6 +15,8 @@ use serde::Deserialize;
 pub(crate) struct NodeFile {
     pub(crate) data_directory: PathBuf,
     pub(crate) node: NodeConfig,
+    #[cfg(feature = "testing")]
+    pub(crate) test: Option<crate::testing::TestSection>,
 }
 
 #[derive(Deserialize)]
@@ -35,6 +37,8 @@ struct File {
     #[serde(default = "four")]
     shards: u32,
     timing: Option<Timing>,
+    #[cfg(feature = "testing")]
+    test: Option<crate::testing::TestSection>,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -144,12 +148,21 @@ fn parse(text: &str) -> anyhow::Result<NodeFile> {
                 heartbeat: std::time::Duration::from_millis(timing.heartbeat_ms),
                 election: std::time::Duration::from_millis(timing.election_ms),
             }),
+        #[cfg(not(feature = "testing"))]
         scale: StoreScale::Server,
+        // A node under test is one of several on a machine that does other things too.
+        #[cfg(feature = "testing")]
+        scale: file
+            .test
+            .as_ref()
+            .map_or(StoreScale::Server, |_| StoreScale::Workstation),
     };
     node.check().map_err(|error| anyhow::anyhow!(error))?;
     Ok(NodeFile {
         data_directory: file.data_directory,
         node,
+        #[cfg(feature = "testing")]
+        test: file.test,
     })
 }
 

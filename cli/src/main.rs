@@ -4,13 +4,16 @@ mod client;
 mod config_file;
 mod dev;
 mod jepsen;
+mod jepsen_pages;
 mod production;
+#[cfg(feature = "testing")]
+mod testing;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use hedgerow_env::{Level, event};
+use hedgerow_env::{Env, Level, event};
 use hedgerow_node::Node;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -118,10 +121,25 @@ async fn run(command: Command, logging: Logging) -> anyhow::Result<()> {
     }
 }
 
+#[cfg(not(feature = "testing"))]
+fn node_env(file: &config_file::NodeFile, logging: Logging) -> anyhow::Result<Env> {
+    production_env(&file.node.name, &file.data_directory, logging)
+}
+
+/// A build for tests obeys the section `[test]`, if there is one.
+#[cfg(feature = "testing")]
+fn node_env(file: &config_file::NodeFile, logging: Logging) -> anyhow::Result<Env> {
+    let (name, root) = (&file.node.name, &file.data_directory);
+    match &file.test {
+        Some(test) => production::testing_env(name, root, logging, test),
+        None => production_env(name, root, logging),
+    }
+}
+
 async fn node(path: &std::path::Path, logging: Logging) -> anyhow::Result<()> {
     let file = config_file::read(path)?;
     let name = file.node.name.clone();
-    let env = production_env(&name, &file.data_directory, logging)?;
+    let env = node_env(&file, logging)?;
     let node = Node::start(env.clone(), file.node).await?;
     println!("ready node {name} rpc {}", node.rpc_address());
     if let Some(portal) = node.portal_address() {

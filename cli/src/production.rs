@@ -32,23 +32,53 @@ pub(crate) struct Logging {
 /// # Errors
 /// The root directory cannot be created or is in use by another process.
 pub(crate) fn production_env(name: &str, root: &Path, logging: Logging) -> anyhow::Result<Env> {
+    Ok(node_env(
+        name,
+        logging,
+        Arc::new(BootClock),
+        Arc::new(open_disk(root)?),
+    ))
+}
+
+fn open_disk(root: &Path) -> anyhow::Result<OsDisk> {
+    OsDisk::open(root).map_err(|error| anyhow::anyhow!("{}: {error}", root.display()))
+}
+
+/// The [`Env`] of a node under test: as in production, but for a clock and a disk that obey.
+#[cfg(feature = "testing")]
+pub(crate) fn testing_env(
+    name: &str,
+    root: &Path,
+    logging: Logging,
+    test: &crate::testing::TestSection,
+) -> anyhow::Result<Env> {
+    use crate::testing::{SharedClock, SharedDisk, TestClock, TestDisk, obey};
+
+    let clock = Arc::new(TestClock::new(Arc::new(BootClock)));
+    let real = Arc::new(open_disk(root)?);
+    let disk = Arc::new(TestDisk::new(real, test.forgetful_disk));
+    obey(test.control.clone(), Arc::clone(&clock), Arc::clone(&disk));
+    let clock = Arc::new(SharedClock(clock));
+    let disk = Arc::new(SharedDisk(disk));
+    Ok(node_env(name, logging, clock, disk))
+}
+
+fn node_env(name: &str, logging: Logging, clock: Arc<dyn Clock>, disk: Arc<dyn Disk>) -> Env {
     let runtime = Handle::current();
-    let disk =
-        OsDisk::open(root).map_err(|error| anyhow::anyhow!("{}: {error}", root.display()))?;
-    Ok(Env::new(EnvParts {
-        clock: Arc::new(BootClock),
+    Env::new(EnvParts {
+        clock,
         tasks: Arc::new(TokioTasks {
             runtime: runtime.clone(),
             name: name.to_owned(),
         }),
         seeds: Arc::new(SystemSeeds),
         network: Arc::new(TcpNetwork::new(runtime)),
-        disk: Arc::new(disk),
+        disk,
         events: Arc::new(Stderr {
             name: name.to_owned(),
             logging,
         }),
-    }))
+    })
 }
 
 /// An [`Env`] for commands that only talk to nodes.
@@ -68,6 +98,11 @@ pub(crate) fn client_env(logging: Logging) -> Env {
             logging,
         }),
     })
+}
+
+/// The wall time of the machine.
+pub(crate) fn wall() -> WallTime {
+    BootClock.wall()
 }
 
 /// Makes every panic end the process, after its message.
@@ -216,7 +251,8 @@ impl Disk for NoDisk {
     }
 }
 
-struct SystemSeeds;
+/// Randomness from the operating system.
+pub(crate) struct SystemSeeds;
 
 impl Seeds for SystemSeeds {
     fn stream(&self, _label: &str) -> Random {
@@ -260,7 +296,7 @@ impl Events for Stderr {
 }
 
 /// `2026-11-22T14:03:05.123Z`.
-fn utc(wall: WallTime) -> String {
+pub(crate) fn utc(wall: WallTime) -> String {
     let (seconds, milliseconds) = (wall.0 / 1000, wall.0 % 1000);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Civil date from days since 1970-01-01 (Howard Hinnant's `civil_from_days`, years 0 to 9999).

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{AbortOnDrop, BlobName, ContainerId, Env};
 use tokio::sync::Notify;
 
@@ -223,6 +224,7 @@ pub(crate) struct Inner {
     /// Deletions whose records must stay until the dead maps are durable.
     pub(crate) tombstones: Mutex<Vec<Position>>,
     pub(crate) session: u64,
+    pub(crate) start_nonce: u64,
     pub(crate) began_at: Position,
 }
 
@@ -268,6 +270,9 @@ impl Inner {
         match garbage {
             // The journal frees no segment before everything appended so far is durable.
             None | Some(Garbage::Journal(_)) => self.discard(garbage),
+            Some(Garbage::Extent(_)) if active(Mutant::DeadMapAheadOfJournal) => {
+                self.discard(garbage);
+            }
             Some(Garbage::Extent(place)) => self.doomed().push((position, place)),
         }
     }
@@ -328,6 +333,12 @@ impl Store {
     #[must_use]
     pub fn session(&self) -> u64 {
         self.inner.session
+    }
+
+    /// The nonce that was drawn for this start.
+    #[must_use]
+    pub fn start_nonce(&self) -> u64 {
+        self.inner.start_nonce
     }
 
     /// The journal position at which this start began (a peer that knows more saw a later state).

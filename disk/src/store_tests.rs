@@ -514,3 +514,39 @@ fn a_vanished_journal_and_a_foreign_pool_are_refused() {
         assert!(matches!(lost, Some(StoreError::JournalLost { .. })));
     });
 }
+
+/// Starts the pool in `world` and closes it; answers the start's count and nonce.
+fn started(world: &World) -> (u64, u64) {
+    let env = world.env();
+    world.run(async move {
+        let (store, recovery) = open(&env).await;
+        let content = store.superblock().content();
+        assert_eq!(content.start_count, recovery.session);
+        assert_eq!(
+            content.starts.last_key_value(),
+            Some((&store.session(), &store.start_nonce()))
+        );
+        store.close().await;
+        (store.session(), store.start_nonce())
+    })
+}
+
+#[test]
+fn a_restored_image_counts_the_same_start_under_another_nonce() {
+    let world = World::new(11);
+    let first = started(&world);
+    let disk = world.disk();
+    let image: Vec<(String, Vec<u8>)> = disk
+        .paths("pool")
+        .into_iter()
+        .map(|path| (path.clone(), disk.content(&path)))
+        .collect();
+    let second = started(&world);
+    assert_eq!(second.0, first.0 + 1);
+    for (path, content) in &image {
+        disk.overwrite(path, 0, content);
+    }
+    let restored = started(&world);
+    assert_eq!(restored.0, second.0, "the count was used before");
+    assert_ne!(restored.1, second.1, "the nonce was not");
+}

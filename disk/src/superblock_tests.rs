@@ -13,6 +13,7 @@ fn content() -> SuperblockContent {
         pool: 1,
         is_system: true,
         start_count: 3,
+        starts: BTreeMap::from([(3, 0x0123_4567_89ab_cdef)]),
         rolled_back: false,
         journal_born: true,
         feature_level: 2,
@@ -24,6 +25,7 @@ fn content() -> SuperblockContent {
             StoreId(5),
             PeerKnowledge {
                 start_count: 4,
+                start_nonce: 0xfedc_ba98_7654_3210,
                 position: 600,
             },
         )]),
@@ -142,14 +144,14 @@ fn a_newer_version_is_refused_by_name() {
     let world = World::new(4);
     reopened(&world).unwrap();
     let mut bytes = encode(2, &content()).unwrap().to_vec();
-    bytes[8] = 2;
+    bytes[8] = 3;
     let end = HEADER_BYTES + encode_body(&content()).len();
     let checksum = xxh3_128(&bytes[..end]);
     bytes[end..end + CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
     world.disk().overwrite(PATH, 0, &bytes);
     assert!(matches!(
         reopened(&world),
-        Err(SuperblockError::TooNew { found: 2, .. })
+        Err(SuperblockError::TooNew { found: 3, .. })
     ));
 }
 
@@ -177,12 +179,81 @@ fn golden_bytes() {
     assert_eq!(bytes.len(), BLOCK_BYTES);
     assert_eq!(
         &bytes[..24],
-        b"HEDGEROW\x01\0\0\0\x76\0\0\0\x03\0\0\0\0\0\0\0"
+        b"HEDGEROW\x02\0\0\0\x92\0\0\0\x03\0\0\0\0\0\0\0"
     );
+    let end = HEADER_BYTES + 146;
+    assert_eq!(
+        format!("{:032x}", Reader(&bytes[end..]).u128().unwrap()),
+        "242850cb718049ddcbe136bb20fef415",
+        "the format of a superblock must not change under the same version"
+    );
+}
+
+/// The content as version 1 wrote it: no starts, and peers without nonces.
+fn encode_version_1(content: &SuperblockContent) -> Vec<u8> {
+    let mut body = encode_body(content);
+    let starts = 72..76 + 16 * content.starts.len();
+    body.drain(starts);
+    let first_peer_nonce = 72 + 16;
+    body.drain(first_peer_nonce..first_peer_nonce + 8);
+    let mut writer = Writer::default();
+    writer
+        .u64(MAGIC)
+        .u16(1)
+        .u16(0)
+        .u32(word(body.len()))
+        .u64(3)
+        .bytes(&body);
+    let checksum = xxh3_128(&writer.0);
+    writer.u128(checksum).pad(BLOCK_BYTES);
+    writer.0
+}
+
+#[test]
+fn version_1_is_read_without_its_knowledge_of_peers() {
+    let bytes = encode_version_1(&content());
     let end = HEADER_BYTES + 118;
     assert_eq!(
         format!("{:032x}", Reader(&bytes[end..]).u128().unwrap()),
         "73a26bba36fc4cb05d7378d5b6590255",
-        "the format of a superblock must not change under the same version"
+        "these are the bytes that version 1 wrote"
     );
+    let world = World::new(6);
+    reopened(&world).unwrap();
+    for copy in [0, SUPERBLOCK_COPY_BYTES] {
+        world.disk().overwrite(PATH, copy, &bytes);
+    }
+    let expected = SuperblockContent {
+        starts: BTreeMap::new(),
+        peers: BTreeMap::new(),
+        ..content()
+    };
+    assert_eq!(reopened(&world).unwrap(), expected);
+}
+
+#[test]
+fn the_newest_starts_are_kept() {
+    let mut content = content();
+    for count in 4..100 {
+        content.begin_start(count, count * 7);
+    }
+    assert_eq!(content.start_count, 99);
+    assert_eq!(content.starts.len(), STARTS_KEPT);
+    assert_eq!(content.starts.last_key_value(), Some((&99, &693)));
+}
+
+#[test]
+fn the_first_nonce_heard_of_a_start_stays() {
+    let shown = |start_count, start_nonce, position| PeerKnowledge {
+        start_count,
+        start_nonce,
+        position,
+    };
+    let mut known = shown(4, 40, 600);
+    known.learn(shown(4, 41, 700));
+    assert_eq!(known, shown(4, 40, 700));
+    known.learn(shown(5, 50, 650));
+    assert_eq!(known, shown(5, 50, 700));
+    known.learn(shown(3, 30, 100));
+    assert_eq!(known, shown(5, 50, 700));
 }

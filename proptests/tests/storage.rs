@@ -39,6 +39,7 @@ fn blank() -> SuperblockContent {
         pool: 0,
         is_system: true,
         start_count: 0,
+        starts: BTreeMap::new(),
         rolled_back: false,
         journal_born: false,
         feature_level: 1,

@@ -135,6 +135,7 @@ mod tests {
                     subject,
                     size: 0,
                     checksum: 0,
+                    since_ns: number,
                     text: String::new(),
                     task: None,
                 });

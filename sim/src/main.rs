@@ -2,6 +2,7 @@
 
 mod determinism;
 mod duration;
+mod html;
 mod junit;
 mod regressions;
 mod replay;
@@ -68,6 +69,8 @@ struct Run {
     /// Write the tape even if the run passes
     #[arg(long, requires = "tape")]
     tape_always: bool,
+    #[command(flatten)]
+    html: html::Html,
 }
 
 fn main() -> ExitCode {
@@ -128,6 +131,7 @@ impl Run {
             seed: self.seed,
             mutant,
         };
+        self.html.write(&script, &report, &again, mutant);
         finish(&again, &report, cpu)
     }
 }

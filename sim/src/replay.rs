@@ -32,6 +32,8 @@ pub(crate) struct Replay {
     /// Give up after so many seconds of processor time
     #[arg(long, value_name = "SECONDS")]
     cpu_limit: Option<u64>,
+    #[command(flatten)]
+    html: crate::html::Html,
 }
 
 impl Replay {
@@ -77,6 +79,7 @@ impl Replay {
             path: &self.tape,
             mutant: self.mutant.as_deref(),
         };
+        self.html.write(&tape.script, &report, &again, mutant);
         finish(&again, &report, cpu)
     }
 }

@@ -196,7 +196,7 @@ impl Sweep {
         let own = std::env::current_exe().expect("a running program has a path");
         let mut command = Command::new(own);
         command
-            .args(["run", "--seed", &seed.to_string()])
+            .args(["run", "--seed", &seed.to_string(), "--no-html"])
             .stdin(Stdio::null());
         if let Some(mutant) = &self.mutant {
             command.args(["--mutant", mutant]);

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BlobName, Instant, PlacementEpoch, StoreId};
 
 /// Times and limits of a feed.
@@ -450,6 +451,12 @@ impl Feed {
             self.first_batch += 1;
             self.handled = batch.next;
             self.unsaved |= batch.news;
+        }
+        if active(Mutant::FeedAdvancesEarly)
+            && let Some(newest) = self.batches.back()
+        {
+            self.handled = newest.next;
+            self.unsaved |= newest.news;
         }
     }
 }

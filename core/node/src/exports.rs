@@ -3,7 +3,8 @@
 //!
 //! A disk is attached at the first command that needs it, so several portals may list the same disk
 //! and the one that is used gets it. A lost attachment is taken anew at the next command; the
-//! commands that it cut off end without success, their outcome unknown to the initiator.
+//! commands that it cut off end without success, their outcome unknown to the initiator. A disk whose
+//! last session ended is released, so that another portal gets it without waiting for a lease.
 //! Invariant: a write is never repeated under a new attachment.
 
 use std::collections::BTreeMap;
@@ -33,6 +34,9 @@ const LIST_LIMIT: Duration = Duration::from_secs(3);
 const ATTACH_LIMIT: Duration = Duration::from_secs(12);
 /// Pause between attempts to attach.
 const ATTACH_PAUSE: Duration = Duration::from_millis(250);
+
+/// A disk without sessions in so many lists, one after another, is released.
+const LISTS_BEFORE_RELEASE: u32 = 2;
 
 /// The disks that this node exports.
 pub(crate) struct Catalog {
@@ -101,11 +105,14 @@ impl Catalog {
                     state: Mutex::new(ExportState {
                         record: record.clone(),
                         attached: None,
+                        sessions: 0,
+                        lists_without_session: 0,
                     }),
                     attaching: tokio::sync::Mutex::new(()),
                 })
             });
             disk.update(record);
+            disk.release_if_unused();
             listed.insert(name, disk);
         }
         for (name, gone) in std::mem::replace(&mut *disks, listed) {
@@ -174,6 +181,10 @@ impl TargetCatalog for Catalog {
 struct ExportState {
     record: DiskRecord,
     attached: Option<VirtualDisk>,
+    /// Sessions that use it.
+    sessions: usize,
+    /// So many lists in a row found no session of it.
+    lists_without_session: u32,
 }
 
 /// One exported disk.
@@ -205,6 +216,32 @@ impl ExportedDisk {
                 disk.set_size_bytes(record.size_bytes);
             }
             state.record = record.clone();
+        });
+    }
+
+    fn release_if_unused(&self) {
+        let released = self.with(|state| {
+            state.lists_without_session = if state.sessions == 0 {
+                state.lists_without_session + 1
+            } else {
+                0
+            };
+            let due = state.lists_without_session >= LISTS_BEFORE_RELEASE;
+            due.then(|| state.attached.take()).flatten()
+        });
+        let Some(disk) = released else { return };
+        let (env, proxy) = (self.env.clone(), self.proxy.clone());
+        self.env.spawn("export-release", async move {
+            let name = disk.record().name.clone();
+            event!(
+                env,
+                Info,
+                "iscsi",
+                "{name}: no session is left, releasing it"
+            );
+            if let Err(error) = proxy.detach(&disk).await {
+                event!(env, Warn, "iscsi", "{name}: {error}");
+            }
         });
     }
 
@@ -263,6 +300,10 @@ fn block_error(error: IoError) -> BlockError {
 }
 
 impl BlockDevice for ExportedDisk {
+    fn sessions_changed(&self, count: usize) {
+        self.with(|state| state.sessions = count);
+    }
+
     fn geometry(&self) -> Geometry {
         self.with(|state| {
             let block_size = state.record.policy.block_size;

@@ -15,6 +15,7 @@ mod node;
 mod peers;
 mod refresh;
 mod roles;
+mod rollback;
 mod service;
 mod stores;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::future::{Either, select};
 use hedgerow_disk::journal::CLOSED;
 use hedgerow_disk::{Recovery, StoreError};
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{Env, HaltReason, NodeId, event};
 use hedgerow_hblock::DiskStore;
 use hedgerow_net::{
@@ -74,7 +75,8 @@ impl Node {
         let (stores, recoveries) = Stores::open(&env, &config).await?;
         let stores = Arc::new(stores);
         for store in &stores.all {
-            if store.superblock().content().rolled_back {
+            let barred = store.superblock().content().rolled_back;
+            if barred && !active(Mutant::RolledBackStarts) {
                 return Err(NodeError::RolledBack(store.directory().to_owned()));
             }
         }
@@ -206,6 +208,12 @@ impl Node {
             inner.running.root_finder(),
         );
         inner.env.spawn("directory", fresh);
+        let replicas = refresh::keep_replicas(
+            inner.env.clone(),
+            Arc::clone(inner.groups.directory()),
+            Arc::clone(&inner.running),
+        );
+        inner.env.spawn("replicas", replicas);
         if let Some(nodes) = founding::founding_nodes(&inner.stores) {
             let members = founding::root_members(&nodes);
             inner

@@ -1,12 +1,16 @@
-//! Keeping the directory fresh: nodes with a root replica read it, others ask those.
+//! Keeping the directory fresh: nodes with a root replica read it, others ask those. And keeping to
+//! it: a replica that the table wants here and that was never started is started.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use hedgerow_env::Env;
+use hedgerow_env::{Env, event};
 use hedgerow_net::{Directory, GroupClient, Peer};
 use hedgerow_pages::GroupReplica;
 use hedgerow_pages::root::query::{table, topology};
+use hedgerow_protocol::NodeReply;
+
+use crate::roles::Running;
 
 /// How stale the directory may be; nothing's safety depends on it.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -30,6 +34,49 @@ pub(crate) async fn keep_fresh(env: Env, groups: GroupClient, root: RootReplica)
         turn = turn.wrapping_add(1);
         let settled = !directory.table().shards.is_empty();
         env.sleep(if settled { PERIOD } else { EAGER_PERIOD }).await;
+    }
+}
+
+/// Starts the replicas that the table names on this node and that do not run, for as long as
+/// the node lives. Whoever made the group may have found this node down; a founder may have died
+/// between its claim and its first root replica.
+///
+/// A replica that was never here has never voted, so it may begin blank; one that was here and is
+/// damaged or retired is refused by the host under its number.
+pub(crate) async fn keep_replicas(env: Env, directory: Arc<Directory>, running: Arc<Running>) {
+    loop {
+        env.sleep(PERIOD).await;
+        let table = directory.table();
+        for record in std::iter::once(table.root).chain(table.shards) {
+            let Some(store) = running.pages_store() else {
+                continue;
+            };
+            let own = record.members.iter().find(|one| one.member.store == store);
+            let Some(member) = own.map(|own| own.member) else {
+                continue;
+            };
+            if running.runs(record.group) {
+                continue;
+            }
+            let group = record.group;
+            let members = record.members.clone();
+            match running.start_replica(group, member, members, false).await {
+                NodeReply::Refused(reason) => {
+                    event!(
+                        env,
+                        Debug,
+                        "node",
+                        "{group}: {member} is wanted here: {reason}"
+                    );
+                }
+                _ => event!(
+                    env,
+                    Info,
+                    "node",
+                    "{group}: {member} was wanted here, and runs"
+                ),
+            }
+        }
     }
 }
 

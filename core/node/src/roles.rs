@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hedgerow_disk::Recovery;
 use hedgerow_disk::superblock::SuperblockError;
-use hedgerow_env::{ClusterId, Env, GroupId, event};
+use hedgerow_env::{ClusterId, Env, GroupId, StoreId, event};
 use hedgerow_hblock::{DiskStore, HBlock, HBlockError};
 use hedgerow_iscsi::{IscsiServer, ServerError};
 use hedgerow_net::{GroupClient, Rpc, ServiceId};
@@ -268,6 +268,17 @@ impl Running {
             }
         }
         Ok(admin)
+    }
+
+    /// The store whose replicas run here; none before Pages is open.
+    pub(crate) fn pages_store(&self) -> Option<StoreId> {
+        self.pages().map(|host| host.store())
+    }
+
+    /// Whether a replica of `group` runs here.
+    pub(crate) fn runs(&self, group: GroupId) -> bool {
+        self.pages()
+            .is_some_and(|host| host.replica(group).is_some())
     }
 
     pub(crate) async fn start_replica(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BoxFuture, Env, HaltReason, Instant};
 use hedgerow_net::{Caller, Directory, Message, Refusal, RefusalCode, Service};
 use hedgerow_protocol::{NodeRecord, NodeReply, NodeRequest, ShardTable, decode, encode};
@@ -89,7 +90,9 @@ impl NodeService {
     ) -> NodeReply {
         let _one = self.claiming.lock().await;
         match self.stores.cluster() {
-            Some(own) if own != cluster => return NodeReply::ClaimedElsewhere { cluster: own },
+            Some(own) if own != cluster && !active(Mutant::ClaimOverwrites) => {
+                return NodeReply::ClaimedElsewhere { cluster: own };
+            }
             Some(_) if crate::founding::kept_root(&self.stores).is_some() => {
                 return NodeReply::Claimed;
             }

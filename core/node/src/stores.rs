@@ -2,6 +2,7 @@
 
 use hedgerow_disk::superblock::SuperblockError;
 use hedgerow_disk::{Recovery, Store, StoreError};
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{ClusterId, Env, NodeId, event};
 use hedgerow_net::StoreStamp;
 use hedgerow_protocol::{Roles, StoreRecord};
@@ -94,7 +95,12 @@ impl Stores {
         let stamp = |store: &Store| StoreStamp {
             store: store.id(),
             start_count: store.session(),
-            reported_durable: store.journal().durable().0,
+            start_nonce: store.start_nonce(),
+            reported_durable: if active(Mutant::StampsShowUndurable) {
+                store.journal().end().0
+            } else {
+                store.journal().durable().0
+            },
         };
         self.all.iter().map(stamp).collect()
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{Env, NodeId, Random, VirtualDiskId, event};
 use hedgerow_net::{GroupClient, GroupError, Rpc};
 use hedgerow_protocol::{
@@ -278,6 +279,9 @@ impl Proxy {
             state.lease = Arc::default();
             std::mem::take(&mut state.disks).into_values().collect()
         });
+        if active(Mutant::EndedLeaseKeepsDisks) {
+            return;
+        }
         for disk in ended {
             disk.lose("the lease was ended");
         }

@@ -439,7 +439,7 @@ impl Core {
     fn issue(&mut self, frame: Closed) -> Action {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        self.mark_wanted = !frame.mark;
+        self.mark_wanted = !frame.mark && !active(Mutant::ClosingMarkSkipped);
         self.issued_head = self.head;
         let header = FrameHeader {
             store: self.store,
@@ -482,6 +482,11 @@ impl Core {
     pub(super) fn written(&mut self, sequence: u64) -> bool {
         if let Some(frame) = self.in_flight.get_mut(&sequence) {
             frame.written = true;
+        }
+        if active(Mutant::LaterFrameSpeaksForEarlier) {
+            for (_, frame) in self.in_flight.range_mut(..sequence) {
+                frame.written = true;
+            }
         }
         let before = self.durable;
         while self
@@ -550,7 +555,8 @@ impl Core {
         let oldest_live = self
             .live_in_segment
             .first_key_value()
-            .map(|(segment, _)| *segment);
+            .map(|(segment, _)| *segment)
+            .filter(|_| !active(Mutant::SegmentFreedEarly));
         let head = oldest_live.map_or(durable_segment, |live| live.min(durable_segment));
         assert!(
             head >= self.head,
@@ -620,7 +626,12 @@ impl Core {
     }
 
     fn next_recycle(&mut self) -> Option<Action> {
-        if self.recycling || self.oldest_file >= self.durable_head {
+        let head = if active(Mutant::SegmentRecycledEarly) {
+            self.head
+        } else {
+            self.durable_head
+        };
+        if self.recycling || self.oldest_file >= head {
             return None;
         }
         self.recycling = true;

@@ -82,7 +82,10 @@ async fn write(
     if active(Mutant::AcknowledgeBeforeSync) {
         shared.core().written(sequence);
     }
-    file.sync().await
+    match file.sync().await {
+        Err(_) if active(Mutant::FailedSyncRetried) => file.sync().await,
+        outcome => outcome,
+    }
 }
 
 /// Gives a freed file its next number. Its old frames are foreign there: they carry other

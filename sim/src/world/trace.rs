@@ -79,7 +79,10 @@ pub struct TraceEvent {
     pub size: u64,
     /// See [`EventKind`].
     pub checksum: u64,
-    /// Text of a log line or a fault; empty otherwise.
+    /// When that began which ends here: a message's sending; else the same as `at_ns`. Not hashed.
+    pub since_ns: u64,
+    /// Text of a log line or a fault; of a message, what it says, if the run was asked to record
+    /// that ([`crate::world::WorldConfig::describe`]). Not hashed.
     pub text: String,
     /// The task that caused it, or, for a timer or a message, that armed or sent it; none for the
     /// world itself. Recorded, not hashed.
@@ -229,6 +232,11 @@ impl Trace {
         }
     }
 
+    /// Whether any event is kept at all.
+    pub(super) fn records(&self) -> bool {
+        self.recording != Recording::HashOnly
+    }
+
     fn wants_log(&self, level: Level) -> bool {
         level >= self.level && (self.print || self.recording != Recording::HashOnly)
     }
@@ -244,6 +252,7 @@ impl Trace {
             subject: 0,
             size: 0,
             checksum: 0,
+            since_ns: at_ns,
             text,
             task: None,
         };

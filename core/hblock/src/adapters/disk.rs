@@ -16,6 +16,7 @@ use hedgerow_disk::journal::{
     AppendError, CLOSED, CopyForward, Journal, Position, Receipt, Record, Stopped, StreamTag,
 };
 use hedgerow_disk::{ReadError, Recovery, Store, StoreError};
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
     AbortOnDrop, BlobName, BoxFuture, ContainerId, ContainerIndex, Env, FamilyId, GroupId, StoreId,
     VirtualDiskId,
@@ -250,6 +251,9 @@ impl BlobStore for DiskStore {
                     Err(error) => return Err(fault(error)),
                 }
             };
+            if active(Mutant::HeldBeforeSync) {
+                return Ok(());
+            }
             receipt.durable().await.map_err(stopped)
         })
     }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{GroupId, NodeId, ReplicaNumber, StoreId};
 use hedgerow_protocol::{
     GroupMember, GroupRecord, MemberId, NodeState, Roles, ShardTable, Topology,
@@ -128,7 +129,9 @@ pub(super) fn next_step(
     }
     // Voters alone: whoever is recorded has a log, so that starting a group never begins it anew.
     let mut members = leadership.members.clone();
-    members.retain(|known| leadership.voters.contains(&known.member));
+    if !active(Mutant::GroupRecordsLearners) {
+        members.retain(|known| leadership.voters.contains(&known.member));
+    }
     members.sort_by_key(|known| known.member);
     let ids = |members: &[GroupMember]| -> BTreeSet<MemberId> {
         members.iter().map(|known| known.member).collect()

@@ -71,9 +71,12 @@ impl Drivers {
                 continue;
             };
             let ended = watch.ended(self.env.now(), term, &leases);
-            let expire = ended.into_iter().map(|(session, renewals)| {
+            let expire = ended.into_iter().map(|(session, renewed_at)| {
                 event!(self.env, Info, "pages", "lease of {session:?} has ended");
-                RootCommand::ExpireLease { session, renewals }
+                RootCommand::ExpireLease {
+                    session,
+                    renewed_at,
+                }
             });
             self.propose_root(expire.collect()).await;
         }

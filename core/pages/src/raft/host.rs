@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use hedgerow_disk::journal::{CLOSED, DamagedRange, Journal, Position, RecoveredRecord, StreamTag};
 use hedgerow_disk::{VerifiedConfig, VerifiedFile};
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
     DiskError, Env, GroupId, HaltReason, NodeId, ReplicaNumber, StoreId, event, with_current_env,
 };
@@ -412,7 +413,9 @@ impl PagesHost {
         }
         if let Some(known) = self.0.registry.record(group) {
             let known_number = known.member.member.replica;
-            if member.replica < known_number || (known.retired && member.replica == known_number) {
+            let retired =
+                member.replica < known_number || (known.retired && member.replica == known_number);
+            if retired && !active(Mutant::RetiredReplicaRuns) {
                 return Err(HostError::Retired { group, member });
             }
             if !known.retired {
@@ -501,6 +504,12 @@ impl PagesHost {
     #[must_use]
     pub fn groups(&self) -> Vec<GroupId> {
         self.0.all_running().keys().copied().collect()
+    }
+
+    /// The store whose replicas these are.
+    #[must_use]
+    pub fn store(&self) -> StoreId {
+        self.0.store
     }
 
     /// Replicas that do not run because their log or state is damaged or failed.

@@ -19,6 +19,7 @@ use futures_util::stream;
 use hedgerow_disk::journal::{
     AppendError, CopyForward, Journal, JournalReadError, Position, Receipt, StreamTag,
 };
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{Env, GroupId, ReplicaNumber, event};
 use openraft::RaftLogReader;
 use openraft::storage::{IOFlushed, LeaderBoundedStreamError, LogState, RaftLogStorage};
@@ -219,7 +220,9 @@ impl Log {
             copies.insert(position, receipt.position());
             last = Some(receipt);
         }
-        if let Some(receipt) = last {
+        if let Some(receipt) = last
+            && !active(Mutant::CopyForwardNotAwaited)
+        {
             receipt.durable().await.map_err(io::Error::other)?;
         }
         event!(
@@ -353,7 +356,9 @@ impl RaftLogStorage<Types> for LogHandle {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let (placed, _, receipt) = self.0.write(&Body::Vote(*vote)).await?;
-        receipt.durable().await.map_err(io::Error::other)?;
+        if !active(Mutant::VoteBeforeSync) {
+            receipt.durable().await.map_err(io::Error::other)?;
+        }
         let superseded = self.0.core().set_vote(*vote, placed);
         self.0.journal.release_all(superseded);
         Ok(())
@@ -380,15 +385,24 @@ impl RaftLogStorage<Types> for LogHandle {
             return Ok(());
         };
         // The last one's durability is that of all: the journal reports in order.
-        let flush = Flush {
+        let mut flush = Flush {
             receipt,
             superseded,
             callback: Some(callback),
         };
+        if active(Mutant::LogBeforeSync)
+            && let Some(callback) = flush.callback.take()
+        {
+            callback.io_completed(Ok(()));
+        }
         self.0.when_durable(flush).await
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        if active(Mutant::TruncationNotRecorded) {
+            self.0.core().cut(last);
+            return Ok(());
+        }
         let (placed, _, receipt) = self.0.write(&Body::Truncation(last)).await?;
         let superseded = self.0.core().truncate(last, placed);
         // A snapshot may be installed next: its state must never stand beside the entries cut here.
@@ -398,7 +412,9 @@ impl RaftLogStorage<Types> for LogHandle {
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        self.0.state.ensure_durable(upto).await?;
+        if !active(Mutant::PurgePastDurable) {
+            self.0.state.ensure_durable(upto).await?;
+        }
         let (placed, _, receipt) = self.0.write(&Body::Purge(upto)).await?;
         let superseded = self.0.core().purge(upto, placed);
         self.0.purged.notify_waiters();

@@ -150,15 +150,21 @@ impl LogCore {
     /// Removes the entries after `last`; the record of that stands at `placed`. Answers what it
     /// supersedes.
     pub(crate) fn truncate(&mut self, last: Option<LogId>, placed: Placed) -> Vec<Position> {
-        let keep_until = last.map_or(0, |log_id| log_id.index + 1);
-        let mut superseded = Vec::new();
-        while self.next_index() > keep_until {
-            let Some(slot) = self.pop_back() else { break };
-            superseded.push(slot.placed.position);
-        }
+        let mut superseded = self.cut(last);
         let old = self.truncation.replace(placed);
         superseded.extend(old.map(|placed| placed.position));
         superseded
+    }
+
+    /// Removes the entries after `last` and answers where their records stand.
+    pub(crate) fn cut(&mut self, last: Option<LogId>) -> Vec<Position> {
+        let keep_until = last.map_or(0, |log_id| log_id.index + 1);
+        let mut cut = Vec::new();
+        while self.next_index() > keep_until {
+            let Some(slot) = self.pop_back() else { break };
+            cut.push(slot.placed.position);
+        }
+        cut
     }
 
     fn pop_back(&mut self) -> Option<Slot> {

@@ -6,6 +6,7 @@
 
 mod backend;
 mod channels;
+mod describe;
 mod host;
 mod host_config;
 mod log;
@@ -25,6 +26,7 @@ mod types;
 mod views;
 mod watch;
 
+pub use describe::describe;
 pub use host::PagesHost;
 pub use host_config::{DamagedReplica, HostConfig, HostError, Machines};
 pub use network::Addresses;

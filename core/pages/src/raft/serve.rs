@@ -7,6 +7,7 @@
 use std::sync::Weak;
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BoxFuture, Instant};
 use hedgerow_net::{Caller, Message, Refusal, RefusalCode, Service};
 use hedgerow_protocol::{decode, encode};
@@ -39,7 +40,7 @@ impl Service for RaftService {
             let replica = host.running(group).ok_or_else(|| {
                 Refusal::new(RefusalCode::NotHere, format!("no replica of {group} here"))
             })?;
-            if replica.me.member != to {
+            if replica.me.member != to && !active(Mutant::MessageForFormerReplica) {
                 let text = format!("{group} is {} here, not {to}", replica.me.member);
                 return Err(Refusal::new(RefusalCode::NotMember, text));
             }
