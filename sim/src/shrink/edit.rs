@@ -9,7 +9,8 @@ use std::ops::Range;
 use hedgerow_protocol::PlacementRule;
 
 use crate::scenario::{ClientId, ClientOperation, Deed, Script};
-use crate::world::{NodeIndex, Strike};
+use crate::tape;
+use crate::world::{NodeIndex, Strike, TimedFault};
 
 use super::episodes::{delete_orphans, episodes};
 use super::{nodes, rules, times};
@@ -29,8 +30,14 @@ pub enum Edit {
     DeleteDeeds(DeedKind),
     /// Writes no longer cancel.
     CancelNothing,
+    /// Every operation concerns one block.
+    SingleBlocks,
+    /// What initiators do, clients beside the proxy do.
+    NoInitiators,
     /// Fault episodes by their places.
     DeleteEpisodes(Range<usize>),
+    /// Fault episodes of the formation by their places.
+    DeleteFormation(Range<usize>),
     /// Single faults by their places: one link of several, the end of an episode.
     DeleteFaults(Range<usize>),
     /// Moves by their places.
@@ -93,8 +100,8 @@ pub enum Feature {
     Placement,
     /// No compression.
     Compression,
-    /// One container.
-    Containers,
+    /// So many containers.
+    Containers(u32),
     /// Blocks of this size.
     BlockSize(u32),
     /// So many replicas.
@@ -106,15 +113,19 @@ pub enum Feature {
 }
 
 impl Edit {
-    /// The script after the edit; none when nothing would change.
+    /// The script after the edit; none when nothing would change, or when
+    /// no tape may be like that.
     #[must_use]
     pub fn apply(&self, script: &Script) -> Option<Script> {
         let mut after = script.clone();
         self.change(&mut after);
+        if after == *script {
+            return None;
+        }
         if after.operations.is_some() {
             fit_clients(&mut after);
         }
-        (after != *script).then_some(after)
+        tape::check(&after).is_ok().then_some(after)
     }
 
     fn change(&self, script: &mut Script) {
@@ -124,9 +135,9 @@ impl Edit {
             Self::Service(wanted) => script.service = script.service.min(*wanted),
             Self::DeleteOperations(range) => delete(script.operations.as_mut(), range),
             Self::OnlyBlock(block) => {
-                let mut operations = script.operations.iter().flatten();
-                if operations.any(|one| one.block == *block) {
-                    retain(script, |one| one.block == *block);
+                let holds = |one: &ClientOperation| covers(one).contains(block);
+                if script.operations.iter().flatten().any(holds) {
+                    retain(script, holds);
                 }
             }
             Self::DeleteDeeds(kind) => retain(script, |one| !kind.holds(one)),
@@ -137,16 +148,14 @@ impl Edit {
                     }
                 }
             }
-            Self::DeleteEpisodes(range) => {
-                let episodes = episodes(&plan.faults);
-                let end = range.end.min(episodes.len());
-                let start = range.start.min(end);
-                let gone: BTreeSet<usize> =
-                    episodes[start..end].iter().flatten().copied().collect();
-                let mut at = 0..;
-                plan.faults
-                    .retain(|_| !at.next().is_some_and(|at| gone.contains(&at)));
+            Self::SingleBlocks => {
+                for operation in script.operations.iter_mut().flatten() {
+                    operation.count = 1;
+                }
             }
+            Self::NoInitiators => without_initiators(script),
+            Self::DeleteEpisodes(range) => delete_episodes(&mut plan.faults, range),
+            Self::DeleteFormation(range) => delete_episodes(&mut plan.formation, range),
             Self::DeleteFaults(range) => delete(Some(&mut plan.faults), range),
             Self::DeleteMoves(range) => delete(Some(&mut plan.moves), range),
             Self::NobodyGoesOn => {
@@ -159,11 +168,13 @@ impl Edit {
             Self::Plain(feature) => feature.make_plain(script),
             Self::Strikes(strikes) => {
                 script.strikes.clone_from(strikes);
-                plan.faults.retain_mut(|fault| {
-                    let had_rates = rules::without_rates(&mut fault.action);
-                    !(had_rates && rules::broken_fields(&fault.action).is_empty())
-                });
-                delete_orphans(&mut plan.faults);
+                for faults in [&mut plan.formation, &mut plan.faults] {
+                    faults.retain_mut(|fault| {
+                        let had_rates = rules::without_rates(&mut fault.action);
+                        !(had_rates && rules::broken_fields(&fault.action).is_empty())
+                    });
+                    delete_orphans(faults);
+                }
             }
             Self::PlainRule { fault, field } => {
                 if let Some(fault) = plan.faults.get_mut(*fault) {
@@ -198,12 +209,7 @@ impl Feature {
             Self::Racks => plan.racks = 1,
             Self::Placement => plan.policy.placement = PlacementRule::Agnostic,
             Self::Compression => plan.policy.compression = false,
-            Self::Containers => {
-                let block_size = u64::from(plan.policy.block_size);
-                if plan.hot_blocks <= plan.container_bytes / block_size {
-                    plan.containers = 1;
-                }
-            }
+            Self::Containers(count) => plan.containers = plan.containers.min(count),
             Self::BlockSize(size) => plan.policy.block_size = plan.policy.block_size.min(size),
             Self::Replication(factor) => {
                 plan.policy.replication_factor = plan.policy.replication_factor.min(factor);
@@ -212,6 +218,20 @@ impl Feature {
             Self::Numbers => renumber(script),
         }
     }
+}
+
+/// The blocks of an operation.
+pub(super) fn covers(operation: &ClientOperation) -> Range<u64> {
+    operation.block..operation.block + operation.count
+}
+
+fn delete_episodes(faults: &mut Vec<TimedFault>, range: &Range<usize>) {
+    let episodes = episodes(faults);
+    let end = range.end.min(episodes.len());
+    let start = range.start.min(end);
+    let gone: BTreeSet<usize> = episodes[start..end].iter().flatten().copied().collect();
+    let mut at = 0..;
+    faults.retain(|_| !at.next().is_some_and(|at| gone.contains(&at)));
 }
 
 fn delete<T>(list: Option<&mut Vec<T>>, range: &Range<usize>) {
@@ -249,13 +269,17 @@ fn stay_at(script: &mut Script, node: NodeIndex) {
         });
     }
     let mut clients: BTreeMap<ClientId, u32> = BTreeMap::new();
+    let (mut regular, mut initiators) = (1.., ClientId::FIRST_INITIATOR..);
     for operation in script.operations.iter_mut().flatten() {
-        let next = u32::try_from(clients.len())
-            .unwrap_or(u32::MAX)
-            .saturating_add(1);
-        let client = *clients.entry(operation.id()).or_insert(next);
+        let numbers = match is_initiator(operation) {
+            true => &mut initiators,
+            false => &mut regular,
+        };
+        let client = clients
+            .entry(operation.id())
+            .or_insert_with(|| numbers.next().expect("fewer clients than numbers"));
         operation.node = node;
-        operation.client = client.min(crate::tape::CLIENTS_MAXIMUM);
+        operation.client = *client;
     }
     number_anew(script);
 }
@@ -270,41 +294,68 @@ fn number_anew(script: &mut Script) {
     }
 }
 
+fn is_initiator(operation: &ClientOperation) -> bool {
+    operation.client >= ClientId::FIRST_INITIATOR
+}
+
+/// Each initiator becomes a client of its own beside the proxy.
+fn without_initiators(script: &mut Script) {
+    let operations = script.operations.iter().flatten();
+    let regular = operations.filter(|one| !is_initiator(one));
+    let highest = regular.map(|one| one.client).max().unwrap_or_default();
+    for operation in script.operations.iter_mut().flatten() {
+        if is_initiator(operation) {
+            operation.client = highest + 1 + (operation.client - ClientId::FIRST_INITIATOR);
+        }
+    }
+}
+
 /// The lowest numbers for blocks, clients and operations, and no blocks beyond those in use.
 fn renumber(script: &mut Script) {
     let Some(operations) = &mut script.operations else {
         return;
     };
-    let mut blocks: BTreeMap<u64, u64> = BTreeMap::new();
-    let mut clients: BTreeMap<u32, u32> = BTreeMap::new();
-    for operation in operations.iter() {
-        let block = u64::try_from(blocks.len()).expect("usize fits 64 bits");
-        blocks.entry(operation.block).or_insert(block);
-        if operation.client != ClientId::FORMER_HOLDER {
-            let client = u32::try_from(clients.len()).expect("few clients") + 1;
-            clients.entry(operation.client).or_insert(client);
-        }
-    }
+    let used: BTreeSet<u64> = operations.iter().flat_map(covers).collect();
+    let blocks: BTreeMap<u64, u64> = used.into_iter().zip(0..).collect();
+    let used: BTreeSet<u32> = operations.iter().map(|one| one.client).collect();
+    let is_regular = |client: &u32| *client < ClientId::FIRST_INITIATOR;
+    let (regular, initiators): (Vec<u32>, Vec<u32>) = used.into_iter().partition(is_regular);
+    let regular = regular
+        .into_iter()
+        .filter(|client| *client != ClientId::FORMER_HOLDER);
+    let clients: BTreeMap<u32, u32> = regular
+        .zip(1..)
+        .chain(initiators.into_iter().zip(ClientId::FIRST_INITIATOR..))
+        .collect();
     for operation in operations.iter_mut() {
         operation.block = blocks[&operation.block];
         if let Some(client) = clients.get(&operation.client) {
             operation.client = *client;
         }
     }
-    script.plan.hot_blocks = u64::try_from(blocks.len())
-        .expect("usize fits 64 bits")
-        .max(1);
+    let count = u64::try_from(blocks.len()).expect("usize fits 64 bits");
+    script.plan.hot_blocks = count.max(1);
     number_anew(script);
 }
 
-/// As many client tasks as the list has use for.
+/// As many clients and initiators as the list has use for.
 fn fit_clients(script: &mut Script) {
-    let operations = script.operations.iter().flatten();
-    let highest = operations.map(|operation| operation.client).max();
-    let needed = highest.unwrap_or_default().max(1);
-    if script.service == 0 || needed > script.plan.clients {
-        script.plan.clients = needed;
+    let (mut regular, mut initiators) = (1, 0);
+    for operation in script.operations.iter().flatten() {
+        if is_initiator(operation) {
+            initiators = initiators.max(operation.client - ClientId::FIRST_INITIATOR + 1);
+        } else {
+            regular = regular.max(operation.client);
+        }
     }
+    let plan = &mut script.plan;
+    if script.service > 0 {
+        // Those that are idle in the list serve to show that the cluster serves.
+        regular = regular.max(plan.clients);
+        initiators = initiators.max(plan.initiators);
+    }
+    plan.clients = regular;
+    plan.initiators = initiators;
 }
 
 #[cfg(test)]

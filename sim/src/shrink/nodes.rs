@@ -29,8 +29,9 @@ pub(super) fn keep(script: &mut Script, kept: &[NodeIndex]) {
     plan.nodes = u16::try_from(kept.len()).expect("no more than there were");
     plan.moves
         .retain_mut(|one| renumber(&mut one.to, renumbered));
-    plan.faults
-        .retain_mut(|fault| renumber_action(&mut fault.action, renumbered));
+    for faults in [&mut plan.formation, &mut plan.faults] {
+        faults.retain_mut(|fault| renumber_action(&mut fault.action, renumbered));
+    }
     script
         .strikes
         .retain_mut(|strike| renumber_strike(strike, &kept, renumbered));
@@ -84,7 +85,7 @@ fn renumber_strike(
 /// Nodes that the script names: where something strikes, where the disk is, where clients run.
 pub(super) fn named(script: &Script) -> Vec<NodeIndex> {
     let mut named = vec![NodeIndex(0)];
-    for fault in &script.plan.faults {
+    for fault in script.plan.formation.iter().chain(&script.plan.faults) {
         let mut action = fault.action.clone();
         if !matches!(action, FaultAction::Partition(_)) {
             named.extend(action.nodes_mut().into_iter().map(|node| *node));

@@ -5,11 +5,13 @@
 //! in bulk go early, since that makes every later run quick; what only makes a tape easier to read
 //! goes last.
 
+use std::collections::BTreeSet;
+
 use crate::scenario::{ClientOperation, Script};
 use crate::world::NodeIndex;
 
 use super::deletion::Deletion;
-use super::edit::{DeedKind, Edit, Feature};
+use super::edit::{DeedKind, Edit, Feature, covers};
 use super::episodes::episodes;
 use super::outcome::Outcome;
 use super::{nodes, rules, times};
@@ -46,6 +48,8 @@ pub(super) enum Step {
     Bulk,
     /// One shard, one rack, one data centre, no moves.
     Shape,
+    /// Fault episodes of the formation.
+    Formation,
     /// Fault episodes.
     Episodes,
     /// Whole kinds of operations, all but one block.
@@ -75,7 +79,7 @@ pub(super) enum Step {
 }
 
 /// A round.
-pub(super) const STEPS: [Step; 17] = [
+pub(super) const STEPS: [Step; 18] = [
     Step::List,
     Step::Truncate,
     Step::Bulk,
@@ -83,6 +87,7 @@ pub(super) const STEPS: [Step; 17] = [
     Step::Shape,
     Step::Operations,
     Step::Moves,
+    Step::Formation,
     Step::Episodes,
     Step::Nodes,
     Step::Features,
@@ -117,6 +122,10 @@ pub(super) fn walk(step: Step, script: &Script, outcome: &Outcome) -> Walk {
             Walk::Delete(Edit::DeleteOperations, coarse)
         }
         Step::Shape => Walk::Each(shapes()),
+        Step::Formation => {
+            let length = episodes(&script.plan.formation).len();
+            Walk::Delete(Edit::DeleteFormation, Deletion::new(length))
+        }
         Step::Episodes => {
             let length = episodes(&script.plan.faults).len();
             Walk::Delete(Edit::DeleteEpisodes, Deletion::new(length))
@@ -177,14 +186,9 @@ fn shapes() -> Vec<Vec<Edit>> {
 }
 
 fn kinds(script: &Script, outcome: &Outcome) -> Vec<Edit> {
-    let mut blocks: Vec<u64> = script
-        .operations
-        .iter()
-        .flatten()
-        .map(|one| one.block)
-        .collect();
-    blocks.sort_unstable();
-    blocks.dedup();
+    let operations = script.operations.iter().flatten();
+    let blocks: BTreeSet<u64> = operations.flat_map(covers).collect();
+    let mut blocks: Vec<u64> = blocks.into_iter().collect();
     let mut edits = Vec::new();
     if blocks.len() > 1 {
         // The failure may name the block.
@@ -205,6 +209,8 @@ fn kinds(script: &Script, outcome: &Outcome) -> Vec<Edit> {
         Edit::DeleteDeeds(DeedKind::Read),
         Edit::DeleteDeeds(DeedKind::Zero),
         Edit::DeleteDeeds(DeedKind::FormerHolder),
+        Edit::SingleBlocks,
+        Edit::NoInitiators,
         Edit::CancelNothing,
         Edit::NobodyGoesOn,
     ]);
@@ -251,7 +257,8 @@ fn features(script: &Script) -> Vec<Edit> {
         Feature::Placement,
         Feature::Compression,
         Feature::Numbers,
-        Feature::Containers,
+        Feature::Containers(1),
+        Feature::Containers(2),
         Feature::Drift,
     ];
     features.extend([512, 4_096].map(Feature::BlockSize));

@@ -39,7 +39,8 @@ pub(super) fn without_rates(action: &mut FaultAction) -> bool {
 
 /// Whether any fault leaves something to chance.
 pub(super) fn has_rates(script: &Script) -> bool {
-    let mut faults = script.plan.faults.iter();
+    let plan = &script.plan;
+    let mut faults = plan.formation.iter().chain(&plan.faults);
     faults.any(|fault| without_rates(&mut fault.action.clone()))
 }
 

@@ -162,6 +162,7 @@ impl Search {
     /// passed over.
     fn alternatives(&mut self, most: usize) -> Vec<Offer> {
         let mut offers = Vec::new();
+        let mut seen = BTreeSet::new();
         let parts: Vec<Vec<Edit>> = match self.walk.as_ref().expect("a walk has begun") {
             Walk::Each(edits) => edits.iter().take(most).cloned().collect(),
             Walk::Delete(edit, deletion) => {
@@ -175,7 +176,8 @@ impl Search {
                     break;
                 };
                 script.plan.seed = seed;
-                if !self.passed.contains(&identity(&script)) {
+                let identity = identity(&script);
+                if !self.passed.contains(&identity) && seen.insert(identity) {
                     offers.push(Offer { script, part });
                 }
             }

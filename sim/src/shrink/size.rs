@@ -25,7 +25,9 @@ impl Size {
     pub fn of(script: &Script) -> Self {
         let service = usize::try_from(script.service).unwrap_or(usize::MAX);
         Self {
-            faults: episodes(&script.plan.faults).len() + script.strikes.len(),
+            faults: episodes(&script.plan.formation).len()
+                + episodes(&script.plan.faults).len()
+                + script.strikes.len(),
             operations: script.operations.as_ref().map(|list| list.len() + service),
             nodes: script.plan.nodes,
             moves: script.plan.moves.len(),

@@ -26,7 +26,7 @@ const TIME_MAXIMUM_NS: u64 = 1_200_000_000_000;
 const DRIFT_MAXIMUM_PPM: u32 = 900_000;
 
 /// Checks every limit and every reference of a script.
-pub(super) fn check(script: &Script) -> Result<(), TapeError> {
+pub(crate) fn check(script: &Script) -> Result<(), TapeError> {
     check_shape(script)?;
     let nodes = script.plan.nodes;
     for (at, one) in script.plan.moves.iter().enumerate() {

@@ -21,6 +21,11 @@ pub fn describe(tape: &Tape) -> String {
         push(&mut text, &format!("struck: {}", strike_words(strike)));
     }
     push(&mut text, "   time s  where  what");
+    for fault in &plan.formation {
+        let (place, what) = action_words(&fault.action);
+        let what = format!("{what} (while the cluster forms)");
+        push(&mut text, &line(fault.at_ns, &place, &what));
+    }
     let mut events: Vec<(u64, String, String)> = Vec::new();
     for fault in &plan.faults {
         let (place, what) = action_words(&fault.action);
@@ -38,11 +43,7 @@ pub fn describe(tape: &Tape) -> String {
     events.push((end_ns, String::new(), "every fault ends".into()));
     events.sort_by_key(|(at_ns, ..)| *at_ns);
     for (at_ns, place, what) in events {
-        let (seconds, milliseconds) = (at_ns / 1_000_000_000, at_ns / 1_000_000 % 1_000);
-        push(
-            &mut text,
-            &format!("{seconds:>5}.{milliseconds:03}  {place:<5}  {what}"),
-        );
+        push(&mut text, &line(at_ns, &place, &what));
     }
     match (&tape.script.operations, tape.script.service) {
         (None, _) => push(&mut text, "clients do what the seed draws"),
@@ -60,6 +61,11 @@ pub fn describe(tape: &Tape) -> String {
         push(&mut text, &format!("{kind}, {oracle}: {}", failure.text));
     }
     text
+}
+
+fn line(at_ns: u64, place: &str, what: &str) -> String {
+    let (seconds, milliseconds) = (at_ns / 1_000_000_000, at_ns / 1_000_000 % 1_000);
+    format!("{seconds:>5}.{milliseconds:03}  {place:<5}  {what}")
 }
 
 fn push(text: &mut String, line: &str) {

@@ -176,6 +176,67 @@ fn numbers_begin_at_the_lowest() {
     let operations = after.operations.expect("a list");
     let blocks: Vec<u64> = operations.iter().map(|one| one.block).collect();
     assert_eq!((blocks, after.plan.hot_blocks), (vec![0, 0, 1], 2));
+    let mut long = script();
+    long.operations.as_mut().expect("a list")[0].count = 3;
+    let after = Edit::Plain(Feature::Numbers)
+        .apply(&long)
+        .expect("it changes");
+    assert_eq!(after.plan.hot_blocks, 4, "4, 5, 6 and 9");
+    let last = after.operations.expect("a list")[2];
+    assert_eq!(last.block, 3);
+    let after = Edit::SingleBlocks.apply(&long).expect("it changes");
+    assert_eq!(
+        after,
+        Script {
+            plan: after.plan.clone(),
+            ..script()
+        }
+    );
+}
+
+#[test]
+fn initiators_become_clients_beside_the_proxy() {
+    let mut script = script();
+    let first = ClientId::FIRST_INITIATOR;
+    script.plan.initiators = 2;
+    let operations = script.operations.as_mut().expect("a list");
+    operations[2].client = first + 1;
+    let after = Edit::NoInitiators.apply(&script).expect("it changes");
+    let clients: Vec<u32> = after
+        .operations
+        .iter()
+        .flatten()
+        .map(|one| one.client)
+        .collect();
+    assert_eq!((clients, after.plan.initiators), (vec![2, 3, 5], 0));
+    assert_eq!(after.plan.clients, 5);
+    let after = Edit::StayAtNode(node(0))
+        .apply(&script)
+        .expect("it changes");
+    let clients: Vec<u32> = after
+        .operations
+        .iter()
+        .flatten()
+        .map(|one| one.client)
+        .collect();
+    assert_eq!((clients, after.plan.initiators), (vec![1, 2, first], 1));
+}
+
+#[test]
+fn faults_of_the_formation_go_on_their_own() {
+    let mut script = script();
+    script.plan.formation = script.plan.faults[..3].to_vec();
+    let after = Edit::DeleteFormation(0..1)
+        .apply(&script)
+        .expect("it changes");
+    assert_eq!(
+        (after.plan.formation.len(), after.plan.faults.len()),
+        (1, 6)
+    );
+    let after = Edit::KeepNodes(vec![node(0), node(3)])
+        .apply(&script)
+        .expect("it changes");
+    assert_eq!(after.plan.formation.len(), 1);
 }
 
 #[test]
