@@ -98,6 +98,10 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "what is tested is what files hold"
+    )]
     fn damage_changes_bytes_that_matter() {
         let folder = std::env::temp_dir().join(format!("hedgerow-damage-{}", std::process::id()));
         std::fs::create_dir_all(folder.join("pool")).unwrap();

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use futures_util::future::{Either, select};
 use hedgerow_disk::journal::CLOSED;
+use hedgerow_disk::superblock::SuperblockError;
 use hedgerow_disk::{Recovery, StoreError};
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{Env, HaltReason, NodeId, event};
+use hedgerow_env::{ClusterId, Env, HaltReason, NodeId, event};
 use hedgerow_hblock::DiskStore;
 use hedgerow_net::{
     Directory, GroupClient, Identity, NetError, RoleSet, Rpc, RpcConfig, ServiceId,
@@ -177,30 +178,15 @@ impl Node {
             .running
             .open_pages(&inner.config, &inner.stores, system)
             .await?;
-        let entering = founding::enter_cluster(
-            &inner.env,
-            &inner.stores,
-            &inner.groups,
-            &inner.own,
-            &inner.config.seeds,
-        );
-        let entering = std::pin::pin!(entering);
-        // A claim may come while seeds are being asked.
-        let claimed = std::pin::pin!(inner.claimed.notified());
-        let cluster = match select(entering, claimed).await {
-            Either::Left((cluster, _)) => cluster?,
-            Either::Right(((), _)) => inner
-                .stores
-                .cluster()
-                .expect("a claim is durable before it is told"),
-        };
+        let cluster = self.enter_or_be_claimed().await?;
         self.show_identity();
         if let Some(nodes) = founding::founding_nodes(&inner.stores) {
             founding::claim_seeds(&inner.env, &inner.groups, &inner.own, cluster, &nodes).await;
         }
-        if let Some(root) = founding::kept_root(&inner.stores) {
-            inner.groups.directory().bootstrap_root(root.clone());
-            inner.running.start_root(&inner.stores, &root).await?;
+        if founding::kept_root(&inner.stores).is_some() {
+            self.run_root().await?;
+        } else {
+            self.await_late_claim();
         }
         let fresh = refresh::keep_fresh(
             inner.env.clone(),
@@ -242,6 +228,52 @@ impl Node {
         );
         self.keep_stamps().await;
         Ok(())
+    }
+
+    /// Gets into a cluster, by asking seeds or by being claimed.
+    async fn enter_or_be_claimed(&self) -> Result<ClusterId, SuperblockError> {
+        let inner = &self.0;
+        let entering = founding::enter_cluster(
+            &inner.env,
+            &inner.stores,
+            &inner.groups,
+            &inner.own,
+            &inner.config.seeds,
+        );
+        let entering = std::pin::pin!(entering);
+        // A claim may come while seeds are being asked. What waits for it here must end with this
+        // function: it would swallow the news of a late claim.
+        let claimed = std::pin::pin!(inner.claimed.notified());
+        match select(entering, claimed).await {
+            Either::Left((cluster, _)) => cluster,
+            Either::Right(((), _)) => Ok(inner
+                .stores
+                .cluster()
+                .expect("a claim is durable before it is told")),
+        }
+    }
+
+    /// Starts this node's replica of the root, if it is one of the root's first members.
+    async fn run_root(&self) -> Result<(), RolesError> {
+        let inner = &self.0;
+        if let Some(root) = founding::kept_root(&inner.stores) {
+            inner.groups.directory().bootstrap_root(root.clone());
+            inner.running.start_root(&inner.stores, &root).await?;
+        }
+        Ok(())
+    }
+
+    /// A seed that heard of the cluster from another before the founder's claim reached it has
+    /// joined without knowing the root. The claim still comes, and the root may need this very
+    /// member for its majority.
+    fn await_late_claim(&self) {
+        let node = self.clone();
+        self.0.env.spawn("late-claim", async move {
+            node.0.claimed.notified().await;
+            if let Err(error) = node.run_root().await {
+                node.0.env.halt(HaltReason::DiskFailed(error.to_string()));
+            }
+        });
     }
 
     /// Shows the cluster and the newest stamps in handshakes.
