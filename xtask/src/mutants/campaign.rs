@@ -5,17 +5,29 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use anyhow::bail;
+
 use super::options::Options;
 use super::record::{Kill, Record, Sample};
 use crate::run::{collected, limited};
 
-/// A run takes seconds; one that takes this long hangs.
-const RUN_LIMIT: Duration = Duration::from_secs(600);
+/// A run takes seconds of a core; one that takes this many hangs. Counted on the processor, so that a
+/// busy machine makes no run a failure.
+const RUN_CPU_SECONDS: u32 = 300;
+/// One that needs no core either and says nothing for so long is no result at all.
+const ANSWER_LIMIT: Duration = Duration::from_secs(4 * 3600);
+/// What `timeout` exits with.
+const TIMED_OUT: i32 = 124;
+/// A shell adds this to the number of the signal that ended a program.
+const SIGNALLED: i32 = 128;
+/// SIGXCPU.
+const OUT_OF_CPU: i32 = SIGNALLED + 24;
 /// The results are saved at least every so many seeds of a range.
 const STRETCH_SEEDS: u64 = 50;
 
@@ -189,13 +201,21 @@ fn stretch(
 }
 
 fn run_seed(simulator: &Path, mutant: Option<&str>, seed: u64) -> anyhow::Result<Outcome> {
-    let mut command = limited(RUN_LIMIT, &simulator.to_string_lossy());
+    let mut command = limited(ANSWER_LIMIT, "sh");
+    let limit = format!("ulimit -S -t {RUN_CPU_SECONDS}; exec \"$0\" \"$@\"");
+    command.arg("-c").arg(limit).arg(simulator);
     command.args(["run", "--seed", &seed.to_string()]);
     if let Some(mutant) = mutant {
         command.args(["--mutant", mutant]);
     }
     let finished = collected(&mut command)?;
-    Ok(judge(seed, finished.status.code(), &finished.text))
+    let code = finished.status.code();
+    if code == Some(TIMED_OUT) {
+        bail!("seed {seed}: no answer in {ANSWER_LIMIT:?}");
+    }
+    let signal = finished.status.signal();
+    let code = code.or(signal.map(|signal| SIGNALLED + signal));
+    Ok(judge(seed, code, &finished.text))
 }
 
 /// What the exit code and the closing line say.
@@ -215,7 +235,7 @@ fn judge(seed: u64, code: Option<i32>, text: &str) -> Outcome {
         Some(0) => None,
         Some(10) => Some(failure("correctness")),
         Some(11) => Some(failure("liveness")),
-        Some(124 | 137) => Some(failure("hang")),
+        Some(OUT_OF_CPU) => Some(failure("hang")),
         _ => Some(failure("crash")),
     };
     let cpu_s = field("wall_s").and_then(|text| text.parse().ok());
@@ -295,7 +315,7 @@ mod tests {
     #[test]
     fn codes_tell_a_hang_from_a_crash() {
         let kind = |code| judge(1, code, "").failure.unwrap().kind;
-        assert_eq!(kind(Some(124)), "hang");
+        assert_eq!(kind(Some(OUT_OF_CPU)), "hang");
         assert_eq!(kind(Some(101)), "crash");
         assert_eq!(kind(None), "crash");
     }

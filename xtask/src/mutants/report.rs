@@ -64,7 +64,10 @@ impl Report {
                 cpu_s: samples.iter().fold(0.0, |sum, sample| sum + sample.cpu_s),
             }
         };
-        let apart = u64::try_from(record.clean.passed.len()).expect("fits");
+        let in_order = record.ranges.from..record.ranges.from + record.clean.seeds;
+        let apart = record.clean.passed.iter();
+        let apart = apart.filter(|seed| !in_order.contains(seed)).count();
+        let apart = u64::try_from(apart).expect("a count of seeds");
         Self {
             rows: catalogue.iter().map(row).collect(),
             commit: record.commit.clone(),
@@ -81,7 +84,7 @@ impl Report {
         );
         for row in &self.rows {
             text.push_str(&format!(
-                "| `{}` | {} | {} | {} | {:.0} |\n",
+                "| `{}` | {} | {} | {} | {:.1} |\n",
                 row.name,
                 row.standing_text(),
                 row.seeds.join(", "),
@@ -151,7 +154,7 @@ impl fmt::Display for Report {
             let (standing, oracles) = (row.standing_text(), row.oracles_text());
             writeln!(
                 formatter,
-                "{:<36} {standing:<22} [{seeds}] {oracles} {:.0} s",
+                "{:<36} {standing:<22} [{seeds}] {oracles} {:.1} s",
                 row.name, row.cpu_s
             )?;
         }
@@ -234,10 +237,10 @@ mod tests {
         let report = Report::new(&record, &names, &explained);
         let text = report.markdown();
         for line in [
-            "| `quick` | 9 (of 3) | 2, 9, 40+ | copies 2 | 3 |",
-            "| `slow` | **survived** 2 ranges | 40+, 40+ |  | 2 |",
-            "| `open` | 1 ranges so far | 7 | copies 1 | 1 |",
-            "| `fine` | explained: the same |  |  | 0 |",
+            "| `quick` | 9 (of 3) | 2, 9, 40+ | copies 2 | 3.0 |",
+            "| `slow` | **survived** 2 ranges | 40+, 40+ |  | 2.0 |",
+            "| `open` | 1 ranges so far | 7 | copies 1 | 1.0 |",
+            "| `fine` | explained: the same |  |  | 0.0 |",
             "1 killed (1 of 2 within 1000 seeds, median 9), 1 survived 40 seeds, 1 explained, 2 not",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
