@@ -2,7 +2,8 @@
 //! disks, clocks and nodes, under oracles that judge what clients saw.
 //!
 //! `world` implements the seams; `scenario` builds clusters, workloads and faults from a seed;
-//! `oracles` judge; `tape` writes runs down; `timeline` shows them. Invariant: the same plan gives the same trace.
+//! `oracles` judge; `tape` writes runs down, `shrink` makes tapes smaller, `compare` finds where two
+//! runs differ, `timeline` shows one. Invariant: the same plan gives the same trace.
 
 #[cfg(not(madsim))]
 compile_error!(

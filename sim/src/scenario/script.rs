@@ -7,7 +7,7 @@ use crate::world::Strike;
 use super::operations::ClientOperation;
 use super::plan::Plan;
 
-/// Operations that must succeed once the faults have ended, unless a script asks for another number.
+/// Operations that must succeed once the faults have ended, unless a script says otherwise.
 pub const SERVICE_SUCCESSES: u64 = 20;
 
 /// A plan and what is scripted of the rest.

@@ -1,9 +1,9 @@
-//! The order in which the search tries to leave things out: a list of steps, gone through in rounds.
+//! The order in which the search tries to leave things out: steps, gone through in rounds.
 //!
-//! Operations go before faults: without faults some failures still come of sheer load, and then each
-//! of many operations is needed, whereas beside a fault a few are enough. Time, shards and operations
-//! in bulk go early, since that makes every later run quick; what only makes a tape easier to read
-//! goes last.
+//! Operations go before faults: without faults some failures still come of sheer load, and then
+//! each of many operations is needed, whereas beside a fault a few are enough. Time, operations in
+//! bulk and shards go early, since that makes every later run quick; what only makes a tape easier
+//! to read goes last.
 
 use std::collections::BTreeSet;
 
