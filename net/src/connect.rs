@@ -115,7 +115,7 @@ fn start(
     let handler = Arc::clone(&outbound);
     let link = Link::start(
         &inner.env,
-        (Some(config.keep_alive_interval), config.keep_alive_timeout),
+        config,
         agreement,
         stream,
         config.outstanding_requests,

@@ -171,8 +171,9 @@ impl Handler for Inbound {
         false
     }
 
-    fn round_trip(&self, _: &Link, _: Duration) {
-        // The called side never pings: the caller's own connection measures the way there.
+    fn round_trip(&self, link: &Link, sample: Duration) {
+        self.inner
+            .note_latency(&link.agreement.peer.identity, sample);
     }
 
     fn unneeded(&self, _: Instant) -> Option<CloseReason> {
