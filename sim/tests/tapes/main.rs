@@ -33,8 +33,8 @@ fn fault(at_ms: u64, action: FaultAction) -> TimedFault {
 /// The same with a crash, a lossy link and a move.
 fn troubled() -> Plan {
     let lossy = LinkRules {
-        loss_ppm: 100_000,
-        duplicate_ppm: 100_000,
+        loss_ppm: 200_000,
+        duplicate_ppm: 200_000,
         ..LinkRules::default()
     };
     let (zero, one, two) = (NodeIndex(0), NodeIndex(1), NodeIndex(2));

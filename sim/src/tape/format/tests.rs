@@ -147,7 +147,7 @@ fn mistakes_are_named_with_their_place() {
         r#""number": 3"#,
         r#""nomber": 3"#,
         "operations[0]: unknown field `nomber`, expected one of `at_ns`, `node`, `client`, \
-         `number`, `block`, `deed`",
+         `number`, `block`, `count`, `deed`",
     );
     check(
         r#""block": 1"#,
