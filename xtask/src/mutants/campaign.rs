@@ -204,7 +204,7 @@ fn run_seed(simulator: &Path, mutant: Option<&str>, seed: u64) -> anyhow::Result
     let mut command = limited(ANSWER_LIMIT, "sh");
     let limit = format!("ulimit -S -t {RUN_CPU_SECONDS}; exec \"$0\" \"$@\"");
     command.arg("-c").arg(limit).arg(simulator);
-    command.args(["run", "--seed", &seed.to_string()]);
+    command.args(["run", "--seed", &seed.to_string(), "--no-html"]);
     if let Some(mutant) = mutant {
         command.args(["--mutant", mutant]);
     }

@@ -207,6 +207,12 @@ H.command = (text) => {
   return H.el("div.command", {}, H.el("code", {}, text), button);
 };
 
+// A run's beginning: milliseconds since 1970, or text.
+H.date = (started) => {
+  const text = typeof started === "number" ? new Date(started).toISOString() : started || "";
+  return text.replace(/\.\d+Z$/, "Z").replace("T", " ");
+};
+
 // Nested facts as a table.
 H.facts = (value) => {
   const rows = [];

@@ -13,7 +13,7 @@ const COLUMNS = [
   ["verdict", verdict, (run) => H.el("span.pill." + verdict(run), {}, verdict(run) === "none" ? "no verdict" : verdict(run))],
   ["test", (run) => run.test],
   ["workload", (run) => field(run, "workload")],
-  ["nemesis", (run) => field(run, "nemesis")],
+  ["nemesis", (run) => [].concat(field(run, "nemesis")).join(", ")],
   ["target", (run) => field(run, "target")],
   ["seed", (run) => field(run, "seed")],
   ["operations", total, (run) => (run.results ? H.number(total(run)) : "")],

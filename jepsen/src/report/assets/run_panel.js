@@ -104,7 +104,7 @@ const verdictPane = () => {
     children.push(H.el("h2", {}, "Coverage"), H.facts(coverage));
   }
   const [ok, fail, info] = run.shape.endings;
-  children.push(H.el("h2", {}, "Run"), H.facts({ ...rest, model: meta.model, operations: run.count,
+  children.push(H.el("h2", {}, "Run"), H.facts({ ...rest, started: H.date(rest.started), model: meta.model, operations: run.count,
     succeeded: ok, failed: fail, unknown: info, "clients at once": run.shape.lanes,
     "values left out": run.shape.without_text || undefined }));
   if (meta.plan) children.push(H.el("h2", {}, "Plan"), H.facts(meta.plan));
@@ -131,8 +131,10 @@ const matcher = (filter) => {
     const ending = ENDINGS.indexOf(word);
     const process = /^p(\d+)$/.exec(word), number = /^#(\d+)$/.exec(word);
     const fn = run.shape.functions.findIndex((name) => name.toLowerCase() === word);
+    // A number means the whole number: 62 is not in 1620.
+    const whole = /^\d+$/.test(word) ? new RegExp(`\\b${word}\\b`) : null;
     const texts = ending < 0 && !process && !number && fn < 0
-      ? Uint8Array.from(run.texts, (text) => (text.toLowerCase().includes(word) ? 1 : 0)) : null;
+      ? Uint8Array.from(run.texts, (text) => ((whole ? whole.test(text) : text.toLowerCase().includes(word)) ? 1 : 0)) : null;
     for (let at = 0; at < run.count; at++) {
       if (!found[at]) continue;
       found[at] = ending >= 0 ? +(run.ending[at] === ending)
@@ -279,9 +281,9 @@ const start = async () => {
   app.append(H.el("header", {},
     H.el("span.pill." + (meta.verdict || "none"), {}, meta.verdict || "no verdict"), H.el("h1", {}, meta.title),
     H.el("div.facts", {},
-      fact("workload", results.workload), fact("nemesis", results.nemesis), fact("target", results.target),
+      fact("workload", results.workload), fact("nemesis", [].concat(results.nemesis || []).join(", ")), fact("target", results.target),
       fact("model", meta.model), fact("seed", results.seed),
-      fact("started", (results.started || "").replace(/\.\d+Z$/, "Z").replace("T", " ")),
+      fact("started", H.date(results.started)),
       H.el("span.fact", {}, H.el("b", {}, H.number(ok)), " ok ", H.el("b", {}, H.number(fail)), " failed ",
         H.el("b", {}, H.number(info)), " unknown"),
       fact("took", results.duration_s ? results.duration_s.toFixed(1) + " s" : "")),

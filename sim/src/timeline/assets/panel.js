@@ -7,9 +7,9 @@ const operationRow = (at) => H.el("tr", { onclick: () => sim.selectOperation(at,
 
 // Others on the violating block that wrote or saw the values of the witness.
 const relatedOperations = () => {
-  const tags = new Set([...sim.witness].map((at) => sim.ops.tag[at]).filter((tag) => tag && tag !== "0"));
+  const tags = new Set([...sim.witness].map((at) => sim.tag(at, sim.guilty)).filter((tag) => tag && tag !== "0"));
   const rows = sim.blocks.find(({ block }) => block === sim.guilty);
-  return rows ? rows.list.filter((at) => tags.has(sim.ops.tag[at]) && !sim.witness.has(at)).slice(0, 30) : [];
+  return rows ? rows.list.filter((at) => tags.has(sim.tag(at, sim.guilty)) && !sim.witness.has(at)).slice(0, 30) : [];
 };
 
 // Names in the failure's text (blobs, stores, nodes) that messages speak of: a button each, which

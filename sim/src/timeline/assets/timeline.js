@@ -92,29 +92,35 @@ class Sim {
     const texts = H.texts(sections.get("texts"));
     const numbers = read("text", count, false, Uint32Array);
     ops.block = new Float64Array(count).fill(-1);
-    ops.tag = new Array(count).fill("");
+    ops.blocks = new Uint32Array(count).fill(1);
+    ops.tags = new Array(count);
     for (let at = 0; at < count; at++) {
-      const found = texts[numbers[at]].match(/\d+/g) || [];
-      if (found.length) ops.block[at] = +found[0];
-      if (found.length > 2) ops.tag[at] = found[found.length - 1];
+      const [first, blocks, ...tags] = texts[numbers[at]].match(/\d+/g) || [];
+      if (first !== undefined) ops.block[at] = +first;
+      if (blocks !== undefined) ops.blocks[at] = +blocks;
+      ops.tags[at] = tags;
     }
     this.witness = new Set(this.meta.witness);
     this.guilty = this.meta.part ? +(/\d+/.exec(this.meta.part) || [-1])[0] : -1;
-    this.blocks = [...new Set(ops.block)].filter((block) => block >= 0).sort((a, b) => a - b)
-      .map((block) => this.blockRows(block));
+    const touched = new Map();
+    for (let at = 0; at < count; at++) {
+      for (let block = ops.block[at]; block >= 0 && block < ops.block[at] + ops.blocks[at]; block++) {
+        if (!touched.has(block)) touched.set(block, []);
+        touched.get(block).push(at);
+      }
+    }
+    this.blocks = [...touched.keys()].sort((a, b) => a - b).map((block) => this.blockRows(block, touched.get(block)));
     const first = this.blocks.findIndex((rows) => rows.block === this.guilty);
     if (first > 0) this.blocks.unshift(...this.blocks.splice(first, 1));
   }
   // A block's operations in as few rows as keep them apart.
-  blockRows(block) {
+  blockRows(block, list) {
     const { ops } = this;
-    const list = [], row = [], ends = [];
-    for (let at = 0; at < ops.count; at++) {
-      if (ops.block[at] !== block) continue;
+    const row = [], ends = [];
+    for (const at of list) {
       let free = ends.findIndex((end) => end < ops.start[at]);
       if (free < 0) free = ends.push(0) - 1;
       ends[free] = ops.end[at];
-      list.push(at);
       row.push(free);
     }
     return { block, list, row, rows: Math.max(1, ends.length), starts: Float64Array.from(list, (at) => ops.start[at]) };
@@ -160,18 +166,30 @@ class Sim {
     if (bits === 0xffffffffffffffffn) return "garbage";
     if (bits < 1n << 48n) return tag;
     const node = (bits >> 48n) - 1n, client = (bits >> 40n) & 255n, number = (bits & 0xffffffffffn) - 1n;
-    return `n${node}.${client}#${number}`;
+    return client < 128n ? `n${node}.c${client}#${number}` : `n${node}.i${client - 128n}#${number}`;
   }
-  operation(at) {
+  // What an operation wrote to, or saw of, one of its blocks.
+  tag(at, block) {
+    const tags = this.ops.tags[at];
+    return tags[tags.length > 1 ? block - this.ops.block[at] : 0] || "";
+  }
+  // The block of an operation that is spoken of: the violating one if it is among them.
+  spoken(at) {
+    const { block, blocks } = this.ops;
+    return this.guilty >= block[at] && this.guilty < block[at] + blocks[at] ? this.guilty : block[at];
+  }
+  operation(at, block = this.spoken(at)) {
     const { ops } = this;
     const name = this.meta.operations.functions[ops.fn[at]];
-    const tag = this.tagName(ops.tag[at]);
+    const tag = this.tagName(this.tag(at, block));
     return name === "read" ? (tag ? `read \u2192 ${tag}` : "read") : `${name} ${tag}`.trim();
   }
   operationTip(at) {
     const { ops } = this;
     const took = ops.ended[at] ? H.length(ops.end[at] - ops.start[at]) : "never ended";
-    return [H.el("b", {}, `block ${ops.block[at]}: ${this.operation(at)}`),
+    const last = ops.block[at] + ops.blocks[at] - 1;
+    return [H.el("b", {}, `block ${this.spoken(at)}: ${this.operation(at)}`),
+      last > ops.block[at] ? ` (of blocks ${ops.block[at]} to ${last})` : "",
       `\n${ENDINGS[ops.ending[at]]} \u00b7 process ${ops.process[at]} \u00b7 operation ${at}\n`,
       this.witness.has(at) ? H.el("span.tag.bad", {}, "no order explains this one") : "",
       H.el("span.dim", {}, `\n${H.moment(ops.start[at])}, ${took}`)];
@@ -189,7 +207,7 @@ class Sim {
   }
   selectOperation(at, show) {
     this.select({ kind: "operation", at, from: this.ops.start[at], to: this.ops.end[at] }, show);
-    if (show) blocks.reveal(this.ops.block[at]);
+    if (show) blocks.reveal(this.spoken(at));
   }
 }
 
@@ -329,10 +347,10 @@ const blockStrip = () => {
         const at = rows.list[place];
         if (sim.ops.start[at] > view.t1) break;
         const x = strip.x(sim.ops.start[at]), width = strip.x(sim.ops.end[at]) - x;
-        const guilty = sim.witness.has(at);
+        const guilty = sim.witness.has(at) && rows.block === sim.guilty;
         if (x + width < drawn[rows.row[place]] + 0.7 && !guilty && !sim.ops.ending[at]) continue;
         drawn[rows.row[place]] = x + width;
-        strip.drawOperation(context, at, x, top + rows.row[place] * each, Math.max(2, width), body, guilty);
+        strip.drawOperation(context, at, rows.block, x, top + rows.row[place] * each, Math.max(guilty ? 4 : 2, width), body);
       }
     },
     // An operation that began long before the window may reach into it.
@@ -341,11 +359,14 @@ const blockStrip = () => {
       for (let back = 0; place > 0 && back < 40; back++) place--;
       return place;
     },
-    drawOperation(context, at, x, y, width, body, guilty) {
+    drawOperation(context, at, block, x, y, width, body) {
       const { ops } = sim;
+      const guilty = sim.witness.has(at) && block === sim.guilty;
       const color = guilty ? H.color("bad") : [H.series(ops.fn[at]), H.color("fail"), H.color("info"), H.color("info")][ops.ending[at]];
+      // Who else wrote or saw the value of the chosen operation.
+      const tag = sim.tag(at, block);
       const other = sim.selected && sim.selected.kind === "operation" && sim.selected.at !== at &&
-        ops.tag[at] && ops.tag[at] !== "0" && ops.tag[at] === ops.tag[sim.selected.at];
+        tag && tag !== "0" && ops.tags[sim.selected.at].includes(tag);
       context.fillStyle = color;
       context.globalAlpha = guilty ? 1 : 0.8;
       context.fillRect(x, y, width, body);
@@ -369,7 +390,7 @@ const blockStrip = () => {
         context.rect(x, y - 1, width - 2, body + 2);
         context.clip();
         context.fillStyle = H.color("panel");
-        context.fillText(sim.operation(at), Math.max(x, H.GUTTER) + 3, y + body / 2 + 0.5);
+        context.fillText(sim.operation(at, block), Math.max(x, H.GUTTER) + 3, y + body / 2 + 0.5);
         context.restore();
       }
     },
