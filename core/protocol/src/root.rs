@@ -374,11 +374,6 @@ pub enum GroupReply {
     Root(RootReply),
     /// Of a shard.
     Shard(crate::ShardReply),
-    /// To `Retired`: whether the group counts it as a member no more.
-    Retired {
-        /// Else: ask again later.
-        is_gone: bool,
-    },
     /// This replica does not lead; here is who may.
     NotLeader {
         /// The leader as this replica sees it.
@@ -399,6 +394,11 @@ pub enum GroupReply {
     Unknown {
         /// Why.
         reason: String,
+    },
+    /// To `Retired`: whether the group counts it as a member no more.
+    Retired {
+        /// Else: ask again later.
+        is_gone: bool,
     },
 }
 

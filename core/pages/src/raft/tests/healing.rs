@@ -248,7 +248,7 @@ async fn an_entry_that_every_peer_has_purged_retires_the_number() {
     for round in 0..2 {
         for number in 0..100 {
             let key = format!("late{round}.{number}");
-            let value = "v".repeat(2_000);
+            let value = "v".repeat(8_000);
             cluster.write(&key, &value).await;
             model.insert(key, value);
         }
