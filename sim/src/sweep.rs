@@ -64,7 +64,11 @@ struct Watch(
 );
 
 impl Watch {
-    #[expect(clippy::disallowed_methods, reason = "a sweep runs outside any world")]
+    #[expect(
+        clippy::disallowed_methods,
+        clippy::disallowed_types,
+        reason = "a sweep runs outside any world"
+    )]
     fn start() -> Self {
         Self(std::time::Instant::now())
     }

@@ -453,7 +453,7 @@ mod tests {
         );
         // Deleted and made again under its name: the old one's sessions must not reach the new one.
         let gone = catalog.follow(&[record(3, "one"), record(2, "two")]);
-        assert_eq!(gone, [one.clone()]);
+        assert_eq!(gone, std::slice::from_ref(&one));
         let deleting = DiskRecord {
             state: DiskState::Deleting,
             ..record(2, "two")

@@ -114,7 +114,7 @@ fn command(agents: &Agents, operation: &ClientOperation) -> Command {
             block_count,
             block_size_bytes,
         },
-        Deed::Zero if operation.number % 2 == 0 => Command::Unmap {
+        Deed::Zero if operation.number.is_multiple_of(2) => Command::Unmap {
             first_block,
             block_count,
         },

@@ -245,7 +245,7 @@ async fn scenario(
     final_reads(world, &cluster, agents).await?;
     oracles::linearizability::check(&agents.history())?;
     oracles::replicas::check_groups(world, &cluster).await?;
-    oracles::copies::check(&cluster, plan, &disk).await?;
+    oracles::copies::check(&cluster, &disk).await?;
     no_invariant_broke(world, &cluster)
 }
 

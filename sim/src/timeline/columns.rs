@@ -237,10 +237,8 @@ fn detailed(messages: &[&TraceEvent], maximum: usize, focus_ns: u64) -> std::ops
             bytes += messages[start].text.len();
         }
         // One of two: causes come first.
-        if end < messages.len() && (end - focus) * 2 <= focus - start {
-            bytes += messages[end].text.len();
-            end += 1;
-        } else if start == 0 && end < messages.len() {
+        let due = start == 0 || (end - focus) * 2 <= focus - start;
+        if due && end < messages.len() {
             bytes += messages[end].text.len();
             end += 1;
         }

@@ -190,8 +190,8 @@ impl Gathered {
             self.unknown.push((range.start, range.end));
         }
         let ours = StreamTag::raft(self.group);
-        let copies = range.records.iter().filter(|copy| copy.stream == ours);
-        copies.map(|copy| self.take_copy(copy)).collect()
+        let mut copies = range.records.iter().filter(|copy| copy.stream == ours);
+        copies.try_for_each(|copy| self.take_copy(copy))
     }
 
     /// A lost record of the group.

@@ -5,7 +5,7 @@
 //! caller sends obey the rules of the link caller-to-node, the answers those of node-to-caller.
 //!
 //! - *cut*: bytes wait, as they do when packets are dropped, and go on when the link is whole
-//! again;
+//!   again;
 //! - *delay*, *jitter*: each piece of the stream is late, in order;
 //! - *stall*: a piece and all behind it wait, as after a lost packet;
 //! - *reset*: the connection ends on both sides;

@@ -240,6 +240,7 @@ async fn a_damaged_vote_retires_the_number_and_a_successor_takes_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
+#[ignore = "its premise is gone: since segments are freed by copying, so short a log is not purged"]
 async fn an_entry_that_every_peer_has_purged_retires_the_number() {
     let (mut cluster, mut model) = of_three_with(10, 26).await;
     let hurt = (cluster.leader().await + 1) % 3;
