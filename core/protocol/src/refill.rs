@@ -39,6 +39,8 @@ pub struct LogFetched {
     pub held: Vec<(LogEntryName, Bytes)>,
     /// Whether it looked for all of them; else ask again for those not held yet.
     pub complete: bool,
+    /// Whether its replica runs; else it waits for entries itself.
+    pub runs: bool,
 }
 
 envelope! { LogFetch = 78 v 1, LogFetched = 79 v 1 }

@@ -4,8 +4,9 @@
 //! This needs no leader: the stores asked may themselves wait for entries.
 //!
 //! Invariants: a log with a lost entry is never run; what comes back is what was lost, by its
-//! checksum; a replica is given up only when a peer surely lacks what it lost. Giving up is always
-//! safe, for a retired number never votes; waiting is what may make it unnecessary.
+//! checksum; a replica is given up only when nobody has what it lost, or when the group goes on
+//! without it. Giving up is always safe, for a retired number never votes; waiting is what may make
+//! it unnecessary.
 //! Does not: take snapshots of peers (whoever rejoins gets one of the leader).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,7 +33,7 @@ use crate::StateError;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause between two rounds over the peers.
 const ROUND_PAUSE: Duration = Duration::from_millis(500);
-/// How long the silent peers are waited for when another one lacks a lost entry: then this replica
+/// How long the silent peers are waited for when one that runs lacks a lost entry: then this replica
 /// rejoins instead. A restart of the silent ones is over by then.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -202,10 +203,10 @@ impl Healer {
 
     /// Asks each peer for what is still lost.
     async fn round(&self, host: &Shared) -> Round {
-        let mut lacking = BTreeSet::new();
+        let mut lacking = BTreeMap::new();
         for peer in &self.peers {
-            if self.ask_for_all(host, peer).await {
-                lacking.insert(peer.member);
+            if let Some(runs) = self.ask_for_all(host, peer).await {
+                lacking.insert(peer.member, runs);
             }
             if self.log.lost().is_empty() {
                 return Round::Filled;
@@ -214,8 +215,11 @@ impl Healer {
         // Whatever is lost still is lacking at every peer that answered.
         let all_lack = lacking.len() == self.peers.len();
         let majority = self.voters.len() / 2 + 1;
-        let quorum_lacks = self.voters.intersection(&lacking).count() >= majority;
-        let is_late = !lacking.is_empty() && host.env.now() >= self.give_up;
+        // Two that wait for the same entry must not give up on each other's word.
+        let run = |voter: &&MemberId| lacking.get(*voter) == Some(&true);
+        let quorum_lacks = self.voters.iter().filter(run).count() >= majority;
+        let one_lacks = lacking.values().any(|runs| *runs);
+        let is_late = one_lacks && host.env.now() >= self.give_up;
         match self.log.lost().first() {
             Some(lost) if all_lack || quorum_lacks || is_late => Round::Hopeless(format!(
                 "the entry at index {}, term {} is damaged, and {} of {} other members lack it",
@@ -228,14 +232,14 @@ impl Healer {
         }
     }
 
-    /// Takes all that `peer` holds of what is lost; whether it surely lacks some of it.
-    async fn ask_for_all(&self, host: &Shared, peer: &GroupMember) -> bool {
+    /// Takes all that `peer` holds of what is lost. If it surely lacks some of it: whether its
+    /// replica runs.
+    async fn ask_for_all(&self, host: &Shared, peer: &GroupMember) -> Option<bool> {
         let mut lost = self.log.lost();
         while !lost.is_empty() {
             lost.truncate(LOG_FETCH_ENTRIES_MAX);
-            let Some(fetched) = self.ask(host, peer, &lost).await else {
-                return false;
-            };
+            let fetched = self.ask(host, peer, &lost).await?;
+            let lacks = fetched.complete.then_some(fetched.runs);
             let entries: Vec<_> = lost
                 .iter()
                 .filter_map(|lost| {
@@ -249,17 +253,14 @@ impl Healer {
             if let Err(error) = self.log.fill(entries).await {
                 let group = self.group;
                 event!(host.env, Warn, "raft", "{group}: refilling: {error}");
-                return false;
+                return None;
             }
-            if count == 0 {
-                return fetched.complete;
-            }
-            if fetched.complete && count < lost.len() {
-                return true;
+            if count == 0 || (fetched.complete && count < lost.len()) {
+                return lacks;
             }
             lost = self.log.lost();
         }
-        false
+        None
     }
 
     async fn ask(

@@ -78,17 +78,19 @@ impl Service for LogService {
             let log = host.log(group).ok_or_else(|| {
                 Refusal::new(RefusalCode::NotHere, format!("no log of {group} here"))
             })?;
+            let runs = host.running(group).is_some();
             drop(host);
-            let fetched = fetch(&log, request).await;
+            let fetched = fetch(&log, runs, request).await;
             Ok(Message::new(encode(&fetched), Bytes::new()))
         })
     }
 }
 
-async fn fetch(log: &Log, request: LogFetch) -> LogFetched {
+async fn fetch(log: &Log, runs: bool, request: LogFetch) -> LogFetched {
     let mut fetched = LogFetched {
         held: Vec::new(),
         complete: true,
+        runs,
     };
     let mut bytes = 0;
     for name in request.wanted {
