@@ -102,6 +102,7 @@ async fn compare(cluster: &Cluster, group: GroupId) -> Result<Option<String>, Fa
         return Ok(Some("no table names it".into()));
     };
     let mut seen: Vec<(NodeIndex, u64, Contents)> = Vec::new();
+    let mut described = String::new();
     for (index, node) in cluster.nodes() {
         for replica in node.replicas() {
             let named = replica.group() == group
@@ -111,6 +112,7 @@ async fn compare(cluster: &Cluster, group: GroupId) -> Result<Option<String>, Fa
                     .any(|one| one.member == replica.member());
             if named && let Some((applied, contents)) = contents(&*replica).await {
                 seen.push((index, applied, contents));
+                described.push_str(&format!("\n  node {index}: {}", replica.describe()));
             }
         }
     }
@@ -132,7 +134,7 @@ async fn compare(cluster: &Cluster, group: GroupId) -> Result<Option<String>, Fa
     }
     let members = record.members.len();
     Ok(Some(format!(
-        "{} of {members} members answer, at {indexes:?}",
+        "{} of {members} members answer, at {indexes:?}{described}",
         seen.len()
     )))
 }

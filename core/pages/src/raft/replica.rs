@@ -18,7 +18,7 @@ use openraft::{Raft, ReadPolicy, ServerState};
 
 use super::log::Log;
 use super::machine::StateHandle;
-use super::types::{Batch, Types};
+use super::types::{Batch, LogId, Types};
 use crate::replica::ReadJob;
 use crate::{GroupReplica, Leadership, ProposeError, Proposed, View};
 
@@ -195,6 +195,27 @@ impl GroupReplica for ReplicaHandle {
 
     fn applied_index(&self) -> u64 {
         self.0.state.store.applied_index()
+    }
+
+    fn describe(&self) -> String {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
+        let mut text = format!(
+            "{:?} of term {}, log {}..={}, applied {}",
+            metrics.state,
+            metrics.current_term,
+            index(metrics.purged),
+            metrics.last_log_index.unwrap_or(0),
+            self.applied_index(),
+        );
+        for (member, matched) in metrics.replication.iter().flatten() {
+            text.push_str(&format!("; {member} matches {}", index(*matched)));
+        }
+        if let Err(stopped) = &metrics.running_state {
+            text.push_str(&format!("; stopped: {stopped}"));
+        }
+        text
     }
 
     fn read(&self, job: ReadJob) -> BoxFuture<'static, ()> {

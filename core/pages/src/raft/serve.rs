@@ -12,6 +12,8 @@ use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BoxFuture, Instant};
 use hedgerow_net::{Caller, Message, Refusal, RefusalCode, Service};
 use hedgerow_protocol::{LOG_FETCH_ENTRIES_MAX, LogFetch, LogFetched, decode, encode};
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::raft::SnapshotResponse;
 use openraft::storage::Snapshot;
 
 use super::host::Shared;
@@ -173,6 +175,13 @@ async fn end_snapshot(
             "a snapshot of nothing",
         ));
     };
+    // The end came again, for the first answer was lost; or the log brought all of it meanwhile.
+    if replica.state.store.applied().log_id >= Some(snapshot) {
+        let durable = replica.state.ensure_durable(snapshot).await;
+        durable.map_err(stopped)?;
+        let vote = replica.raft.metrics().borrow_watched().vote;
+        return Ok(RaftReply::SnapshotEnded(SnapshotResponse::new(vote)));
+    }
     let staging = replica.state.staging.clone();
     let sealed = replica
         .state

@@ -120,6 +120,10 @@ impl GroupReplica for FakeReplica {
         })
     }
 
+    fn describe(&self) -> String {
+        "a fake".into()
+    }
+
     fn applied_index(&self) -> u64 {
         self.state.lock().unwrap().1
     }
