@@ -95,7 +95,7 @@ impl Stores {
             store: store.id(),
             start_count: store.session(),
             start_nonce: store.start_nonce(),
-            reported_durable: store.journal().durable().0,
+            reported_durable: store.journal().reported().0,
         };
         self.all.iter().map(stamp).collect()
     }
