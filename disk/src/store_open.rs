@@ -154,7 +154,7 @@ async fn open_journal(
     let session = content.start_count.max(opening.highest_session()) + 1;
     let nonce = env.random("store-start").bits();
     superblock
-        .update(|content| content.begin_start(session, nonce))
+        .update(move |content| content.begin_start(session, nonce))
         .await?;
     let (journal, found) = opening.begin(session).await?;
     if !content.journal_born {

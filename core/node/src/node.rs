@@ -127,7 +127,6 @@ impl Node {
             directory: Arc::clone(inner.groups.directory()),
             running: Arc::clone(&inner.running),
             claimed: Arc::clone(&inner.claimed),
-            claiming: tokio::sync::Mutex::new(()),
         });
         inner
             .rpc
@@ -212,7 +211,7 @@ impl Node {
                 .running
                 .initialise_cluster(cluster, nodes, members)
                 .await;
-            inner.stores.set_value(founding::FOUNDING_KEY, None).await?;
+            inner.stores.forget_value(founding::FOUNDING_KEY).await?;
         }
         inner.running.join(&inner.own).await;
         let admin = inner

@@ -21,8 +21,6 @@ pub(crate) struct NodeService {
     pub(crate) running: Arc<Running>,
     /// Rung when the node was claimed.
     pub(crate) claimed: Arc<Notify>,
-    /// One claim at a time.
-    pub(crate) claiming: tokio::sync::Mutex<()>,
 }
 
 /// The RPC service around it.
@@ -87,16 +85,9 @@ impl NodeService {
         cluster: hedgerow_env::ClusterId,
         root: Vec<hedgerow_protocol::GroupMember>,
     ) -> NodeReply {
-        let _one = self.claiming.lock().await;
-        match self.stores.cluster() {
-            Some(own) if own != cluster => return NodeReply::ClaimedElsewhere { cluster: own },
-            Some(_) if crate::founding::kept_root(&self.stores).is_some() => {
-                return NodeReply::Claimed;
-            }
-            _ => {}
-        }
         match accept_claim(&self.stores, cluster, root).await {
-            Ok(()) => {
+            Ok(own) if own != cluster => NodeReply::ClaimedElsewhere { cluster: own },
+            Ok(_) => {
                 self.claimed.notify_one();
                 NodeReply::Claimed
             }
