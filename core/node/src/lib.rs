@@ -11,6 +11,7 @@ mod bootstrap;
 mod config;
 mod exports;
 mod founding;
+mod halting;
 mod node;
 mod peers;
 mod refresh;

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use crate::admin::{AdminEndpoint, AdminService};
 use crate::config::NodeConfig;
 use crate::founding;
+use crate::halting;
 use crate::peers::Peers;
 use crate::refresh;
 use crate::roles::{RolesError, Running};
@@ -46,6 +47,14 @@ pub enum NodeError {
     /// A role cannot start.
     #[error(transparent)]
     Roles(#[from] RolesError),
+}
+
+impl NodeError {
+    /// Why a node that did not start for this stays down.
+    #[must_use]
+    pub fn halt_reason(&self) -> HaltReason {
+        halting::of_start(self)
+    }
 }
 
 /// A running node. Clones share it.
@@ -138,7 +147,14 @@ impl Node {
         self.0.env.spawn("node-main", async move {
             if let Err(error) = node.main(recoveries).await {
                 event!(node.0.env, Error, "node", "{error}");
-                node.0.env.halt(HaltReason::DiskFailed(error.to_string()));
+                // Whatever a role says of it: it is the consequence of a store that stopped.
+                let reason = match node.0.stores.system().journal().is_stopped() {
+                    Some(stopped) if stopped.reason != CLOSED => {
+                        HaltReason::DiskFailed(format!("{stopped}; {error}"))
+                    }
+                    _ => halting::of_roles(&error),
+                };
+                node.0.env.halt(reason);
             }
         });
         for store in &self.0.stores.all {

@@ -41,19 +41,13 @@ pub enum RolesError {
     Superblock(#[from] SuperblockError),
     /// A replica cannot start.
     #[error("pages: {0}")]
-    Pages(String),
+    Pages(#[from] HostError),
     /// The data service cannot start.
     #[error("hblock: {0}")]
     HBlock(#[from] HBlockError),
     /// The portal cannot listen.
     #[error("iscsi: {0}")]
     Iscsi(String),
-}
-
-impl From<HostError> for RolesError {
-    fn from(error: HostError) -> Self {
-        Self::Pages(error.to_string())
-    }
 }
 
 impl From<ServerError> for RolesError {

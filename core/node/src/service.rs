@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hedgerow_env::{BoxFuture, Env, HaltReason, Instant};
+use hedgerow_env::{BoxFuture, Env, Instant};
 use hedgerow_net::{Caller, Directory, Message, Refusal, RefusalCode, Service};
 use hedgerow_protocol::{NodeRecord, NodeReply, NodeRequest, ShardTable, decode, encode};
 use tokio::sync::Notify;
 
 use crate::founding::accept_claim;
+use crate::halting;
 use crate::roles::Running;
 use crate::stores::Stores;
 
@@ -92,7 +93,7 @@ impl NodeService {
                 NodeReply::Claimed
             }
             Err(error) => {
-                self.env.halt(HaltReason::DiskFailed(error.to_string()));
+                self.env.halt(halting::of_superblock(&error));
                 NodeReply::Refused(error.to_string())
             }
         }
