@@ -122,7 +122,10 @@ async fn node(path: &std::path::Path, logging: Logging) -> anyhow::Result<()> {
     let file = config_file::read(path)?;
     let name = file.node.name.clone();
     let env = production_env(&name, &file.data_directory, logging)?;
-    let node = Node::start(env.clone(), file.node).await?;
+    // An error's text holds its causes already; printed as a chain it would say them twice.
+    let node = Node::start(env.clone(), file.node)
+        .await
+        .map_err(|error| anyhow::Error::msg(error.to_string()))?;
     println!("ready node {name} rpc {}", node.rpc_address());
     if let Some(portal) = node.portal_address() {
         println!("ready portal {portal}");

@@ -135,7 +135,11 @@ mod tests {
         }
         let error = NodeError::RolledBack("pool-0".into());
         assert!(matches!(of_start(&error), HaltReason::RolledBack(_)));
-        let error = NodeError::Configuration("name".into());
+        let error = NodeError::Configuration(crate::config::ConfigError {
+            key: "name",
+            entry: 0,
+            problem: "too long".into(),
+        });
         assert!(matches!(of_start(&error), HaltReason::CannotServe(_)));
     }
 }

@@ -22,7 +22,8 @@ mod stores;
 
 pub use bootstrap::{Seed, Step, decide};
 pub use config::{
-    Exports, GroupTiming, IscsiConfig, MAXIMUM_POOLS, NodeConfig, PoolConfig, StoreScale,
+    ConfigError, Exports, GroupTiming, IscsiConfig, MAXIMUM_POOLS, NodeConfig, PoolConfig,
+    StoreScale,
 };
 pub use hedgerow_pages::placement::location_of_name;
 pub use node::{Node, NodeError};

@@ -17,7 +17,7 @@ use hedgerow_proxy::Proxy;
 use tokio::sync::Notify;
 
 use crate::admin::{AdminEndpoint, AdminService};
-use crate::config::NodeConfig;
+use crate::config::{ConfigError, NodeConfig};
 use crate::founding;
 use crate::halting;
 use crate::peers::Peers;
@@ -31,7 +31,7 @@ use crate::stores::Stores;
 pub enum NodeError {
     /// Correct the configuration.
     #[error("configuration: {0}")]
-    Configuration(String),
+    Configuration(#[from] ConfigError),
     /// A pool cannot be opened.
     #[error("pool: {0}")]
     Store(#[from] StoreError),
@@ -79,7 +79,7 @@ impl Node {
     /// # Errors
     /// [`NodeError`].
     pub async fn start(env: Env, config: NodeConfig) -> Result<Self, NodeError> {
-        config.check().map_err(NodeError::Configuration)?;
+        config.check()?;
         let (stores, recoveries) = Stores::open(&env, &config).await?;
         let stores = Arc::new(stores);
         for store in &stores.all {
