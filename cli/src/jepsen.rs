@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use crate::out::say;
+
 /// Exit code for input that cannot be used.
 const EXIT_UNUSABLE: u8 = 2;
 
@@ -50,7 +52,7 @@ pub(crate) fn run(command: JepsenCommand) -> ExitCode {
     if code == i32::from(EXIT_UNUSABLE) {
         eprintln!("hedgerow: {}: {output}", check.file.display());
     } else {
-        println!("{output}");
+        say!("{output}");
     }
     ExitCode::from(u8::try_from(code).unwrap_or(EXIT_UNUSABLE))
 }

@@ -1,5 +1,6 @@
 //! `hedgerow-sim`: runs seeds and tapes.
 
+mod out;
 mod replay;
 mod sweep;
 
@@ -12,6 +13,8 @@ use hedgerow_env::mutants;
 use hedgerow_sim::scenario::{Plan, Report, Script, run_script};
 use hedgerow_sim::tape::Tape;
 use hedgerow_sim::world::Recording;
+
+use crate::out::say;
 
 /// Runs Hedgerow's production code in a simulated world.
 #[derive(Parser, Debug)]
@@ -63,7 +66,7 @@ fn main() -> ExitCode {
         Command::Replay(replay) => replay.run(),
         Command::Mutants => {
             for mutant in mutants::Mutant::ALL {
-                println!("{}", mutant.name());
+                say!("{}", mutant.name());
             }
             ExitCode::SUCCESS
         }
@@ -89,7 +92,7 @@ impl Run {
         }
         let plan = Plan::draw(self.seed);
         if self.plan {
-            println!("{plan:#?}");
+            say!("{plan:#?}");
             return ExitCode::SUCCESS;
         }
         let script = Script::from(plan);
@@ -104,7 +107,7 @@ impl Run {
                 eprintln!("hedgerow-sim: {error}");
                 return ExitCode::from(2);
             }
-            println!("tape: {}", path.display());
+            say!("tape: {}", path.display());
         }
         let again = Again::Seed {
             seed: self.seed,
@@ -163,19 +166,19 @@ fn finish(again: &Again<'_>, report: &Report, wall: Duration) -> ExitCode {
     );
     match &report.verdict {
         Ok(()) => {
-            println!(
+            say!(
                 "operations={all} succeeded={succeeded} events={}",
                 report.events
             );
-            println!("{name}: pass {figures}");
+            say!("{name}: pass {figures}");
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            println!("{}: {}", failure.oracle, failure.text);
-            println!("commit {}", env!("HEDGEROW_COMMIT"));
-            println!("again: {}", again.command());
+            say!("{}: {}", failure.oracle, failure.text);
+            say!("commit {}", env!("HEDGEROW_COMMIT"));
+            say!("again: {}", again.command());
             let (kind, oracle) = (failure.kind.word(), failure.oracle);
-            println!("{name}: FAIL {kind} oracle={oracle} {figures}");
+            say!("{name}: FAIL {kind} oracle={oracle} {figures}");
             ExitCode::from(failure.kind.exit_code())
         }
     }

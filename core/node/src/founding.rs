@@ -117,6 +117,7 @@ pub(crate) async fn enter_cluster(
     groups: &GroupClient,
     own: &NodeRecord,
     seeds: &[String],
+    tell: &(dyn Fn(&str) + Sync),
 ) -> Result<ClusterId, SuperblockError> {
     let mut told = String::new();
     loop {
@@ -128,6 +129,7 @@ pub(crate) async fn enter_cluster(
             Step::Wait(reason) => {
                 if told != reason {
                     event!(env, Info, "node", "{reason}");
+                    tell(&reason);
                     told = reason;
                 }
                 env.sleep(ROUND_PAUSE).await;

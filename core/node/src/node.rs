@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use futures_util::future::{Either, select};
 use hedgerow_disk::journal::CLOSED;
+use hedgerow_disk::superblock::SuperblockError;
 use hedgerow_disk::{Recovery, StoreError};
-use hedgerow_env::{Env, HaltReason, NodeId, event};
+use hedgerow_env::{ClusterId, Env, HaltReason, NodeId, event};
 use hedgerow_hblock::DiskStore;
 use hedgerow_net::{
     Directory, GroupClient, Identity, NetError, RoleSet, Rpc, RpcConfig, ServiceId,
@@ -70,6 +71,8 @@ struct Inner {
     running: Arc<Running>,
     own: NodeRecord,
     claimed: Arc<Notify>,
+    /// What it waits for while it gets into a cluster; none once it serves.
+    waits_for: std::sync::Mutex<Option<String>>,
     admin: std::sync::Mutex<Option<Arc<AdminService>>>,
 }
 
@@ -120,6 +123,7 @@ impl Node {
             stores,
             own,
             claimed: Arc::default(),
+            waits_for: std::sync::Mutex::new(Some("opening the metadata".into())),
             admin: std::sync::Mutex::default(),
         }));
         node.serve();
@@ -190,23 +194,8 @@ impl Node {
             .running
             .open_pages(&inner.config, &inner.stores, system)
             .await?;
-        let entering = founding::enter_cluster(
-            &inner.env,
-            &inner.stores,
-            &inner.groups,
-            &inner.own,
-            &inner.config.seeds,
-        );
-        let entering = std::pin::pin!(entering);
-        // A claim may come while seeds are being asked.
-        let claimed = std::pin::pin!(inner.claimed.notified());
-        let cluster = match select(entering, claimed).await {
-            Either::Left((cluster, _)) => cluster?,
-            Either::Right(((), _)) => inner
-                .stores
-                .cluster()
-                .expect("a claim is durable before it is told"),
-        };
+        let cluster = self.enter_cluster().await?;
+        self.set_waits_for(Some("waiting for the cluster's majority"));
         self.show_identity();
         if let Some(nodes) = founding::founding_nodes(&inner.stores) {
             founding::claim_seeds(&inner.env, &inner.groups, &inner.own, cluster, &nodes).await;
@@ -240,6 +229,7 @@ impl Node {
             Arc::new(AdminEndpoint(Arc::clone(&admin))),
         );
         *inner.admin.lock().expect("no panic under this lock") = Some(admin);
+        self.set_waits_for(None);
         event!(
             inner.env,
             Info,
@@ -249,6 +239,35 @@ impl Node {
         );
         self.keep_stamps().await;
         Ok(())
+    }
+
+    /// Completes when the node belongs to a cluster.
+    async fn enter_cluster(&self) -> Result<ClusterId, SuperblockError> {
+        let inner = &self.0;
+        let tell = |reason: &str| self.set_waits_for(Some(reason));
+        let entering = founding::enter_cluster(
+            &inner.env,
+            &inner.stores,
+            &inner.groups,
+            &inner.own,
+            &inner.config.seeds,
+            &tell,
+        );
+        let entering = std::pin::pin!(entering);
+        // A claim may come while seeds are being asked.
+        let claimed = std::pin::pin!(inner.claimed.notified());
+        match select(entering, claimed).await {
+            Either::Left((cluster, _)) => cluster,
+            Either::Right(((), _)) => Ok(inner
+                .stores
+                .cluster()
+                .expect("a claim is durable before it is told")),
+        }
+    }
+
+    fn set_waits_for(&self, reason: Option<&str>) {
+        let mut waits_for = self.0.waits_for.lock().expect("no panic under this lock");
+        *waits_for = reason.map(str::to_owned);
     }
 
     /// Shows the cluster and the newest stamps in handshakes.
@@ -276,6 +295,13 @@ impl Node {
     #[must_use]
     pub fn id(&self) -> NodeId {
         self.0.own.node
+    }
+
+    /// What it waits for before it can serve, for people; none once it serves.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<String> {
+        let waits_for = self.0.waits_for.lock().expect("no panic under this lock");
+        waits_for.clone()
     }
 
     /// Where its RPC server really listens.
