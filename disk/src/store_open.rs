@@ -22,7 +22,7 @@ use crate::journal::{
     StreamTag,
 };
 use crate::maintenance::{self, Worker};
-use crate::store::{Capacity, Inner, Store, StoreConfig, StoreError};
+use crate::store::{Capacity, Inner, Others, Store, StoreConfig, StoreError};
 use crate::superblock::{Superblock, SuperblockContent};
 
 /// What an open found.
@@ -104,6 +104,7 @@ impl Store {
                 capacity_bytes: config.capacity_bytes.unwrap_or(used + free_bytes),
                 free_bytes,
                 refused: false,
+                others: Others::default(),
             }),
             env: env.clone(),
             directory: directory.to_owned(),

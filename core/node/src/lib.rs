@@ -17,6 +17,7 @@ mod peers;
 mod refresh;
 mod roles;
 mod rollback;
+mod room;
 mod service;
 mod stores;
 

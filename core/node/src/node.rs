@@ -23,7 +23,8 @@ use crate::founding;
 use crate::halting;
 use crate::peers::Peers;
 use crate::refresh;
-use crate::roles::{RolesError, Running};
+use crate::roles::{PAGES_DIRECTORY, RolesError, Running};
+use crate::room;
 use crate::service::{NodeEndpoint, NodeService};
 use crate::stores::Stores;
 
@@ -161,6 +162,10 @@ impl Node {
                 node.0.env.halt(reason);
             }
         });
+        let system = self.0.stores.system().clone();
+        let pages = format!("{}/{PAGES_DIRECTORY}", system.directory());
+        let room = room::keep(self.0.env.clone(), system, pages);
+        self.0.env.spawn("room", room);
         for store in &self.0.stores.all {
             let (env, store) = (self.0.env.clone(), store.clone());
             let system = store.id() == self.0.stores.system().id();

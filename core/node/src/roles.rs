@@ -74,7 +74,7 @@ pub(crate) struct Running {
 }
 
 /// The directory of the system pool that holds Pages' state.
-const PAGES_DIRECTORY: &str = "pages";
+pub(crate) const PAGES_DIRECTORY: &str = "pages";
 
 impl Running {
     pub(crate) fn new(env: Env, rpc: Rpc, groups: GroupClient) -> Arc<Self> {
