@@ -183,6 +183,22 @@ pub(crate) async fn ask(
         Some(address) => vec![address.clone()],
         None => dev::addresses(options.dir.as_deref())?,
     };
+    let rpc = admin_rpc(env.clone())?;
+    let mut last = String::new();
+    for address in &addresses {
+        let what = || format!("{} through {address}", doing(request));
+        match progress::shown(&env, what, ask_node(&rpc, address, request)).await {
+            Ok(AdminReply::Refused(text)) => bail!(text),
+            Ok(AdminReply::TryAgain(text)) => last = text,
+            Ok(reply) => return Ok(reply),
+            Err(error) => last = error.to_string(),
+        }
+    }
+    bail!("no node could answer ({last}); is the cluster running? Name a node with --connect")
+}
+
+/// The RPC of a client that belongs to no cluster.
+pub(crate) fn admin_rpc(env: Env) -> anyhow::Result<Rpc> {
     let identity = Identity {
         cluster: None,
         node: NodeId(env.random("client").bits()),
@@ -190,23 +206,20 @@ pub(crate) async fn ask(
         roles: RoleSet::CLIENT,
         address: String::new(),
     };
-    let rpc = Rpc::start_client(env.clone(), identity, RpcConfig::default())?;
-    let mut last = String::new();
-    for address in &addresses {
-        let message = Message::new(encode(request), Bytes::new());
-        let peer = Peer::anyone_at(address.clone());
-        let call = rpc.call(&peer, ServiceId(SERVICE_ADMIN), message, REQUEST_LIMIT);
-        let what = || format!("{} through {address}", doing(request));
-        match progress::shown(&env, what, call).await {
-            Ok(message) => match decode::<AdminReply>(&message.head)? {
-                AdminReply::Refused(text) => bail!(text),
-                AdminReply::TryAgain(text) => last = text,
-                reply => return Ok(reply),
-            },
-            Err(error) => last = error.to_string(),
-        }
-    }
-    bail!("no node could answer ({last}); is the cluster running? Name a node with --connect")
+    Ok(Rpc::start_client(env, identity, RpcConfig::default())?)
+}
+
+/// Asks one node. An error means that the outcome is unknown.
+pub(crate) async fn ask_node(
+    rpc: &Rpc,
+    address: &str,
+    request: &AdminRequest,
+) -> anyhow::Result<AdminReply> {
+    let message = Message::new(encode(request), Bytes::new());
+    let peer = Peer::anyone_at(address.to_owned());
+    let service = ServiceId(SERVICE_ADMIN);
+    let message = rpc.call(&peer, service, message, REQUEST_LIMIT).await?;
+    Ok(decode::<AdminReply>(&message.head)?)
 }
 
 /// What is said while it takes longer than a second.

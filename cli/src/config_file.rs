@@ -20,6 +20,8 @@ use toml::Spanned;
 pub(crate) struct NodeFile {
     pub(crate) data_directory: PathBuf,
     pub(crate) node: NodeConfig,
+    #[cfg(feature = "testing")]
+    pub(crate) test: Option<crate::testing::TestSection>,
 }
 
 #[derive(Deserialize)]
@@ -38,6 +40,8 @@ struct File {
     iscsi: Option<Iscsi>,
     shards: Option<Spanned<u32>>,
     timing: Option<Timing>,
+    #[cfg(feature = "testing")]
+    test: Option<crate::testing::TestSection>,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -163,13 +167,22 @@ fn parse(text: &str) -> anyhow::Result<NodeFile> {
                 election: period("timing.election_ms", timing.election_ms),
             }
         }),
+        #[cfg(not(feature = "testing"))]
         scale: StoreScale::Server,
+        // A node under test is one of several on a machine that does other things too.
+        #[cfg(feature = "testing")]
+        scale: file
+            .test
+            .as_ref()
+            .map_or(StoreScale::Server, |_| StoreScale::Workstation),
     };
     node.check()
         .map_err(|error| places.wrong(error.key, error.entry, &error.problem))?;
     Ok(NodeFile {
         data_directory: file.data_directory,
         node,
+        #[cfg(feature = "testing")]
+        test: file.test,
     })
 }
 

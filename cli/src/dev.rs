@@ -40,6 +40,9 @@ pub(crate) struct DevOptions {
     /// Size of the disk `demo`, when it is created
     #[arg(long, value_name = "SIZE", default_value = "10GiB")]
     disk_size: String,
+    /// For `cargo xtask bench`: run the workloads that come on standard input
+    #[arg(long, hide = true)]
+    bench_proxy: bool,
 }
 
 /// What later starts and other commands need to know.
@@ -227,7 +230,15 @@ pub(crate) async fn run(options: DevOptions, logging: Logging) -> anyhow::Result
     };
     if !url.is_empty() {
         announce(&url, &directory);
-        crate::stop_signal().await;
+        if options.bench_proxy {
+            tokio::select! {
+                biased;
+                served = crate::bench_proxy::serve(&nodes[0], DISK) => served?,
+                () = crate::stop_signal() => {}
+            }
+        } else {
+            crate::stop_signal().await;
+        }
     }
     eprintln!("stopping");
     for node in &nodes {

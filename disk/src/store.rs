@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{AbortOnDrop, BlobName, ContainerId, Env};
 use tokio::sync::Notify;
 
@@ -282,6 +283,9 @@ impl Inner {
             // The replaced record's segment may be freed before the newer record is durable: until
             // its receipt completes, a crash may leave neither of them.
             None | Some(Garbage::Journal(_)) => self.discard(garbage),
+            Some(Garbage::Extent(_)) if active(Mutant::DeadMapAheadOfJournal) => {
+                self.discard(garbage);
+            }
             Some(Garbage::Extent(place)) => self.doomed().push((position, place)),
         }
     }
@@ -405,6 +409,18 @@ impl Store {
             inner.work.notify_one();
         }
         Ok(receipt)
+    }
+
+    /// Waits for the journal to have room for blobs again, for `limit` at most: the flush frees it
+    /// all the time. False when there is no use in waiting: the disk itself is full.
+    pub async fn journal_room(&self, limit: Duration) -> bool {
+        let inner = &self.inner;
+        if inner.is_full(0) {
+            return false;
+        }
+        inner.work.notify_one();
+        let room = inner.journal.data_room();
+        inner.env.timeout(limit, room).await.is_ok()
     }
 
     /// Forgets a blob at once; the receipt says when that is durable. Deleting nothing is recorded

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
     ClusterId, DiskError, Env, File, GroupId, NodeId, OpenMode, ReplicaNumber, StoreId,
 };
@@ -247,11 +248,18 @@ impl Open {
         let encoded = encode(sequence, &content)?;
         // Stays so when a call fails: the first copy's state is unknown then.
         writer.stopped = true;
-        for copy in [writer.first, 1 - writer.first] {
+        let mut copies = vec![writer.first, 1 - writer.first];
+        if active(Mutant::SuperblockOneCopy) {
+            copies = vec![1 - writer.first];
+        }
+        let together = active(Mutant::SuperblockCopiesTogether);
+        for copy in &copies {
             self.file
                 .write_at(copy * SUPERBLOCK_COPY_BYTES, vec![encoded.clone()])
                 .await?;
-            self.file.sync().await?;
+            if !together || Some(copy) == copies.last() {
+                self.file.sync().await?;
+            }
         }
         writer.sequence = sequence;
         writer.stopped = false;

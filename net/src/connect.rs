@@ -115,7 +115,7 @@ fn start(
     let handler = Arc::clone(&outbound);
     let link = Link::start(
         &inner.env,
-        config,
+        (Some(config.keep_alive_interval), config.keep_alive_timeout),
         agreement,
         stream,
         config.outstanding_requests,

@@ -15,10 +15,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use hedgerow_env::{ContainerId, Env, GroupId, Instant, MapEpoch, NodeId, StoreId};
 use hedgerow_protocol::{
-    GroupBody, GroupMember, GroupRecord, GroupReply, GroupRequest, NodeReply, NodeRequest,
-    ROOT_GROUP, RootAnswer, RootCommand, RootOutcome, RootQuery, RootReply, RootRequest,
-    SERVICE_GROUP, SERVICE_NODE, ShardCommand, ShardOutcome, ShardReply, ShardRequest, ShardTable,
-    Topology, decode, encode,
+    GroupBody, GroupMember, GroupRecord, GroupReply, GroupRequest, MemberId, NodeReply,
+    NodeRequest, ROOT_GROUP, RootAnswer, RootCommand, RootOutcome, RootQuery, RootReply,
+    RootRequest, SERVICE_GROUP, SERVICE_NODE, ShardCommand, ShardOutcome, ShardReply, ShardRequest,
+    ShardTable, Topology, decode, encode,
 };
 
 use crate::{CallError, CallOptions, Lane, Message, Peer, RefusalCode, Rpc, ServiceId};
@@ -373,6 +373,23 @@ impl GroupClient {
             .await?
         {
             ShardReply::Outcomes(outcomes) if outcomes.len() == count => Ok(outcomes),
+            _ => Err(GroupError::Unexpected { group }),
+        }
+    }
+
+    /// Tells a group that the number of one of its members is retired. True once the group counts
+    /// it as a member no more.
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub async fn retired(
+        &self,
+        group: GroupId,
+        member: MemberId,
+        timeout: Duration,
+    ) -> Result<bool, GroupError> {
+        match self.ask(group, GroupBody::Retired(member), timeout).await? {
+            GroupReply::Retired { is_gone } => Ok(is_gone),
             _ => Err(GroupError::Unexpected { group }),
         }
     }

@@ -6,6 +6,7 @@
 //! talk to any.
 //! Does not: judge the own stores (the store does) or wait for anything.
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{NodeId, StoreId};
 
 use crate::hello::{
@@ -53,6 +54,7 @@ pub fn answer(
         && hello
             .expected
             .is_some_and(|expected| expected != own.identity.node)
+        && !active(Mutant::HandshakeNodeUnchecked)
     {
         let expected = hello.expected.unwrap_or_default();
         judgement.verdict = Verdict::WrongNode;
@@ -89,6 +91,7 @@ pub fn conclude(
         && own
             .expected
             .is_some_and(|expected| expected != reply.from.identity.node)
+        && !active(Mutant::HandshakeNodeUnchecked)
     {
         judgement.verdict = Verdict::WrongNode;
         judgement.text = wrong_node(own.expected.unwrap_or_default(), &reply.from.identity);
@@ -142,7 +145,9 @@ fn judge(
         .stores
         .iter()
         .find(|stamp| known(stamp.store).is_some_and(|known| stamp.is_behind(&known)));
-    if let Some(stamp) = behind {
+    if let Some(stamp) = behind
+        && !active(Mutant::NodeBehindAccepted)
+    {
         let text = format!(
             "store {} shows start {} ({:016x}) and position {}, more or another is known of it: \
              it was rolled back",

@@ -171,9 +171,8 @@ impl Handler for Inbound {
         false
     }
 
-    fn round_trip(&self, link: &Link, sample: Duration) {
-        self.inner
-            .note_latency(&link.agreement.peer.identity, sample);
+    fn round_trip(&self, _: &Link, _: Duration) {
+        // The called side never pings: the caller's own connection measures the way there.
     }
 
     fn unneeded(&self, _: Instant) -> Option<CloseReason> {

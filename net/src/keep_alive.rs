@@ -1,5 +1,8 @@
 //! Is the other side still there, and how far away? Decided from what arrives and when.
 //!
+//! The calling side pings; the called side listens: those pings prove the caller's life to it, as its
+//! pongs prove its own. Pings from both sides would prove each life twice.
+//!
 //! Invariants: silence alone condemns, and not while we ourselves do not read; a pong counts once.
 //! Does not: send or wait.
 
@@ -23,7 +26,8 @@ pub(crate) enum Step {
 /// The state of one connection.
 #[derive(Debug)]
 pub(crate) struct KeepAlive {
-    interval: Duration,
+    /// Between pings; none on the side that only listens.
+    interval: Option<Duration>,
     timeout: Duration,
     last_received: Instant,
     next_ping: Instant,
@@ -33,14 +37,14 @@ pub(crate) struct KeepAlive {
 }
 
 impl KeepAlive {
-    /// A connection that was agreed on at `now`.
+    /// A connection that was agreed on at `now`. Without an `interval` it never pings.
     #[must_use]
-    pub(crate) fn new(now: Instant, interval: Duration, timeout: Duration) -> Self {
+    pub(crate) fn new(now: Instant, interval: Option<Duration>, timeout: Duration) -> Self {
         Self {
             interval,
             timeout,
             last_received: now,
-            next_ping: now + interval,
+            next_ping: now + interval.unwrap_or(timeout),
             pings: 0,
             awaited: None,
             reading: true,
@@ -74,8 +78,17 @@ impl KeepAlive {
         if self.reading && now >= dead_at {
             return Step::Dead;
         }
+        let Some(interval) = self.interval else {
+            // While we do not read there is nothing to judge before we do again.
+            let look = if self.reading {
+                dead_at
+            } else {
+                now + self.timeout
+            };
+            return Step::Wait(look);
+        };
         if now >= self.next_ping {
-            self.next_ping = now + self.interval;
+            self.next_ping = now + interval;
             self.pings += 1;
             let id = RequestId(self.pings);
             self.awaited = Some((id, now));

@@ -15,11 +15,11 @@ use futures_util::future::{Either, select};
 use hedgerow_env::{BoxFuture, Env, Instant, Stream, StreamReader, StreamWriter, event};
 use tokio::sync::mpsc;
 
+use crate::Message;
 use crate::frame::{self, Decoded, Decoder, Header, Kind, RequestId};
 use crate::handshake::Agreement;
 use crate::keep_alive::{KeepAlive, Step};
 use crate::signal::{CloseReason, Signal};
-use crate::{Message, RpcConfig};
 
 /// Room in the queue for pings, pongs and cancels, beyond that for requests or responses. When it
 /// is full they are dropped: each is a hint.
@@ -60,7 +60,8 @@ pub(crate) trait Handler: Send + Sync {
     fn sending(&self, request: RequestId) -> bool;
     /// A round trip was measured.
     fn round_trip(&self, link: &Link, sample: Duration);
-    /// Why the connection is not needed any more, if so. Asked at least once a ping interval.
+    /// Why the connection is not needed any more, if so. Asked at least once a ping interval on the
+    /// calling side.
     fn unneeded(&self, now: Instant) -> Option<CloseReason>;
     /// The connection ended. Called once.
     fn closed(&self, link: &Link, reason: &CloseReason);
@@ -81,9 +82,10 @@ pub(crate) struct Link {
 
 impl Link {
     /// Starts the three tasks on `stream`, after its handshake; `decoder` may hold early frames.
+    /// The calling side gives a `ping_interval`, the called side none.
     pub(crate) fn start(
         env: &Env,
-        config: &RpcConfig,
+        (ping_interval, silence_limit): (Option<Duration>, Duration),
         agreement: Agreement,
         (stream, decoder): (Stream, Decoder),
         queue: u32,
@@ -92,7 +94,7 @@ impl Link {
         let queue = usize::try_from(queue).expect("32 bits fit a usize") + CONTROL_FRAMES;
         let (sender, receiver) = mpsc::channel(queue);
         let now = env.now();
-        let keep_alive = KeepAlive::new(now, config.keep_alive_interval, config.keep_alive_timeout);
+        let keep_alive = KeepAlive::new(now, ping_interval, silence_limit);
         let link = Arc::new(Self {
             env: env.clone(),
             agreement,

@@ -330,7 +330,8 @@ impl Inner {
         let handler = Arc::new(Inbound::new(&self, connection));
         let queue = self.config.served_requests;
         let stream = (stream, decoder);
-        let link = Link::start(&self.env, &self.config, agreement, stream, queue, handler);
+        let life = (None, self.config.keep_alive_timeout);
+        let link = Link::start(&self.env, life, agreement, stream, queue, handler);
         self.opened(&link);
     }
 

@@ -1,7 +1,13 @@
 //! `hedgerow-sim`: runs seeds and tapes.
 
+mod determinism;
+mod duration;
+mod html;
+mod junit;
 mod out;
+mod regressions;
 mod replay;
+mod shrink_command;
 mod sweep;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +38,15 @@ enum Command {
     Sweep(sweep::Sweep),
     /// Run a tape again; exit codes as of `run`
     Replay(replay::Replay),
+    /// Find the smallest tape that fails in the same way
+    Shrink(shrink_command::Shrink),
+    /// Replay the tapes that are kept of bugs found: those of planted bugs must still show them
+    Regressions(regressions::Regressions),
+    /// Run the same in two processes, and show the first event in which they differ
+    Determinism(determinism::Determinism),
+    /// Print the trace's hash, its checkpoints and chosen events as JSON
+    #[command(hide = true)]
+    Trace(determinism::Trace),
     /// List the planted bugs
     Mutants,
 }
@@ -57,6 +72,8 @@ struct Run {
     /// Write the tape even if the run passes
     #[arg(long, requires = "tape")]
     tape_always: bool,
+    #[command(flatten)]
+    html: html::Html,
 }
 
 fn main() -> ExitCode {
@@ -64,6 +81,10 @@ fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Sweep(sweep) => sweep.run(),
         Command::Replay(replay) => replay.run(),
+        Command::Shrink(shrink) => shrink.run(),
+        Command::Regressions(regressions) => regressions.run(),
+        Command::Determinism(determinism) => determinism.run(),
+        Command::Trace(trace) => trace.run(),
         Command::Mutants => {
             for mutant in mutants::Mutant::ALL {
                 say!("{}", mutant.name());
@@ -113,6 +134,7 @@ impl Run {
             seed: self.seed,
             mutant,
         };
+        self.html.write(&script, &report, &again, mutant);
         finish(&again, &report, cpu)
     }
 }
@@ -196,4 +218,18 @@ fn cpu_time() -> Duration {
     assert_eq!(result, 0, "Linux has this clock");
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Ends this process once it has taken so much processor time.
+#[expect(unsafe_code, reason = "std sets no limits")]
+fn limit_cpu(seconds: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: seconds,
+        rlim_max: seconds.saturating_add(1),
+    };
+    // SAFETY: `limit` is a valid rlimit for the call to read.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_CPU, &raw const limit) };
+    if result != 0 {
+        eprintln!("hedgerow-sim: the limit of processor time could not be set");
+    }
 }

@@ -11,7 +11,7 @@ use hedgerow_sim::tape::{Tape, TapeError, describe};
 use hedgerow_sim::world::Recording;
 
 use crate::out::{self, say};
-use crate::{Again, cpu_time, finish, plant};
+use crate::{Again, cpu_time, finish, limit_cpu, plant};
 
 /// `hedgerow-sim replay`
 #[derive(Args, Debug)]
@@ -30,6 +30,11 @@ pub(crate) struct Replay {
     /// Print what came of it as one line of JSON
     #[arg(long)]
     json: bool,
+    /// Give up after so many seconds of processor time
+    #[arg(long, value_name = "SECONDS")]
+    cpu_limit: Option<u64>,
+    #[command(flatten)]
+    html: crate::html::Html,
 }
 
 impl Replay {
@@ -49,6 +54,9 @@ impl Replay {
         let mutant = mutant.filter(|name| *name != "none");
         if let Err(code) = plant(mutant) {
             return code;
+        }
+        if let Some(seconds) = self.cpu_limit {
+            limit_cpu(seconds.max(1));
         }
         let began = cpu_time();
         let report = run_script(&tape.script, Recording::HashOnly, self.verbose);
@@ -73,6 +81,7 @@ impl Replay {
             path: &self.tape,
             mutant: self.mutant.as_deref(),
         };
+        self.html.write(&tape.script, &report, &again, mutant);
         finish(&again, &report, cpu)
     }
 }

@@ -10,7 +10,7 @@
 
 use hedgerow_env::StoreId;
 use hedgerow_env::mutants::{self, Mutant};
-use hedgerow_protocol::HBlockRefusal;
+use hedgerow_protocol::{HBlockRefusal, Quorum};
 
 /// Most targets of a write: replication factor 6, and as many that fill in their place.
 pub const MAXIMUM_TARGETS: usize = 12;
@@ -47,7 +47,6 @@ enum State {
 #[derive(Debug, Clone, Copy)]
 struct Target {
     store: StoreId,
-    domain: Option<u16>,
     state: State,
 }
 
@@ -55,8 +54,8 @@ struct Target {
 #[derive(Debug)]
 pub struct Acknowledgements {
     targets: Vec<Target>,
+    quorum: Quorum,
     needed: usize,
-    span: bool,
     decided: bool,
 }
 
@@ -66,36 +65,18 @@ impl Acknowledgements {
     /// # Errors
     /// A sentence that says how the request contradicts itself.
     pub fn new(stores: &[StoreId], domains: &[u16], write_quorum: u8) -> Result<Self, String> {
-        let needed = usize::from(write_quorum);
         if stores.is_empty() || stores.len() > MAXIMUM_TARGETS {
             return Err(format!("{} targets", stores.len()));
         }
-        if needed == 0 || needed > stores.len() {
-            let targets = stores.len();
-            return Err(format!("write quorum {needed} of {targets} targets"));
-        }
-        if !domains.is_empty() && domains.len() != stores.len() {
-            let (domains, targets) = (domains.len(), stores.len());
-            return Err(format!("{domains} domains for {targets} targets"));
-        }
-        if (1..stores.len()).any(|index| stores[..index].contains(&stores[index])) {
-            return Err("a target stands twice".to_owned());
-        }
-        let targets = stores
-            .iter()
-            .enumerate()
-            .map(|(index, store)| Target {
-                store: *store,
-                domain: domains.get(index).copied(),
-                state: State::Open,
-            })
-            .collect();
-        // One copy cannot span two domains; where more are needed and can, they must.
-        let span = needed >= 2 && domains.iter().any(|domain| *domain != domains[0]);
+        let quorum = Quorum::new(stores, domains, write_quorum)?;
+        let target = |store: &StoreId| Target {
+            store: *store,
+            state: State::Open,
+        };
         Ok(Self {
-            targets,
-            needed,
-            span,
+            targets: stores.iter().map(target).collect(),
+            quorum,
+            needed: usize::from(write_quorum),
             decided: false,
         })
     }
@@ -150,17 +131,11 @@ impl Acknowledgements {
     }
 
     fn is_enough(&self, counts: impl Fn(&Target) -> bool) -> bool {
-        let counted: Vec<&Target> = self
-            .targets
-            .iter()
-            .filter(|target| counts(target))
-            .collect();
-        let spans = || {
-            counted
-                .iter()
-                .any(|target| target.domain != counted[0].domain)
+        let counted = |store| {
+            let mut targets = self.targets.iter();
+            targets.any(|target| target.store == store && counts(target))
         };
-        counted.len() >= self.needed && (!self.span || spans())
+        self.quorum.is_met(counted)
     }
 
     fn decide(&mut self, verdict: Verdict) -> Verdict {

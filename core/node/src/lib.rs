@@ -27,4 +27,5 @@ pub use config::{
     StoreScale,
 };
 pub use hedgerow_pages::placement::location_of_name;
+pub use hedgerow_proxy::{OperationTag, VirtualDisk};
 pub use node::{Node, NodeError};

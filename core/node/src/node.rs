@@ -6,6 +6,7 @@ use futures_util::future::{Either, select};
 use hedgerow_disk::journal::CLOSED;
 use hedgerow_disk::superblock::SuperblockError;
 use hedgerow_disk::{Recovery, StoreError};
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{ClusterId, Env, HaltReason, NodeId, event};
 use hedgerow_hblock::DiskStore;
 use hedgerow_net::{
@@ -87,7 +88,8 @@ impl Node {
         let (stores, recoveries) = Stores::open(&env, &config).await?;
         let stores = Arc::new(stores);
         for store in &stores.all {
-            if store.superblock().content().rolled_back {
+            let barred = store.superblock().content().rolled_back;
+            if barred && !active(Mutant::RolledBackStarts) {
                 return Err(NodeError::RolledBack(store.directory().to_owned()));
             }
         }
@@ -151,15 +153,7 @@ impl Node {
         let node = self.clone();
         self.0.env.spawn("node-main", async move {
             if let Err(error) = node.main(recoveries).await {
-                event!(node.0.env, Error, "node", "{error}");
-                // Whatever a role says of it: it is the consequence of a store that stopped.
-                let reason = match node.0.stores.system().journal().is_stopped() {
-                    Some(stopped) if stopped.reason != CLOSED => {
-                        HaltReason::DiskFailed(format!("{stopped}; {error}"))
-                    }
-                    _ => halting::of_roles(&error),
-                };
-                node.0.env.halt(reason);
+                node.halt_over(&error);
             }
         });
         let system = self.0.stores.system().clone();
@@ -199,15 +193,16 @@ impl Node {
             .running
             .open_pages(&inner.config, &inner.stores, system)
             .await?;
-        let cluster = self.enter_cluster().await?;
+        let cluster = self.enter_or_be_claimed().await?;
         self.set_waits_for(Some("waiting for the cluster's majority"));
         self.show_identity();
         if let Some(nodes) = founding::founding_nodes(&inner.stores) {
             founding::claim_seeds(&inner.env, &inner.groups, &inner.own, cluster, &nodes).await;
         }
-        if let Some(root) = founding::kept_root(&inner.stores) {
-            inner.groups.directory().bootstrap_root(root.clone());
-            inner.running.start_root(&inner.stores, &root).await?;
+        if founding::kept_root(&inner.stores).is_some() {
+            self.run_root().await?;
+        } else {
+            self.await_late_claim();
         }
         let fresh = refresh::keep_fresh(
             inner.env.clone(),
@@ -215,6 +210,12 @@ impl Node {
             inner.running.root_finder(),
         );
         inner.env.spawn("directory", fresh);
+        let replicas = refresh::keep_replicas(
+            inner.env.clone(),
+            Arc::clone(inner.groups.directory()),
+            Arc::clone(&inner.running),
+        );
+        inner.env.spawn("replicas", replicas);
         if let Some(nodes) = founding::founding_nodes(&inner.stores) {
             let members = founding::root_members(&nodes);
             inner
@@ -246,8 +247,8 @@ impl Node {
         Ok(())
     }
 
-    /// Completes when the node belongs to a cluster.
-    async fn enter_cluster(&self) -> Result<ClusterId, SuperblockError> {
+    /// Gets into a cluster, by asking seeds or by being claimed.
+    async fn enter_or_be_claimed(&self) -> Result<ClusterId, SuperblockError> {
         let inner = &self.0;
         let tell = |reason: &str| self.set_waits_for(Some(reason));
         let entering = founding::enter_cluster(
@@ -259,7 +260,8 @@ impl Node {
             &tell,
         );
         let entering = std::pin::pin!(entering);
-        // A claim may come while seeds are being asked.
+        // A claim may come while seeds are being asked. What waits for it here must end with this
+        // function: it would swallow the news of a late claim.
         let claimed = std::pin::pin!(inner.claimed.notified());
         match select(entering, claimed).await {
             Either::Left((cluster, _)) => cluster,
@@ -270,9 +272,45 @@ impl Node {
         }
     }
 
+    /// Stops the node over a role that cannot start.
+    fn halt_over(&self, error: &RolesError) {
+        let env = &self.0.env;
+        event!(env, Error, "node", "{error}");
+        env.halt(match self.0.stores.system().journal().is_stopped() {
+            // Whatever the role says of it: it is the consequence of a store that stopped.
+            Some(stopped) if stopped.reason != CLOSED => {
+                HaltReason::DiskFailed(format!("{stopped}; {error}"))
+            }
+            _ => halting::of_roles(error),
+        });
+    }
+
     fn set_waits_for(&self, reason: Option<&str>) {
         let mut waits_for = self.0.waits_for.lock().expect("no panic under this lock");
         *waits_for = reason.map(str::to_owned);
+    }
+
+    /// Starts this node's replica of the root, if it is one of the root's first members.
+    async fn run_root(&self) -> Result<(), RolesError> {
+        let inner = &self.0;
+        if let Some(root) = founding::kept_root(&inner.stores) {
+            inner.groups.directory().bootstrap_root(root.clone());
+            inner.running.start_root(&inner.stores, &root).await?;
+        }
+        Ok(())
+    }
+
+    /// A seed that heard of the cluster from another before the founder's claim reached it has
+    /// joined without knowing the root. The claim still comes, and the root may need this very
+    /// member for its majority.
+    fn await_late_claim(&self) {
+        let node = self.clone();
+        self.0.env.spawn("late-claim", async move {
+            node.0.claimed.notified().await;
+            if let Err(error) = node.run_root().await {
+                node.halt_over(&error);
+            }
+        });
     }
 
     /// Shows the cluster and the newest stamps in handshakes.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use hedgerow_disk::superblock::PeerKnowledge;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{Env, HaltReason, NodeId, StoreId, event};
 use hedgerow_net::{PeerObserver, StoreStamp};
 use tokio::sync::Notify;
@@ -95,6 +96,9 @@ impl PeerObserver for Peers {
     }
 
     fn judged(&self, by: NodeId, known: &[StoreStamp]) {
+        if active(Mutant::RollBackUnjudged) {
+            return;
+        }
         for stamp in known {
             let own = self
                 .stores

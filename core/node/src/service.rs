@@ -78,6 +78,7 @@ impl NodeService {
             NodeRequest::Health => NodeReply::Healthy {
                 damaged: self.running.damaged(),
             },
+            NodeRequest::Exports => NodeReply::Exports(self.running.exports()),
         }
     }
 

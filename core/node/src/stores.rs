@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use hedgerow_disk::superblock::SuperblockError;
 use hedgerow_disk::{Recovery, Store, StoreError};
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{ClusterId, Env, NodeId, event};
 use hedgerow_net::StoreStamp;
 use hedgerow_protocol::{Roles, StoreRecord};
@@ -114,7 +115,8 @@ impl Stores {
     ) -> Result<ClusterId, SuperblockError> {
         let _one = self.entering.lock().await;
         let own = self.cluster();
-        if let Some(other) = own.filter(|own| *own != cluster) {
+        let foreign = own.filter(|own| *own != cluster);
+        if let Some(other) = foreign.filter(|_| !active(Mutant::ClaimOverwrites)) {
             return Ok(other);
         }
         if own.is_some() {
@@ -149,7 +151,11 @@ impl Stores {
             store: store.id(),
             start_count: store.session(),
             start_nonce: store.start_nonce(),
-            reported_durable: store.journal().reported().0,
+            reported_durable: if active(Mutant::StampsShowUndurable) {
+                store.journal().end().0
+            } else {
+                store.journal().reported().0
+            },
         };
         self.all.iter().map(stamp).collect()
     }

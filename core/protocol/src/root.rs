@@ -182,13 +182,14 @@ pub enum RootCommand {
     },
     /// Renews the lease of a proxy. Refused for a session whose lease was ended.
     Renew(ProxySession),
-    /// Ends a lease that was not renewed since `renewals`: its disks' generations are raised and
-    /// their floors become pending.
+    /// Ends a lease whose newest renewal is still that of `renewed_at`: its disks' generations are
+    /// raised and their floors become pending.
     ExpireLease {
         /// The proxy.
         session: ProxySession,
-        /// The count of renewals when the grantor's wait began.
-        renewals: u64,
+        /// The log index of the renewal at which the grantor's wait began. Never reused, so that a
+        /// wait for a lease that ended says nothing of one which the same session began later.
+        renewed_at: u64,
     },
     /// A shard has applied the floor of a disk at `generation`.
     FloorApplied {
@@ -267,10 +268,10 @@ pub enum RootOutcome {
     Disk(DiskRecord),
     /// The grant.
     Granted(Grant),
-    /// The lease stands; this many renewals were applied.
+    /// The lease stands.
     Renewed {
-        /// Count of renewals applied.
-        renewals: u64,
+        /// The log index of its newest renewal.
+        renewed_at: u64,
     },
     /// The replica number.
     Replica(ReplicaNumber),
@@ -289,7 +290,7 @@ pub enum RootQuery {
     Disks,
     /// One disk by name.
     DiskByName(String),
-    /// Leases with their renewal counts.
+    /// Leases, each with the log index of its newest renewal.
     Leases,
     /// Floors that some shard has not applied yet, with those shards.
     PendingFloors,
@@ -319,7 +320,7 @@ pub enum RootAnswer {
     Disks(Vec<DiskRecord>),
     /// One disk, if it exists.
     Disk(Option<DiskRecord>),
-    /// Leases with their renewal counts.
+    /// Leases, each with the log index of its newest renewal.
     Leases(Vec<(ProxySession, u64)>),
     /// Floors or drops outstanding.
     Pending(Vec<PendingShardWork>),
@@ -361,6 +362,9 @@ pub enum GroupBody {
     Root(RootRequest),
     /// Of a shard.
     Shard(crate::ShardRequest),
+    /// From a member's node to the leader: this number is retired for ever. Let it go, and take
+    /// the store in again under a new one.
+    Retired(MemberId),
 }
 
 /// The reply of a group.
@@ -370,6 +374,11 @@ pub enum GroupReply {
     Root(RootReply),
     /// Of a shard.
     Shard(crate::ShardReply),
+    /// To `Retired`: whether the group counts it as a member no more.
+    Retired {
+        /// Else: ask again later.
+        is_gone: bool,
+    },
     /// This replica does not lead; here is who may.
     NotLeader {
         /// The leader as this replica sees it.

@@ -1,7 +1,8 @@
 //! The Storage Proxy: turns ranges of a virtual disk into blobs, map commits and reads.
 //!
 //! Pure cores: `lease` (until when a cache may answer), `pieces` (cutting ranges), `unit` (encoding),
-//! `metacache` (which cached map entries may be used), `sequences` (names and low-water marks).
+//! `metacache` (which cached map entries may be used), `sequences` (names and low-water marks),
+//! `gather` (when the acknowledgements of several members are enough).
 //! Drivers: [`Proxy`] (attach, renew, detach) and [`VirtualDisk`] (read, write, zero).
 //!
 //! Invariants: a write is acknowledged only after its map commit; nothing of a container is read or
@@ -12,6 +13,7 @@
 mod commit;
 mod container;
 mod disk;
+mod gather;
 mod lease;
 mod metacache;
 mod pieces;

@@ -41,7 +41,7 @@ impl Shared {
         let mut pause = RETRY_FIRST;
         let mut distrust_cache = false;
         loop {
-            if self.is_lost() {
+            if self.is_lost() && !active(Mutant::LostAttachmentReads) {
                 return Err(IoError::Fenced);
             }
             if !active(Mutant::FenceSkippedOnRead) {
@@ -61,7 +61,8 @@ impl Shared {
             if let Some(extents) = extents
                 && let Some(bytes) = self.fetch(&container, &range, &extents).await
             {
-                if !from_cache || self.lease_holds() {
+                let kept = active(Mutant::LeaseUncheckedAfterRead);
+                if !from_cache || kept || self.lease_holds() {
                     return Ok(bytes);
                 }
                 continue;
@@ -139,7 +140,10 @@ impl Shared {
             }
         }
         let fetches = wanted.iter().map(|(blob, want)| async move {
-            self.fetch_blob(container, *blob, want).await.ok_or(())
+            match self.fetch_blob(container, *blob, want).await {
+                None if active(Mutant::MissingUnitReadsAsZeros) => Ok(Vec::new()),
+                fetched => fetched.ok_or(()),
+            }
         });
         let fetched = try_join_all(fetches).await.ok()?;
         let units: Units = fetched.into_iter().flatten().collect();
@@ -334,7 +338,10 @@ fn assemble(range: &Range<u32>, extents: &[KnownExtent], units: &Units) -> Bytes
         else {
             continue;
         };
-        let plain = units.get(&(blob, unit)).expect("every unit was fetched");
+        let plain = match units.get(&(blob, unit)) {
+            None if active(Mutant::MissingUnitReadsAsZeros) => continue,
+            plain => plain.expect("every unit was fetched"),
+        };
         let at = bytes(extent.first_block - range.start);
         let start = from(unit_offset_blocks);
         let length = bytes(extent.blocks);

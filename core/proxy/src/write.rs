@@ -9,16 +9,19 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BlobName, Sequence, StoreId, event};
 use hedgerow_net::{CallOptions, Message, Peer, ServiceId};
 use hedgerow_protocol::{
-    AttemptEnd, BlobHeader, Commit, CommitExtent, CommitTarget, HBlockRefusal, HBlockReply,
-    HBlockRequest, MapTarget, Placement, PlacementRule, SERVICE_HBLOCK, ShardCommand, ShardOutcome,
-    ShardRefusal, ShardReply, ShardRequest, UnitRecord, Version, WriteTarget, decode, encode,
+    AttemptEnd, BlobHeader, Commit, CommitExtent, CommitTarget, HBlockReply, HBlockRequest,
+    MapTarget, Placement, PlacementMember, PlacementRule, Quorum, SERVICE_HBLOCK, ShardCommand,
+    ShardOutcome, ShardRefusal, ShardReply, ShardRequest, UnitRecord, Version, WriteTarget, decode,
+    encode,
 };
 
 use crate::container::Container;
 use crate::disk::{IoError, Operation, RETRY_FIRST, Shared};
+use crate::gather::{Gathering, Heard};
 use crate::metacache::KnownExtent;
 use crate::pieces::Piece;
 use crate::unit::encode_units;
@@ -75,10 +78,14 @@ impl Shared {
                 sequence,
                 frame,
             };
-            let token = container.with(|state| state.cache.begin_commit(range.clone()));
+            let zeroes_beside = attempt.frame.is_none() && active(Mutant::ZeroLeavesCache);
+            let concerned = if zeroes_beside { 0..0 } else { range.clone() };
+            let token = container.with(|state| state.cache.begin_commit(concerned));
             let ended = self.run_attempt(&attempt).await;
             let known = match &ended {
-                Ok((Ended::Applied, acknowledged)) => self.known(&attempt, acknowledged),
+                Ok((Ended::Applied, acknowledged)) if !zeroes_beside => {
+                    self.known(&attempt, acknowledged)
+                }
                 _ => Vec::new(),
             };
             container.with(|state| {
@@ -88,6 +95,11 @@ impl Shared {
                 }
             });
             match ended?.0 {
+                Ended::Applied
+                    if operation.is_cancelled() && active(Mutant::AppliedTakenForCancelled) =>
+                {
+                    return Err(IoError::Cancelled);
+                }
                 Ended::Applied => return Ok(()),
                 Ended::Void if operation.is_cancelled() => return Err(IoError::Cancelled),
                 Ended::Void => {}
@@ -147,11 +159,16 @@ impl Shared {
         attempt: &Attempt<'_>,
     ) -> Result<(Ended, BTreeSet<StoreId>), IoError> {
         let mut pause = RETRY_FIRST;
+        // Stays empty but for a mutant.
+        let mut former = BTreeSet::new();
         loop {
             if self.is_lost() {
                 return Err(IoError::Fenced);
             }
             if attempt.operation.is_cancelled() {
+                if active(Mutant::CancelAnsweredBeforeVoid) {
+                    return Ok((Ended::Void, BTreeSet::new()));
+                }
                 let ended = self.void(attempt).await?;
                 return Ok((ended, BTreeSet::new()));
             }
@@ -159,9 +176,19 @@ impl Shared {
                 self.pause(&mut pause, Some(attempt.operation)).await;
                 continue;
             };
-            let commit = self.commit_of(attempt, epoch, &acknowledged);
+            if active(Mutant::StaleAcknowledgementsCount) {
+                former.extend(&acknowledged);
+            }
+            let counted = former.union(&acknowledged).copied().collect();
+            let commit = self.commit_of(attempt, epoch, &counted);
             match self.commit(attempt, commit).await? {
                 Some(ended) => return Ok((ended, acknowledged)),
+                None if active(Mutant::UnknownTakenForApplied) => {
+                    return Ok((Ended::Applied, acknowledged));
+                }
+                None if active(Mutant::RetryWithoutVoid) => {
+                    return Ok((Ended::Void, acknowledged));
+                }
                 None => self.pause(&mut pause, Some(attempt.operation)).await,
             }
         }
@@ -177,90 +204,81 @@ impl Shared {
             return Ok(Some((hedgerow_env::PlacementEpoch(0), BTreeSet::new())));
         };
         let began = self.env.now();
-        let mut acknowledged = BTreeSet::new();
         let Some(placement) = self.ensure_placed(attempt.container).await? else {
             return Ok(None);
         };
-        for (store, peer) in self.members_to_ask(&placement, attempt.sequence) {
-            let reply = self.ask_to_store(&placement, store, &peer, frame).await;
-            match reply {
-                Some(HBlockReply::Written { acknowledged: more }) => {
-                    acknowledged.extend(more);
-                    return Ok(Some((placement.epoch, acknowledged)));
-                }
-                Some(HBlockReply::Refused(refusal)) => {
-                    self.store_refused(attempt, &refusal, &mut acknowledged)?;
-                    if matches!(refusal, HBlockRefusal::StaleEpoch { .. }) {
-                        attempt.container.forget_placement();
-                        return Ok(None);
-                    }
-                }
-                Some(_) | None => {}
+        let targets = self.targets(&placement);
+        let domains = self.domains(&targets);
+        let stores: Vec<StoreId> = targets.iter().map(|target| target.member.store).collect();
+        let quorum = match Quorum::new(&stores, &domains, placement.write_quorum) {
+            Ok(quorum) => quorum,
+            Err(reason) => {
+                let id = attempt.container.id;
+                event!(self.env, Warn, "proxy", "{id}: {reason}");
+                attempt.container.forget_placement();
+                return Ok(None);
             }
-            if acknowledged.len() >= usize::from(placement.write_quorum) {
-                return Ok(Some((placement.epoch, acknowledged)));
+        };
+        let mut gathering = Gathering::new(quorum);
+        for (store, peer) in self.members_to_ask(&placement, attempt.sequence) {
+            let request = HBlockRequest::Write {
+                store,
+                header: frame.header.clone(),
+                generation: self.generation,
+                epoch: placement.epoch,
+                targets: targets.clone(),
+                write_quorum: placement.write_quorum,
+                domains: domains.clone(),
+            };
+            let reply = self.ask_to_store(&request, &peer, frame).await;
+            match gathering.hear(reply.as_ref()) {
+                Heard::Enough => {
+                    return Ok(Some((placement.epoch, gathering.acknowledged().clone())));
+                }
+                Heard::StaleEpoch => {
+                    attempt.container.forget_placement();
+                    return Ok(None);
+                }
+                Heard::Fenced(refusal) => {
+                    self.lose(&refusal.to_string());
+                    return Err(IoError::Fenced);
+                }
+                Heard::Broken(refusal) => {
+                    let text = format!("{}: {refusal}", attempt.sequence);
+                    event!(self.env, Error, "proxy", "broken invariant: {text}");
+                    self.lose(&text);
+                    return Err(IoError::Fenced);
+                }
+                Heard::More => {}
             }
             if self.is_lost() || attempt.operation.is_cancelled() {
                 return Ok(None);
             }
         }
         if self.env.now().since(began) >= SUBSTITUTE_AFTER || *pause > SUBSTITUTE_AFTER {
-            self.substitute(attempt.container, &placement, &acknowledged)
+            self.substitute(attempt.container, &placement, gathering.acknowledged())
                 .await;
         }
         Ok(None)
     }
 
-    /// A refusal by a member: counts what it acknowledged, ends the attachment where that is meant.
-    fn store_refused(
-        &self,
-        attempt: &Attempt<'_>,
-        refusal: &HBlockRefusal,
-        acknowledged: &mut BTreeSet<StoreId>,
-    ) -> Result<(), IoError> {
-        match refusal {
-            HBlockRefusal::TooFew { acknowledged: more } => acknowledged.extend(more.iter()),
-            HBlockRefusal::StaleGeneration { .. } | HBlockRefusal::Collected => {
-                self.lose(&refusal.to_string());
-                return Err(IoError::Fenced);
-            }
-            HBlockRefusal::OtherDigest => {
-                let text = format!("{}: {refusal}", attempt.sequence);
-                event!(self.env, Error, "proxy", "broken invariant: {text}");
-                self.lose(&text);
-                return Err(IoError::Fenced);
-            }
-            _ => {}
-        }
-        Ok(())
+    /// Every writable member, with its address.
+    fn targets(&self, placement: &Placement) -> Vec<WriteTarget> {
+        let directory = self.groups.directory();
+        let target = |member: &PlacementMember| WriteTarget {
+            member: *member,
+            address: directory.address_of(member.node).unwrap_or_default(),
+        };
+        placement.writable().map(target).collect()
     }
 
     async fn ask_to_store(
         &self,
-        placement: &Placement,
-        store: StoreId,
+        request: &HBlockRequest,
         peer: &Peer,
         frame: &Frame,
     ) -> Option<HBlockReply> {
-        let directory = self.groups.directory();
-        let targets: Vec<WriteTarget> = placement
-            .writable()
-            .map(|member| WriteTarget {
-                member: *member,
-                address: directory.address_of(member.node).unwrap_or_default(),
-            })
-            .collect();
-        let domains = self.domains(&targets);
-        let request = HBlockRequest::Write {
-            store,
-            header: frame.header.clone(),
-            generation: self.generation,
-            epoch: placement.epoch,
-            targets,
-            write_quorum: placement.write_quorum,
-            domains,
-        };
-        let message = Message::new(encode(&request), frame.payload.clone());
+        let message = Message::new(encode(request), frame.payload.clone());
         let options = CallOptions::within(STORE_LIMIT);
         let reply = self
             .rpc

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use hedgerow_env::StoreId;
+use hedgerow_env::mutants::{Mutant, active};
 
 use super::core::Live;
 use super::format::{
@@ -90,6 +91,7 @@ impl Scanner {
         let watermark = watermark
             .map(|frame| frame.header.watermark)
             .max()
+            .filter(|_| !active(Mutant::DamageTakenForTail))
             .unwrap_or(0);
         let frames = without_overwritten(self.frames);
         let walk = |head| {

@@ -275,6 +275,32 @@ fn the_last_acknowledged_record_of_an_idle_journal_is_covered_by_the_closing_mar
 }
 
 #[test]
+fn writes_that_follow_each_other_need_no_marks_between_them() {
+    let world = World::new(31);
+    let (env, disk) = (world.env(), world.disk().clone());
+    world.run(async move {
+        let (journal, _) = open(&env).await;
+        journal
+            .append(record(0, 100))
+            .unwrap()
+            .durable()
+            .await
+            .unwrap();
+        let before = disk.operations();
+        for number in 1..=20 {
+            let receipt = journal.append(record(number, 100)).unwrap();
+            receipt.durable().await.unwrap();
+        }
+        assert_eq!(disk.operations() - before, 40, "a write and a sync each");
+        // Idle for longer than a gap between writes: the mark, once.
+        env.sleep(std::time::Duration::from_secs(1)).await;
+        assert_eq!(disk.operations() - before, 42);
+        journal.close().await;
+        assert_eq!(disk.operations() - before, 42);
+    });
+}
+
+#[test]
 fn a_lost_segment_file_is_damage_not_silence() {
     let world = World::new(8);
     let positions = write_and_close(&world, 60, 600);

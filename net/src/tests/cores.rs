@@ -67,7 +67,7 @@ fn a_request_that_runs_is_not_started_again_and_can_be_stopped_at_any_time() {
 #[test]
 fn silence_condemns_unless_we_do_not_read() {
     let second = Duration::from_secs(1);
-    let mut alive = KeepAlive::new(at(0), second, 3 * second);
+    let mut alive = KeepAlive::new(at(0), Some(second), 3 * second);
     assert_eq!(alive.step(at(0)), Step::Wait(at(1000)));
     assert_eq!(alive.step(at(1000)), Step::Ping(RequestId(1)));
     assert_eq!(alive.step(at(1000)), Step::Wait(at(2000)));
@@ -97,6 +97,20 @@ fn silence_condemns_unless_we_do_not_read() {
         Step::Dead,
         "counted from when reading resumed"
     );
+}
+
+#[test]
+fn the_called_side_listens_and_never_pings() {
+    let second = Duration::from_secs(1);
+    let mut alive = KeepAlive::new(at(0), None, 3 * second);
+    assert_eq!(alive.step(at(0)), Step::Wait(at(3000)));
+    alive.received(at(2500));
+    assert_eq!(alive.step(at(3000)), Step::Wait(at(5500)));
+    alive.reading(false, at(4000));
+    assert_eq!(alive.step(at(9000)), Step::Wait(at(12_000)));
+    alive.reading(true, at(9500));
+    assert_eq!(alive.step(at(12_499)), Step::Wait(at(12_500)));
+    assert_eq!(alive.step(at(12_500)), Step::Dead);
 }
 
 #[test]

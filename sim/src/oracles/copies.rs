@@ -1,5 +1,9 @@
-//! After quiescence every live blob is whole on every member of its container, the members follow
-//! the policy, and no two copies differ.
+//! After quiescence every live blob is whole on every writable member of its container, no two copies
+//! differ, and each container has as many writable members as its policy says, one a node; a placement
+//! that was never changed spans the domains of its rule.
+//!
+//! Does not: ask a changed placement for its domains. A substitute is taken where one is to be had;
+//! moving it when its rack's own nodes are back is rebalancing, which is not there yet.
 //!
 //! The look-up goes to the shard, the copies are read from the stores themselves: neither is asked
 //! about the other.
@@ -7,12 +11,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hedgerow_env::{BlobName, ContainerId, ContainerIndex, StoreId};
+use hedgerow_env::{BlobName, ContainerId, ContainerIndex, NodeId, PlacementEpoch, StoreId};
 use hedgerow_protocol::{
-    BlobHeader, DiskRecord, MapTarget, MapView, Placement, ShardReply, ShardRequest, decode, digest,
+    BlobHeader, DiskRecord, Location, MapTarget, MapView, Placement, PlacementRule, ShardReply,
+    ShardRequest, decode, digest,
 };
 
-use crate::scenario::{Cluster, Failure};
+use crate::scenario::{Cluster, Failure, Plan};
 
 const ORACLE: &str = "copies";
 const ASK_LIMIT: Duration = Duration::from_secs(5);
@@ -23,7 +28,7 @@ const PAGE_BLOCKS: u32 = 2048;
 ///
 /// # Errors
 /// A copy is missing, damaged or different, or a placement has too few members.
-pub async fn check(cluster: &Cluster, disk: &DiskRecord) -> Result<(), Failure> {
+pub async fn check(cluster: &Cluster, plan: &Plan, disk: &DiskRecord) -> Result<(), Failure> {
     let containers = disk.size_bytes.div_ceil(disk.container_bytes);
     for index in 0..u32::try_from(containers).expect("a small disk") {
         let index = ContainerIndex(index);
@@ -50,12 +55,62 @@ pub async fn check(cluster: &Cluster, disk: &DiskRecord) -> Result<(), Failure> 
             no_writable_member_lacks(&view)?;
             at += PAGE_BLOCKS;
         }
+        for (container, placement) in &placements {
+            check_policy(cluster, plan, disk, *container, placement)?;
+        }
         for (blob, units) in named {
             let placement = placements.get(&blob.container).ok_or_else(|| {
                 Failure::correctness(ORACLE, format!("{blob}: its container has no placement"))
             })?;
             check_blob(cluster, blob, &units, placement).await?;
         }
+    }
+    Ok(())
+}
+
+/// Replication factor, one member a node, and the domains of a first placement.
+fn check_policy(
+    cluster: &Cluster,
+    plan: &Plan,
+    disk: &DiskRecord,
+    container: ContainerId,
+    placement: &Placement,
+) -> Result<(), Failure> {
+    let wrong = |text: String| {
+        let text = format!("{container} ({placement:?}): {text}");
+        Err(Failure::correctness(ORACLE, text))
+    };
+    let members: Vec<_> = placement.writable().collect();
+    let factor = usize::from(disk.policy.replication_factor);
+    if members.len() != factor {
+        return wrong(format!("{} members for {factor} copies", members.len()));
+    }
+    let nodes: BTreeSet<NodeId> = members.iter().map(|member| member.node).collect();
+    if nodes.len() != factor {
+        return wrong("two members on one node".into());
+    }
+    if placement.epoch != PlacementEpoch(1) {
+        return Ok(());
+    }
+    let racks = plan.racks.min(plan.nodes);
+    let (domains, domain): (u16, fn(Location) -> String) = match disk.policy.placement {
+        PlacementRule::Agnostic => return Ok(()),
+        PlacementRule::RackAware => (racks, |place| place.rack),
+        PlacementRule::DataCentreAware => (racks.min(plan.data_centres), |place| place.data_centre),
+    };
+    let Some((_, asked)) = cluster.nodes().into_iter().next() else {
+        return wrong("no node runs".into());
+    };
+    let topology = asked.groups().directory().topology();
+    let spanned = topology
+        .nodes
+        .iter()
+        .filter(|node| nodes.contains(&node.node))
+        .map(|node| domain(node.location.clone()))
+        .collect::<BTreeSet<String>>()
+        .len();
+    if spanned < factor.min(usize::from(domains)) {
+        return wrong(format!("it spans {spanned} of {domains} domains"));
     }
     Ok(())
 }

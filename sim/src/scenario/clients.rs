@@ -72,7 +72,7 @@ impl Agents {
         act(&mut self.state.lock().expect("no panic under this lock"))
     }
 
-    fn operations(&self) -> std::sync::MutexGuard<'_, Operations> {
+    pub(super) fn operations(&self) -> std::sync::MutexGuard<'_, Operations> {
         self.operations.lock().expect("no panic under this lock")
     }
 
@@ -107,6 +107,21 @@ impl Agents {
         at_ns.saturating_sub(self.with(|state| state.began_ns))
     }
 
+    /// Who holds the disk by plan while clients run; none while they do not.
+    pub(super) fn holder(&self) -> Option<NodeIndex> {
+        self.with(|state| state.running.then_some(state.designated))
+    }
+
+    /// How many initiators there are.
+    pub(super) fn initiators(&self) -> u32 {
+        self.plan.initiators
+    }
+
+    /// Bytes of a block.
+    pub(super) fn block_bytes(&self) -> u32 {
+        self.plan.policy.block_size
+    }
+
     /// Moves the disk to another node; the former holder goes on for a while, unless that is zero.
     pub fn designate(&self, node: NodeIndex, former_goes_on_ns: u64) {
         let until_ns = self.world.now_ns() + former_goes_on_ns;
@@ -130,24 +145,42 @@ impl Agents {
         self.with(|state| state.succeeded)
     }
 
-    /// The byte offset of a hot block: blocks are spread over the containers.
-    fn offset(&self, block: u64) -> u64 {
-        let plan = &self.plan;
-        let containers = u64::from(plan.containers);
-        let within = block / containers * u64::from(plan.policy.block_size);
-        assert!(
-            within < plan.container_bytes,
-            "no two hot blocks share a place"
-        );
-        block % containers * plan.container_bytes + within
+    /// Where the operation's range begins, and its bytes.
+    pub(super) fn range(&self, operation: &ClientOperation) -> (u64, u64) {
+        let size = u64::from(self.plan.policy.block_size);
+        (self.plan.offset(operation.block), operation.count * size)
     }
 
-    fn begin(&self, process: u64, op: BlockOp) -> OpId {
+    /// The bytes that the operation writes.
+    pub(super) fn contents(&self, operation: &ClientOperation) -> Bytes {
+        let size = usize::try_from(self.plan.policy.block_size).expect("a small size");
+        let blocks = operation.block..operation.block + operation.count;
+        let one = |block| content(operation.tag(), block, size);
+        blocks.flat_map(one).collect::<Vec<u8>>().into()
+    }
+
+    /// The tags of the blocks that a read returned.
+    pub(super) fn tags(&self, env: &Env, operation: &ClientOperation, bytes: &Bytes) -> Vec<u64> {
+        let size = usize::try_from(self.plan.policy.block_size).expect("a small size");
+        let tag = |(block, bytes): (u64, &[u8])| {
+            let tag = tag_of(bytes, block);
+            if tag == GARBAGE {
+                describe_garbage(env, block, bytes);
+            }
+            tag
+        };
+        (operation.block..)
+            .zip(bytes.chunks(size))
+            .map(tag)
+            .collect()
+    }
+
+    pub(super) fn begin(&self, process: u64, op: BlockOp) -> OpId {
         let time = self.world.now_ns();
         self.with(|state| state.history.begin(process, time, op))
     }
 
-    fn finish(&self, id: OpId, outcome: Outcome) {
+    pub(super) fn finish(&self, id: OpId, outcome: Outcome) {
         let time = self.world.now_ns();
         self.with(|state| {
             state.succeeded += u64::from(matches!(outcome, Outcome::Ok(_)));
@@ -187,7 +220,10 @@ pub(super) async fn run_agents(agents: &Arc<Agents>, index: NodeIndex, node: Nod
         match &held {
             Some(disk) => {
                 let clients = 1..=agents.plan.clients;
-                session(agents, &env, index, disk, clients, || agents.holds(index)).await;
+                let rightful = session(agents, &env, index, disk, clients, || agents.holds(index));
+                // A rightful client may hang in a write when the disk moves; this one goes on.
+                let former = outstay(agents, &env, index, disk);
+                futures_util::future::join(rightful, former).await;
             }
             None => env.sleep(Duration::from_millis(200)).await,
         }
@@ -196,12 +232,12 @@ pub(super) async fn run_agents(agents: &Arc<Agents>, index: NodeIndex, node: Nod
 
 impl Agents {
     /// Whether the node's clients are those of the rightful holder.
-    fn holds(&self, index: NodeIndex) -> bool {
+    pub(super) fn holds(&self, index: NodeIndex) -> bool {
         self.with(|state| state.running && state.designated == index)
     }
 
     /// Whether the node goes on although the disk has moved.
-    fn haunts(&self, index: NodeIndex) -> bool {
+    pub(super) fn haunts(&self, index: NodeIndex) -> bool {
         let now_ns = self.world.now_ns();
         self.with(|state| {
             let until_ns = state.goes_on_until_ns.get(&index);
@@ -210,6 +246,15 @@ impl Agents {
                 && until_ns.is_some_and(|until_ns| now_ns < *until_ns)
         })
     }
+}
+
+/// The client that goes on with the disk when it has moved, as long as the plan says.
+async fn outstay(agents: &Arc<Agents>, env: &Env, index: NodeIndex, disk: &VirtualDisk) {
+    while agents.holds(index) && !disk.is_lost() {
+        env.sleep(Duration::from_nanos(CLIENT_LOOK_NS / 2)).await;
+    }
+    let former = [ClientId::FORMER_HOLDER];
+    session(agents, env, index, disk, former, || agents.haunts(index)).await;
 }
 
 /// Some clients of a node, until the disk is lost or they are not to go on.
@@ -242,7 +287,7 @@ async fn session(
 }
 
 /// Waits for the client's next operation; none when it is to stop first.
-async fn turn(
+pub(super) async fn turn(
     agents: &Agents,
     client: ClientId,
     go_on: impl Fn() -> bool,
@@ -271,7 +316,7 @@ async fn turn(
     }
 }
 
-fn fresh_process(agents: &Agents) -> u64 {
+pub(super) fn fresh_process(agents: &Agents) -> u64 {
     agents.with(|state| {
         state.next_process += 1;
         state.next_process
@@ -287,7 +332,7 @@ async fn operate(
     process: u64,
 ) -> bool {
     match operation.deed {
-        Deed::Read => read(agents, env, disk, operation.block, process).await,
+        Deed::Read => read(agents, env, disk, operation, process).await,
         Deed::Zero => zero(agents, disk, operation, process).await,
         Deed::Write => write(agents, env, disk, operation, process, None).await,
         Deed::WriteThenCancel { after_us } => {
@@ -298,17 +343,17 @@ async fn operate(
 }
 
 /// A block's bytes: the tag and the block, over and over, so that misplaced and torn blocks show.
-pub(super) fn content(tag: u64, block: u64, size: usize) -> Bytes {
+fn content(tag: u64, block: u64, size: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(size);
     while bytes.len() < size {
         bytes.extend_from_slice(&tag.to_le_bytes());
         bytes.extend_from_slice(&block.to_le_bytes());
     }
-    bytes.into()
+    bytes
 }
 
 /// The tag of a block's bytes: 0 for zeros, [`GARBAGE`] for anything that was never written there.
-pub(super) fn tag_of(bytes: &[u8], block: u64) -> u64 {
+fn tag_of(bytes: &[u8], block: u64) -> u64 {
     let word = |at: usize| {
         let word: [u8; 8] = bytes[at..at + 8].try_into().expect("eight bytes");
         u64::from_le_bytes(word)
@@ -331,18 +376,10 @@ async fn write(
     process: u64,
     cancel_after: Option<Duration>,
 ) -> bool {
-    let (tag, block) = (operation.tag(), operation.block);
-    let size = usize::try_from(agents.plan.policy.block_size).expect("a small size");
-    let id = agents.begin(
-        process,
-        BlockOp::Write {
-            first_block: block,
-            count: 1,
-            tag,
-        },
-    );
-    let data = content(tag, block, size);
-    let writing = disk.write(agents.offset(block), data, OperationTag(tag));
+    let tag = operation.tag();
+    let id = agents.begin(process, operation.recorded());
+    let (offset, _) = agents.range(operation);
+    let writing = disk.write(offset, agents.contents(operation), OperationTag(tag));
     let result = match cancel_after {
         None => writing.await,
         Some(after) => {
@@ -353,7 +390,7 @@ async fn write(
             futures_util::future::join(writing, cancelling).await.0
         }
     };
-    settle(agents, id, result)
+    settle(agents, operation, id, result)
 }
 
 async fn zero(
@@ -362,26 +399,28 @@ async fn zero(
     operation: &ClientOperation,
     process: u64,
 ) -> bool {
-    let (tag, block) = (operation.tag(), operation.block);
-    let id = agents.begin(
-        process,
-        BlockOp::Zero {
-            first_block: block,
-            count: 1,
-        },
-    );
-    let size = u64::from(agents.plan.policy.block_size);
-    let result = disk
-        .zero(agents.offset(block), size, OperationTag(tag))
-        .await;
-    settle(agents, id, result)
+    let id = agents.begin(process, operation.recorded());
+    let (offset, length) = agents.range(operation);
+    let tag = OperationTag(operation.tag());
+    let result = disk.zero(offset, length, tag).await;
+    settle(agents, operation, id, result)
 }
 
-fn settle(agents: &Agents, id: OpId, result: Result<(), IoError>) -> bool {
+fn settle(
+    agents: &Agents,
+    operation: &ClientOperation,
+    id: OpId,
+    result: Result<(), IoError>,
+) -> bool {
     match result {
         Ok(()) => {
             agents.finish(id, Outcome::Ok(None));
             true
+        }
+        // A cancelled write of several blocks may have been done in part.
+        Err(IoError::Cancelled) if operation.count > 1 => {
+            agents.finish(id, Outcome::Info);
+            false
         }
         Err(IoError::Cancelled | IoError::OutOfRange | IoError::Misaligned { .. }) => {
             agents.finish(id, Outcome::Fail);
@@ -417,45 +456,40 @@ async fn read(
     agents: &Arc<Agents>,
     env: &Env,
     disk: &VirtualDisk,
-    block: u64,
+    operation: &ClientOperation,
     process: u64,
 ) -> bool {
-    let id = agents.begin(
-        process,
-        BlockOp::Read {
-            first_block: block,
-            count: 1,
-        },
-    );
-    let size = u64::from(agents.plan.policy.block_size);
-    match disk.read(agents.offset(block), size).await {
-        Ok(bytes) => {
-            let tag = tag_of(&bytes, block);
-            if tag == GARBAGE {
-                describe_garbage(env, block, &bytes);
-            }
-            agents.finish(id, Outcome::Ok(Some(vec![tag])));
-        }
+    let id = agents.begin(process, operation.recorded());
+    let (offset, length) = agents.range(operation);
+    let outcome = match disk.read(offset, length).await {
+        Ok(bytes) => Outcome::Ok(Some(agents.tags(env, operation, &bytes))),
         // A read that failed says nothing.
-        Err(_) => agents.finish(id, Outcome::Fail),
-    }
+        Err(_) => Outcome::Fail,
+    };
+    agents.finish(id, outcome);
     true
 }
 
 /// Reads every hot block once; false when some could not be read.
-pub(super) async fn read_all(agents: &Arc<Agents>, disk: &VirtualDisk) -> bool {
+pub(super) async fn read_all(agents: &Arc<Agents>, env: &Env, disk: &VirtualDisk) -> bool {
     let process = fresh_process(agents);
     for block in 0..agents.plan.hot_blocks {
-        let id = agents.begin(
-            process,
-            BlockOp::Read {
-                first_block: block,
-                count: 1,
-            },
-        );
-        let size = u64::from(agents.plan.policy.block_size);
-        match disk.read(agents.offset(block), size).await {
-            Ok(bytes) => agents.finish(id, Outcome::Ok(Some(vec![tag_of(&bytes, block)]))),
+        let operation = ClientOperation {
+            at_ns: 0,
+            node: NodeIndex(0),
+            client: ClientId::FORMER_HOLDER,
+            number: 0,
+            block,
+            count: 1,
+            deed: Deed::Read,
+        };
+        let id = agents.begin(process, operation.recorded());
+        let (offset, length) = agents.range(&operation);
+        match disk.read(offset, length).await {
+            Ok(bytes) => {
+                let tags = agents.tags(env, &operation, &bytes);
+                agents.finish(id, Outcome::Ok(Some(tags)));
+            }
             Err(_) => {
                 agents.finish(id, Outcome::Fail);
                 return false;

@@ -6,6 +6,7 @@
 
 mod clients;
 mod cluster;
+mod initiators;
 mod nemesis;
 mod operations;
 mod plan;

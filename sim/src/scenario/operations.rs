@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hedgerow_env::Random;
+use hedgerow_jepsen::check::BlockOp;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -27,18 +28,22 @@ const CANCEL_AFTER_MAXIMUM_US: u64 = 60_000;
 /// Numbers of generated operations that follow a list begin here, so that none is given out twice.
 const FIRST_NUMBER_AFTER_LIST: u64 = 1 << 32;
 
-/// A client: a task beside a node's proxy.
+/// A client: a task beside a node's proxy, or an initiator that uses the node's portal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClientId {
-    /// Where it runs.
+    /// Where it runs, or whose portal it uses.
     pub node: NodeIndex,
-    /// Which of the node's: [`ClientId::FORMER_HOLDER`], or one of those of a rightful holder.
+    /// Which of the node's: [`ClientId::FORMER_HOLDER`], one of those of a rightful holder, or from
+    /// [`ClientId::FIRST_INITIATOR`] on an initiator.
     pub client: u32,
 }
 
 impl ClientId {
     /// The client of a holder that does not know that it should be none.
     pub const FORMER_HOLDER: u32 = 0;
+
+    /// The first of the initiators that use the node's portal, over iSCSI, from a machine of theirs.
+    pub const FIRST_INITIATOR: u32 = 128;
 
     /// The unique, non-zero tag of this client's operation `number`.
     #[must_use]
@@ -76,8 +81,11 @@ pub struct ClientOperation {
     pub client: u32,
     /// Its number among its client's, from zero.
     pub number: u64,
-    /// Which block.
+    /// Which block, the first if there are several.
     pub block: u64,
+    /// How many blocks, one after the other.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub count: u64,
     /// What it does.
     pub deed: Deed,
 }
@@ -97,6 +105,30 @@ impl ClientOperation {
     pub fn tag(&self) -> u64 {
         self.id().tag(self.number)
     }
+
+    /// How it stands in the history.
+    #[must_use]
+    pub fn recorded(&self) -> BlockOp {
+        let (first_block, count) = (self.block, self.count);
+        match self.deed {
+            Deed::Read => BlockOp::Read { first_block, count },
+            Deed::Zero => BlockOp::Zero { first_block, count },
+            Deed::Write | Deed::WriteThenCancel { .. } => BlockOp::Write {
+                first_block,
+                count,
+                tag: self.tag(),
+            },
+        }
+    }
+}
+
+fn one() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_one(count: &u64) -> bool {
+    *count == 1
 }
 
 /// Gives out the operations of a run.
@@ -104,6 +136,8 @@ impl ClientOperation {
 pub struct Operations {
     seed: u64,
     hot_blocks: u64,
+    window_blocks: u64,
+    most_blocks: u64,
     pause_ms: u64,
     listed: BTreeMap<ClientId, VecDeque<ClientOperation>>,
     generates: bool,
@@ -131,6 +165,8 @@ impl Operations {
         Self {
             seed: plan.seed,
             hot_blocks: plan.hot_blocks,
+            window_blocks: plan.window_blocks(),
+            most_blocks: plan.most_blocks(),
             pause_ms: u64::try_from(plan.pause.as_millis()).expect("a pause is short"),
             listed,
             generates: list.is_none(),
@@ -177,7 +213,8 @@ impl Operations {
         ));
         let block = random.below(self.hot_blocks);
         let former = client.client == ClientId::FORMER_HOLDER;
-        let may_write = !former || random.chance(1, 8);
+        // A former holder's write may hang until its node is reached again; then it reads no more.
+        let may_write = !former || random.chance(1, 32);
         let deed = if !may_write || random.chance(1, 2) {
             Deed::Read
         } else if random.chance(1, 6) {
@@ -188,6 +225,7 @@ impl Operations {
         } else {
             Deed::Write
         };
+        let count = self.draw_count(&mut random, block);
         let pause_ms = if former {
             1 + random.below(FORMER_HOLDER_PAUSE_MS)
         } else {
@@ -199,8 +237,18 @@ impl Operations {
             client: client.client,
             number,
             block,
+            count,
             deed,
         }
+    }
+
+    /// Most operations concern one block; the others end with their window at the latest.
+    fn draw_count(&self, random: &mut Random, block: u64) -> u64 {
+        if !random.chance(1, 4) {
+            return 1;
+        }
+        let left = (self.window_blocks - block % self.window_blocks).min(self.hot_blocks - block);
+        1 + random.below(left.min(self.most_blocks))
     }
 
     /// Notes that an operation began.

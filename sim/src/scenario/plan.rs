@@ -24,6 +24,11 @@ pub struct Move {
     pub former_goes_on_ns: u64,
 }
 
+/// Bytes of one operation at most.
+const OPERATION_BYTES: u64 = 65_536;
+/// Blocks of one operation at most.
+const OPERATION_BLOCKS: u64 = 5;
+
 /// A run's plan. Written to and read from a tape, it needs no seed to be drawn from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -47,6 +52,9 @@ pub struct Plan {
     pub hot_blocks: u64,
     /// Client tasks of the node that holds the disk.
     pub clients: u32,
+    /// Initiators on a machine of their own, which use the portal of the node that holds the disk.
+    #[serde(default)]
+    pub initiators: u32,
     /// Pause between a client's operations, at most.
     pub pause: Duration,
     /// How long faults strike.
@@ -55,6 +63,9 @@ pub struct Plan {
     pub moves: Vec<Move>,
     /// Clock drift of each node, in parts per million; none where the list has ended.
     pub drift_ppm: Vec<i32>,
+    /// What strikes while the cluster forms, counted from the beginning of the run.
+    #[serde(default)]
+    pub formation: Vec<TimedFault>,
     /// What strikes when, counted from the beginning of the safety phase.
     pub faults: Vec<TimedFault>,
 }
@@ -79,10 +90,12 @@ impl Plan {
             container_bytes: 1 << 20,
             hot_blocks: 1,
             clients: 1,
+            initiators: 0,
             pause: Duration::from_millis(10),
             safety: Duration::from_secs(1),
             moves: Vec::new(),
             drift_ppm: Vec::new(),
+            formation: Vec::new(),
             faults: Vec::new(),
         }
     }
@@ -96,21 +109,63 @@ impl Plan {
             .unwrap_or_default()
     }
 
+    /// The blocks in use lie in windows around the borders of neighbouring containers.
+    fn windows(&self) -> u64 {
+        u64::from(self.containers).saturating_sub(1).max(1)
+    }
+
+    /// Blocks of a window; the last one may be shorter.
+    #[must_use]
+    pub fn window_blocks(&self) -> u64 {
+        self.hot_blocks.div_ceil(self.windows()).max(1)
+    }
+
+    /// How many blocks can be in use at most.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.windows() * (self.container_bytes / u64::from(self.policy.block_size))
+    }
+
+    /// Blocks of one operation at most.
+    #[must_use]
+    pub fn most_blocks(&self) -> u64 {
+        (OPERATION_BYTES / u64::from(self.policy.block_size)).clamp(1, OPERATION_BLOCKS)
+    }
+
+    /// Where a block in use begins, in bytes. Those of a window follow one another.
+    #[must_use]
+    pub fn offset(&self, block: u64) -> u64 {
+        assert!(block < self.room(), "no two blocks share a place");
+        let size = u64::from(self.policy.block_size);
+        let (window, within) = (block / self.window_blocks(), block % self.window_blocks());
+        let before_border = if self.containers > 1 {
+            self.window_blocks() / 2 * size
+        } else {
+            self.container_bytes
+        };
+        (window + 1) * self.container_bytes - before_border + within * size
+    }
+
     /// The plan of `seed`.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
         let mut shape = stream(seed, 1);
-        let nodes = 5;
-        let racks = 3;
         let mut disk = stream(seed, 2);
-        let factors: [u8; 8] = [3, 3, 3, 3, 3, 5, 2, 1];
+        let factors: [u8; 10] = [3, 3, 3, 3, 3, 5, 2, 1, 4, 6];
         let rules = [
             PlacementRule::Agnostic,
             PlacementRule::RackAware,
             PlacementRule::DataCentreAware,
         ];
+        let replication_factor = factors[disk.index(factors.len())];
+        // One member a node: six copies need six nodes, and one to spare.
+        let nodes = [5, 5, 5, 5, 5, 5, 6, 7][shape.index(8)].max(match replication_factor {
+            6 => 7,
+            _ => 5,
+        });
+        let racks = 3;
         let policy = Policy {
-            replication_factor: factors[disk.index(factors.len())],
+            replication_factor,
             placement: rules[disk.index(rules.len())],
             block_size: [512, 4096, 4096, 65_536][disk.index(4)],
             compression: disk.chance(1, 3),
@@ -121,9 +176,15 @@ impl Plan {
         let mut clocks = stream(seed, 4);
         let containers = 1 + u32::try_from(disk.below(4)).expect("small");
         let container_bytes = 1 << 20;
-        let room = u64::from(containers) * (container_bytes / u64::from(policy.block_size));
         let drift = |_| i32::try_from(clocks.below(180_000)).expect("small") - 90_000;
-        Self {
+        let mut moves = draw_moves(&mut stream(seed, 6), nodes, safety);
+        let ground = nemesis::Ground {
+            nodes,
+            racks,
+            safety,
+        };
+        let faults = nemesis::draw(&mut stream(seed, 5), ground, &mut moves);
+        let mut plan = Self {
             seed,
             nodes,
             racks,
@@ -132,14 +193,18 @@ impl Plan {
             policy,
             containers,
             container_bytes,
-            hot_blocks: (4 + work.below(28)).min(room),
-            clients: 2 + u32::try_from(work.below(4)).expect("small"),
+            hot_blocks: 4 + work.below(28),
+            clients: 1 + u32::try_from(work.below(4)).expect("small"),
+            initiators: u32::try_from(work.below(4)).expect("small"),
             pause: Duration::from_millis([2, 10, 50][work.index(3)]),
             safety,
-            moves: draw_moves(&mut stream(seed, 6), nodes, safety),
+            moves,
             drift_ppm: (0..nodes).map(drift).collect(),
-            faults: nemesis::draw(&mut stream(seed, 5), nodes, safety),
-        }
+            formation: nemesis::draw_formation(&mut stream(seed, 7), nodes),
+            faults,
+        };
+        plan.hot_blocks = plan.hot_blocks.min(plan.room());
+        plan
     }
 }
 

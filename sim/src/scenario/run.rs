@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hedgerow_env::{HaltReason, Random};
+use hedgerow_jepsen::check::BlockHistory;
 use hedgerow_net::GroupClient;
 use hedgerow_protocol::{
     DiskRecord, RootCommand, RootOutcome, ShardReply, ShardRequest, ShardStatistics,
@@ -13,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::oracles;
 use crate::world::{
-    Crash, DiskFaults, NodeIndex, NodeStatus, Recording, Strike, TimedFault, World, WorldConfig,
-    run_in_world,
+    Crash, DiskFaults, FaultAction, NodeIndex, NodeStatus, Recording, Strike, TimedFault, World,
+    WorldConfig, run_in_world,
 };
 
 use super::clients::{Agents, DISK, read_all};
@@ -23,7 +24,7 @@ use super::operations::{ClientOperation, Operations, identity_seed};
 use super::plan::Plan;
 use super::script::Script;
 
-/// A cluster without faults forms within this time.
+/// A cluster forms within this time; faults may strike in its first twelve seconds.
 const FORM_LIMIT: Duration = Duration::from_secs(60);
 /// After the last fault is healed the cluster serves again within this time: an election, the wait
 /// for a lease, back-offs, and the recovery of stores.
@@ -143,6 +144,8 @@ pub struct Report {
     pub checkpoints: Vec<u64>,
     /// The events that were kept.
     pub recorded: Vec<crate::world::TraceEvent>,
+    /// What clients saw; empty after a panic.
+    pub history: BlockHistory,
 }
 
 /// What outlives a run, also one that panics.
@@ -165,9 +168,10 @@ pub fn run_script(script: &Script, recording: Recording, print: bool) -> Report 
     config.time_limit = RUN_LIMIT;
     config.recording = recording;
     config.print = print;
-    if print {
+    if print || config.recording != Recording::HashOnly {
         config.level = hedgerow_env::Level::Debug;
     }
+    config.describe = Some(crate::timeline::describe);
     let operations = Operations::new(&script.plan, script.operations.as_deref());
     let journal = Journal {
         operations: Arc::new(Mutex::new(operations)),
@@ -181,32 +185,42 @@ pub fn run_script(script: &Script, recording: Recording, print: bool) -> Report 
             world.script(strike.clone());
         }
         let verdict = scenario(&world, &planned, &agents, &kept).await;
-        let all = u64::try_from(agents.history().len()).expect("usize fits 64 bits");
-        (verdict, (all, agents.succeeded()), world.take_strikes())
+        (
+            verdict,
+            agents.succeeded(),
+            world.take_strikes(),
+            agents.history(),
+        )
     });
     let (outcome, trace) = match run {
         Ok(run) => (run.value, run.trace),
         Err(failure) => {
             let verdict = Err(Failure::crash("panic", failure.message));
-            ((verdict, (0, 0), Vec::new()), *failure.trace)
+            (
+                (verdict, 0, Vec::new(), BlockHistory::new()),
+                *failure.trace,
+            )
         }
     };
+    let (verdict, succeeded, strikes, history) = outcome;
+    let all = u64::try_from(history.len()).expect("usize fits 64 bits");
     // A panic may have come while these were held; what they note is whole all the same.
     let began_ns = journal.safety_began_ns.lock();
     let operations = journal.operations.lock();
     let operations = operations.unwrap_or_else(std::sync::PoisonError::into_inner);
     Report {
-        verdict: outcome.0,
+        verdict,
         trace_hash: trace.hash,
         events: trace.events,
         virtual_time: Duration::from_nanos(trace.virtual_ns),
-        operations: outcome.1,
+        operations: (all, succeeded),
         drawn: operations.drawn().to_vec(),
         performed: operations.performed(),
         safety_began_ns: *began_ns.unwrap_or_else(std::sync::PoisonError::into_inner),
-        strikes: outcome.2,
+        strikes,
         checkpoints: trace.checkpoints,
         recorded: trace.recorded,
+        history,
     }
 }
 
@@ -218,6 +232,7 @@ async fn scenario(
 ) -> Result<(), Failure> {
     let plan = &script.plan;
     let cluster = Cluster::start(world, plan, Arc::clone(agents));
+    world.schedule(shifted(&plan.formation, world.now_ns(), &cluster));
     let disk = form(world, plan, &cluster).await?;
     agents.begin_safety();
     *journal.safety_began_ns.lock().expect("no panic under it") = Some(world.now_ns());
@@ -229,20 +244,27 @@ async fn scenario(
     converge(world, &cluster).await?;
     final_reads(world, &cluster, agents).await?;
     oracles::linearizability::check(&agents.history())?;
-    oracles::replicas::check_groups(&cluster).await?;
-    oracles::copies::check(&cluster, &disk).await?;
+    oracles::replicas::check_groups(world, &cluster).await?;
+    oracles::copies::check(&cluster, plan, &disk).await?;
     no_invariant_broke(world, &cluster)
 }
 
-/// Waits for the cluster, and makes the disk.
+/// Waits for the cluster, every node of it, and makes the disk.
 async fn form(world: &World, plan: &Plan, cluster: &Cluster) -> Result<DiskRecord, Failure> {
     let give_up = world.now_ns() + nanoseconds(FORM_LIMIT);
     let mut last = String::from("no node runs");
+    let mut operator = Operator::default();
     while world.now_ns() < give_up {
         no_invariant_broke(world, cluster)?;
+        operator.look(world, cluster);
         for (_, node) in cluster.nodes() {
             if node.groups().directory().shards().is_empty() {
                 "the shards are not there".clone_into(&mut last);
+                continue;
+            }
+            let joined = node.groups().directory().topology().nodes.len();
+            if joined < usize::from(plan.nodes) {
+                last = format!("{joined} of {} nodes have joined", plan.nodes);
                 continue;
             }
             let command = RootCommand::CreateDisk {
@@ -305,11 +327,7 @@ async fn strike(
     agents: &Agents,
 ) -> Result<(), Failure> {
     let began = world.now_ns();
-    let shifted = plan.faults.iter().map(|fault| TimedFault {
-        at_ns: began + fault.at_ns,
-        action: fault.action.clone(),
-    });
-    world.schedule(shifted.collect::<Vec<_>>());
+    world.schedule(shifted(&plan.faults, began, cluster));
     let end = began + nanoseconds(plan.safety);
     let mut moves = plan.moves.iter().peekable();
     let mut operator = Operator::default();
@@ -322,6 +340,24 @@ async fn strike(
         }
     }
     Ok(())
+}
+
+/// The faults at their true times. The initiators' machine is on every side of a partition: what
+/// comes between an initiator and a portal is the sessions' business, not the cluster's.
+fn shifted(faults: &[TimedFault], began_ns: u64, cluster: &Cluster) -> Vec<TimedFault> {
+    let shift = |fault: &TimedFault| {
+        let mut action = fault.action.clone();
+        if let FaultAction::Partition(groups) = &mut action {
+            for group in groups {
+                group.push(cluster.machine());
+            }
+        }
+        TimedFault {
+            at_ns: began_ns + fault.at_ns,
+            action,
+        }
+    };
+    faults.iter().map(shift).collect()
 }
 
 /// Starts nodes that stopped themselves, over their disks as a rule, a while later.
@@ -471,11 +507,12 @@ async fn final_reads(
         turn += 1;
         let Some(proxy) = node.proxy() else { continue };
         let reading = Arc::clone(agents);
+        let env = node.env().clone();
         let work = async move {
             let Ok(disk) = proxy.attach(DISK).await else {
                 return false;
             };
-            let complete = read_all(&reading, &disk).await;
+            let complete = read_all(&reading, &env, &disk).await;
             drop(proxy.detach(&disk).await);
             complete
         };

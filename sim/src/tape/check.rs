@@ -11,7 +11,7 @@ use super::TapeError;
 /// Nodes at most; the largest cluster that is simulated.
 pub const NODES_MAXIMUM: u16 = 128;
 /// Clients of a node at most; their tags have eight bits for it.
-pub const CLIENTS_MAXIMUM: u32 = 255;
+pub const CLIENTS_MAXIMUM: u32 = ClientId::FIRST_INITIATOR - 1;
 /// Blocks in use at most: each is read at the end.
 pub const BLOCKS_MAXIMUM: u64 = 100_000;
 /// Operations at most.
@@ -26,7 +26,7 @@ const TIME_MAXIMUM_NS: u64 = 1_200_000_000_000;
 const DRIFT_MAXIMUM_PPM: u32 = 900_000;
 
 /// Checks every limit and every reference of a script.
-pub(super) fn check(script: &Script) -> Result<(), TapeError> {
+pub(crate) fn check(script: &Script) -> Result<(), TapeError> {
     check_shape(script)?;
     let nodes = script.plan.nodes;
     for (at, one) in script.plan.moves.iter().enumerate() {
@@ -36,12 +36,17 @@ pub(super) fn check(script: &Script) -> Result<(), TapeError> {
         let goes_on = format!("{place}.former_goes_on_ns");
         within(&goes_on, one.former_goes_on_ns, 0, TIME_MAXIMUM_NS)?;
     }
-    for (at, fault) in script.plan.faults.iter().enumerate() {
-        let place = format!("plan.faults[{at}].at_ns");
-        within(&place, fault.at_ns, 0, TIME_MAXIMUM_NS)?;
-        let mut action = fault.action.clone();
-        for node in action.nodes_mut() {
-            known(nodes, *node, || format!("plan.faults[{at}]"))?;
+    for (list, faults) in [
+        ("formation", &script.plan.formation),
+        ("faults", &script.plan.faults),
+    ] {
+        for (at, fault) in faults.iter().enumerate() {
+            let place = format!("plan.{list}[{at}].at_ns");
+            within(&place, fault.at_ns, 0, TIME_MAXIMUM_NS)?;
+            let mut action = fault.action.clone();
+            for node in action.nodes_mut() {
+                known(nodes, *node, || format!("plan.{list}[{at}]"))?;
+            }
         }
     }
     for (at, strike) in script.strikes.iter().enumerate() {
@@ -83,6 +88,7 @@ fn check_shape(script: &Script) -> Result<(), TapeError> {
     within("plan.shards", plan.shards, 1, 64_u32)?;
     within("plan.containers", plan.containers, 1, 1_024_u32)?;
     within("plan.clients", plan.clients, 1, CLIENTS_MAXIMUM)?;
+    within("plan.initiators", plan.initiators, 0, CLIENTS_MAXIMUM)?;
     within(
         "plan.safety.secs",
         plan.safety.as_secs(),
@@ -101,12 +107,11 @@ fn check_shape(script: &Script) -> Result<(), TapeError> {
         let reason = format!("{bytes} is not a multiple of 65536 up to 1 TiB");
         return Err(TapeError::field("plan.container_bytes", reason));
     }
-    let room = u64::from(plan.containers) * (bytes / block_size);
     within(
         "plan.hot_blocks",
         plan.hot_blocks,
         1,
-        room.min(BLOCKS_MAXIMUM),
+        plan.room().min(BLOCKS_MAXIMUM),
     )?;
     for (at, drift) in plan.drift_ppm.iter().enumerate() {
         let place = format!("plan.drift_ppm[{at}]");
@@ -126,13 +131,20 @@ fn check_operations(script: &Script) -> Result<(), TapeError> {
         let place = |field: &str| format!("operations[{at}].{field}");
         within(&place("at_ns"), operation.at_ns, 0, TIME_MAXIMUM_NS)?;
         known(script.plan.nodes, operation.node, || place("node"))?;
-        within(&place("client"), operation.client, 0, script.plan.clients)?;
-        within(
-            &place("block"),
-            operation.block,
-            0,
-            script.plan.hot_blocks - 1,
-        )?;
+        let (first, most) = match operation.client {
+            ClientId::FIRST_INITIATOR.. => {
+                let most = ClientId::FIRST_INITIATOR + script.plan.initiators;
+                (u64::from(ClientId::FIRST_INITIATOR), u64::from(most))
+            }
+            _ => (0, u64::from(script.plan.clients)),
+        };
+        within(&place("client"), operation.client, first, most)?;
+        let last = script.plan.hot_blocks - 1;
+        within(&place("block"), operation.block, 0, last)?;
+        let window = script.plan.window_blocks();
+        let left = (window - operation.block % window).min(last - operation.block + 1);
+        let most = left.min(script.plan.most_blocks());
+        within(&place("count"), operation.count, 1, most)?;
         within(&place("number"), operation.number, 0, NUMBERS_MAXIMUM - 2)?;
         if !seen.insert((operation.id(), operation.number)) {
             let reason = "its client has this number already";

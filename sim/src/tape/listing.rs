@@ -21,6 +21,11 @@ pub fn describe(tape: &Tape) -> String {
         push(&mut text, &format!("struck: {}", strike_words(strike)));
     }
     push(&mut text, "   time s  where  what");
+    for fault in &plan.formation {
+        let (place, what) = action_words(&fault.action);
+        let what = format!("{what} (while the cluster forms)");
+        push(&mut text, &line(fault.at_ns, &place, &what));
+    }
     let mut events: Vec<(u64, String, String)> = Vec::new();
     for fault in &plan.faults {
         let (place, what) = action_words(&fault.action);
@@ -28,17 +33,17 @@ pub fn describe(tape: &Tape) -> String {
     }
     events.extend(plan.moves.iter().map(move_words));
     for operation in tape.script.operations.iter().flatten() {
-        events.push(operation_words(operation));
+        let seen = tape.failure.as_ref().is_some_and(|failure| {
+            let tag = operation.tag().to_string();
+            failure.text.contains(&tag)
+        });
+        events.push(operation_words(operation, seen));
     }
     let end_ns = u64::try_from(plan.safety.as_nanos()).unwrap_or(u64::MAX);
     events.push((end_ns, String::new(), "every fault ends".into()));
     events.sort_by_key(|(at_ns, ..)| *at_ns);
     for (at_ns, place, what) in events {
-        let (seconds, milliseconds) = (at_ns / 1_000_000_000, at_ns / 1_000_000 % 1_000);
-        push(
-            &mut text,
-            &format!("{seconds:>5}.{milliseconds:03}  {place:<5}  {what}"),
-        );
+        push(&mut text, &line(at_ns, &place, &what));
     }
     match (&tape.script.operations, tape.script.service) {
         (None, _) => push(&mut text, "clients do what the seed draws"),
@@ -56,6 +61,11 @@ pub fn describe(tape: &Tape) -> String {
         push(&mut text, &format!("{kind}, {oracle}: {}", failure.text));
     }
     text
+}
+
+fn line(at_ns: u64, place: &str, what: &str) -> String {
+    let (seconds, milliseconds) = (at_ns / 1_000_000_000, at_ns / 1_000_000 % 1_000);
+    format!("{seconds:>5}.{milliseconds:03}  {place:<5}  {what}")
 }
 
 fn push(text: &mut String, line: &str) {
@@ -105,26 +115,33 @@ fn move_words(one: &Move) -> (u64, String, String) {
     )
 }
 
-fn operation_words(operation: &ClientOperation) -> (u64, String, String) {
+/// The tag is mentioned where the failure's text has it.
+fn operation_words(operation: &ClientOperation, seen: bool) -> (u64, String, String) {
     let who = match operation.client {
         ClientId::FORMER_HOLDER => "the former holder".to_owned(),
+        client if client >= ClientId::FIRST_INITIATOR => {
+            format!("initiator {}", client - ClientId::FIRST_INITIATOR)
+        }
         client => format!("client {client}"),
     };
-    let block = operation.block;
+    let block = match operation.count {
+        1 => operation.block.to_string(),
+        count => format!("{} to {}", operation.block, operation.block + count - 1),
+    };
     let what = match operation.deed {
         Deed::Read => format!("reads block {block}"),
-        Deed::Write => format!("writes block {block}, tag {}", operation.tag()),
+        Deed::Write => format!("writes block {block}"),
         Deed::WriteThenCancel { after_us } => {
-            let tag = operation.tag();
-            format!("writes block {block}, tag {tag}, and cancels after {after_us} us")
+            format!("writes block {block} and cancels after {after_us} us")
         }
         Deed::Zero => format!("zeroes block {block}"),
     };
-    (
-        operation.at_ns,
-        operation.node.to_string(),
-        format!("{who} {what}"),
-    )
+    let tag = match seen {
+        true => format!(" (tag {})", operation.tag()),
+        false => String::new(),
+    };
+    let what = format!("{who} {what}{tag}");
+    (operation.at_ns, operation.node.to_string(), what)
 }
 
 fn milliseconds(nanoseconds: u64) -> String {

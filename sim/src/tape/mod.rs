@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::scenario::{Failure, FailureKind, Report, Script};
 
+pub(crate) use check::check;
 pub use check::{BLOCKS_MAXIMUM, CLIENTS_MAXIMUM, NODES_MAXIMUM, OPERATIONS_MAXIMUM};
 pub use format::TapeError;
 pub use listing::describe;

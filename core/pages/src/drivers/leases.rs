@@ -1,13 +1,15 @@
 //! When a lease has ended: the grantor's wait, on the leader's clock.
 //!
 //! Invariant: a lease ends at the earliest [`LEASE_WAIT_MS`] after this leader first saw its newest
-//! renewal applied, in its own term; seeing late only makes the wait longer.
+//! renewal applied, in its own term; seeing late only makes the wait longer. A renewal is known by
+//! its log index: a lease that ended and began again unseen between two looks is another one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hedgerow_env::Instant;
-use hedgerow_protocol::{LEASE_WAIT_MS, ProxySession};
+use hedgerow_env::mutants::{Mutant, active};
+use hedgerow_protocol::{LEASE_MS, LEASE_WAIT_MS, ProxySession};
 
 /// The waits of one term.
 #[derive(Debug, Default)]
@@ -17,15 +19,15 @@ pub(super) struct LeaseWatch {
 }
 
 impl LeaseWatch {
-    /// Takes in the leases as they stand, and answers those that have ended, each with the count of
-    /// renewals at which its wait began.
+    /// Takes in the leases as they stand, and answers those that have ended, each with the
+    /// renewal at which its wait began.
     pub(super) fn ended(
         &mut self,
         now: Instant,
         term: u64,
         leases: &[(ProxySession, u64)],
     ) -> Vec<(ProxySession, u64)> {
-        if term != self.term {
+        if term != self.term && !active(Mutant::NewLeaderEndsLeases) {
             *self = Self {
                 term,
                 waits: BTreeMap::new(),
@@ -33,14 +35,19 @@ impl LeaseWatch {
         }
         self.waits
             .retain(|session, _| leases.iter().any(|(standing, _)| standing == session));
+        let wait_ms = if active(Mutant::LeaseEndsTooSoon) {
+            LEASE_MS
+        } else {
+            LEASE_WAIT_MS
+        };
         let mut ended = Vec::new();
-        for (session, renewals) in leases {
-            let wait = self.waits.entry(*session).or_insert((*renewals, now));
-            if wait.0 != *renewals {
-                *wait = (*renewals, now);
+        for (session, renewed_at) in leases {
+            let wait = self.waits.entry(*session).or_insert((*renewed_at, now));
+            if wait.0 != *renewed_at {
+                *wait = (*renewed_at, now);
             }
-            if now.since(wait.1) >= Duration::from_millis(LEASE_WAIT_MS) {
-                ended.push((*session, *renewals));
+            if now.since(wait.1) >= Duration::from_millis(wait_ms) {
+                ended.push((*session, *renewed_at));
             }
         }
         ended
@@ -87,5 +94,8 @@ mod tests {
         assert_eq!(watch.ended(at(14_000), 2, &[(session(1), 1)]).len(), 1);
         watch.ended(at(15_000), 2, &[]);
         assert!(watch.ended(at(30_000), 2, &[(session(1), 1)]).is_empty());
+        // Ended and begun again, and no look in between saw it gone.
+        assert!(watch.ended(at(34_999), 2, &[(session(1), 9)]).is_empty());
+        assert!(watch.ended(at(39_998), 2, &[(session(1), 9)]).is_empty());
     }
 }

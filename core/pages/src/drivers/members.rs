@@ -22,38 +22,50 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(60);
 
 impl Drivers {
     pub(super) async fn members(self) {
+        let mut learned = None;
         loop {
             self.env.sleep(self.config.round).await;
             for group in self.replicas.groups() {
                 if let Some((replica, _)) = self.leading(group) {
-                    self.grow(group, &replica).await;
+                    self.grow(group, &replica, &mut learned).await;
                 }
             }
         }
     }
 
     /// The topology and the table as this node knows them: the root's own replica knows best.
-    async fn known(&self) -> (Arc<Topology>, ShardTable) {
+    /// `learned` is the index of that replica's state from which the directory has learned.
+    async fn known(&self, learned: &mut Option<u64>) -> (Arc<Topology>, ShardTable) {
         let directory = self.client.directory();
-        if let Some((replica, _)) = self.leading_root() {
+        if let Some((replica, _)) = self.leading_root()
+            && *learned != Some(replica.applied_index())
+        {
+            let index = replica.applied_index();
             let ask = |view: &dyn crate::View, _| {
                 Ok((root::query::topology(view)?, root::query::table(view)?))
             };
             if let Ok((topology, table)) = crate::service::read_local(&replica, ask).await {
                 directory.learn_topology(topology);
                 directory.learn_table(table);
+                *learned = Some(index);
             }
         }
         (directory.topology(), directory.table())
     }
 
-    async fn grow(&self, group: GroupId, replica: &Arc<dyn GroupReplica>) {
-        let (topology, table) = self.known().await;
+    async fn grow(
+        &self,
+        group: GroupId,
+        replica: &Arc<dyn GroupReplica>,
+        learned: &mut Option<u64>,
+    ) {
+        let (topology, table) = self.known(learned).await;
         let leadership = replica.leadership();
         let most = self.config.replicas;
-        match growth::next_step(group, &leadership, &topology, &table, most) {
+        let retired = self.service.retired(group);
+        match growth::next_step(group, &leadership, &retired, &topology, &table, most) {
             Step::Rest => {}
-            Step::Promote(voters) => {
+            Step::Promote(voters) | Step::Remove(voters) => {
                 let change = replica.change_voters(Vec::new(), voters);
                 self.change(group, change).await;
             }

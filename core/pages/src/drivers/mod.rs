@@ -1,8 +1,8 @@
 //! The leaders' duties: loops that run on every node with a replica, and act only for the groups
 //! that are led here.
 //!
-//! `leases` and `health` decide when time is up; `growth` decides who joins a group; `root` and
-//! `shard` are the loops.
+//! `leases` and `health` decide when time is up; `growth` decides who joins and leaves a group;
+//! `root` and `shard` are the loops. `rejoin` alone runs for members that are retired.
 //!
 //! Invariants: whatever a driver proposes is conditional, so a leader of the past does no harm;
 //! each round is bounded, and a group that does not answer holds up no other.
@@ -12,6 +12,7 @@ mod growth;
 mod health;
 mod leases;
 mod members;
+mod rejoin;
 mod root;
 mod shard;
 
@@ -79,6 +80,7 @@ impl Drivers {
         env.spawn("pages-health", drivers.clone().health());
         env.spawn("pages-root-work", drivers.clone().root_work());
         env.spawn("pages-shard-work", drivers.clone().shard_work());
+        env.spawn("pages-rejoin", drivers.clone().rejoin());
         env.spawn("pages-members", drivers.members());
     }
 

@@ -4,6 +4,7 @@
 //! moved to another node moves its store); the map epoch rises with each change of the shard table;
 //! a replica number is handed out once.
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{ClusterId, GroupId, NodeId, ReplicaNumber, StoreId};
 use hedgerow_protocol::{
     GroupMember, GroupRecord, NodeRecord, NodeState, ROOT_GROUP, RootOutcome, RootRefusal, encode,
@@ -130,7 +131,7 @@ pub(super) fn join(
     let mut record = record.clone();
     let known = tables::read::<NodeRecord>(state, &keys::node(record.node))?;
     if let Some(known) = &known {
-        if known.state == NodeState::Draining {
+        if known.state == NodeState::Draining && !active(Mutant::JoinForgetsDraining) {
             // An operator's decision outlives a restart.
             record.state = NodeState::Draining;
             record.reason.clone_from(&known.reason);
@@ -143,7 +144,8 @@ pub(super) fn join(
         let before = other.stores.len();
         let taken = |store: StoreId| record.stores.iter().any(|own| own.store == store);
         other.stores.retain(|store| !taken(store.store));
-        if other.node != record.node && other.stores.len() != before {
+        let moved = other.node != record.node && other.stores.len() != before;
+        if moved && !active(Mutant::MovedStoreStaysListed) {
             put_node(state, index, &other)?;
         }
     }
@@ -252,7 +254,7 @@ pub(super) fn next_replica(
             .members
             .iter()
             .any(|member| member.member.store == store && member.member.replica.0 >= number);
-        if !used && times < OFFERS {
+        if (!used && times < OFFERS) || active(Mutant::ReplicaNumberReused) {
             let row = Put::value().u32(number).u32(times + 1).done();
             state.put(&offered, &row)?;
             return Ok(RootOutcome::Replica(ReplicaNumber(number)));

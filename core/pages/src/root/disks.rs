@@ -4,6 +4,7 @@
 //! creation repeated with its nonce answers the disk made first; a disk's record stays until
 //! every shard has dropped it.
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{FamilyId, Generation, GroupId, LayerId, TenantId, VirtualDiskId};
 use hedgerow_protocol::{DiskRecord, DiskState, Policy, RootOutcome, RootRefusal};
 
@@ -108,7 +109,9 @@ pub(super) fn create(state: &mut dyn Update, wish: &Wish<'_>) -> Result<RootOutc
     };
     tables::write_disk(state, &record)?;
     tables::write_number(state, &name_key, disk)?;
-    tables::write_number(state, &creation, disk)?;
+    if !active(Mutant::CreationNotRemembered) {
+        tables::write_number(state, &creation, disk)?;
+    }
     tables::write_number(state, &keys::nonce_of(record.disk), wish.nonce)?;
     Ok(RootOutcome::Disk(record))
 }
@@ -133,7 +136,7 @@ pub(super) fn resize(
 ) -> Result<RootOutcome, Stop> {
     let mut record = ready(state, disk)?;
     check_size(size_bytes, record.container_bytes, &record.policy)?;
-    if size_bytes < record.size_bytes {
+    if size_bytes < record.size_bytes && !active(Mutant::ShrinkKeepsGeneration) {
         record.generation.0 += 1;
     }
     if size_bytes != record.size_bytes {

@@ -11,7 +11,7 @@
 //! | 7 name | name | disk |
 //! | 8 creation | nonce | disk |
 //! | 9 nonce of a disk | disk | nonce |
-//! | 10 lease | node, incarnation | renewals |
+//! | 10 lease | node, incarnation | log index of its newest renewal |
 //! | 11 ended lease | node, incarnation | log index at which it ended |
 //! | 12 attached | node, incarnation, disk | nothing |
 //! | 13 pending floor | disk, group | generation |

@@ -4,9 +4,11 @@
 //! its generation; an exclusive disk is attached by one session at most, and another session waits
 //! for its release or the end of its lease; a session whose lease was ended gets nothing more; the
 //! end of a lease leaves a floor pending at every shard for each disk it held.
-//! Does not: know time. `ExpireLease` names the renewals at which the grantor's wait began,
-//! and is void when there were more since.
+//! A lease is known by the log index of its newest renewal, which no later one ever has again.
+//! Does not: know time. `ExpireLease` names the renewal at which the grantor's wait began, and is
+//! void when there was another since.
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{Generation, GroupId, VirtualDiskId, WriterId};
 use hedgerow_protocol::{Attachment, DiskRecord, Grant, ProxySession, RootOutcome, RootRefusal};
 
@@ -21,22 +23,24 @@ const REMEMBERED_SESSIONS: usize = 32;
 
 fn check_lease_not_ended(state: &dyn Update, session: ProxySession) -> Result<(), Stop> {
     match state.get(&keys::ended(session))? {
+        Some(_) if active(Mutant::EndedSessionRenews) => Ok(()),
         Some(_) => Err(RootRefusal::LeaseEnded.into()),
         None => Ok(()),
     }
 }
 
-/// Counts a renewal; answers the count.
-fn count_renewal(state: &mut dyn Update, session: ProxySession) -> Result<u64, StateError> {
-    let key = keys::lease(session);
-    let renewals = tables::read_number(state, &key)?.unwrap_or(0) + 1;
-    tables::write_number(state, &key, renewals)?;
-    Ok(renewals)
+fn note_renewal(
+    state: &mut dyn Update,
+    index: u64,
+    session: ProxySession,
+) -> Result<(), StateError> {
+    tables::write_number(state, &keys::lease(session), index)
 }
 
 /// Attach.
 pub(super) fn attach(
     state: &mut dyn Update,
+    index: u64,
     disk: VirtualDiskId,
     session: ProxySession,
     nonce: u64,
@@ -44,9 +48,12 @@ pub(super) fn attach(
     check_lease_not_ended(state, session)?;
     let mut record = ready(state, disk)?;
     let mut standing = record.attachments.iter();
-    if let Some(granted) = standing.find(|held| held.session == session && held.nonce == nonce) {
+    if let Some(granted) = standing.find(|held| {
+        let same = held.nonce == nonce || active(Mutant::AttachNonceIgnored);
+        held.session == session && same
+    }) {
         let writer = granted.writer;
-        count_renewal(state, session)?;
+        note_renewal(state, index, session)?;
         return Ok(RootOutcome::Granted(Grant {
             disk: record,
             writer,
@@ -55,6 +62,7 @@ pub(super) fn attach(
     let mut others = record.attachments.iter();
     if let Some(other) = others.find(|held| held.session != session)
         && !record.policy.clustered
+        && !active(Mutant::HeldDiskGranted)
     {
         return Err(RootRefusal::Held {
             holder: other.session,
@@ -69,10 +77,12 @@ pub(super) fn attach(
         nonce,
         writer,
     });
-    record.generation.0 += 1;
+    if !active(Mutant::AttachKeepsGeneration) {
+        record.generation.0 += 1;
+    }
     tables::write_disk(state, &record)?;
     state.put(&keys::attached(session, disk), &[])?;
-    count_renewal(state, session)?;
+    note_renewal(state, index, session)?;
     Ok(RootOutcome::Granted(Grant {
         disk: record,
         writer,
@@ -89,7 +99,9 @@ pub(super) fn detach(
         return Ok(RootOutcome::Done);
     };
     let mut held = record.attachments.iter();
-    if let Some(at) = held.position(|attachment| attachment.writer == writer) {
+    if let Some(at) =
+        held.position(|attachment| attachment.writer == writer || active(Mutant::DetachOfAnyWriter))
+    {
         let attachment = record.attachments.remove(at);
         record.generation.0 += 1;
         tables::write_disk(state, &record)?;
@@ -99,25 +111,29 @@ pub(super) fn detach(
 }
 
 /// Renew.
-pub(super) fn renew(state: &mut dyn Update, session: ProxySession) -> Result<RootOutcome, Stop> {
+pub(super) fn renew(
+    state: &mut dyn Update,
+    index: u64,
+    session: ProxySession,
+) -> Result<RootOutcome, Stop> {
     check_lease_not_ended(state, session)?;
-    let renewals = count_renewal(state, session)?;
-    Ok(RootOutcome::Renewed { renewals })
+    note_renewal(state, index, session)?;
+    Ok(RootOutcome::Renewed { renewed_at: index })
 }
 
-/// `ExpireLease`. Answers the renewals when the lease stands.
+/// `ExpireLease`. Answers the newest renewal when the lease stands.
 pub(super) fn expire(
     state: &mut dyn Update,
     index: u64,
     session: ProxySession,
-    renewals: u64,
+    renewed_at: u64,
 ) -> Result<RootOutcome, Stop> {
     let key = keys::lease(session);
-    let Some(counted) = tables::read_number(state, &key)? else {
+    let Some(newest) = tables::read_number(state, &key)? else {
         return Ok(RootOutcome::Done);
     };
-    if counted != renewals {
-        return Ok(RootOutcome::Renewed { renewals: counted });
+    if newest != renewed_at && !active(Mutant::ExpiryIgnoresRenewals) {
+        return Ok(RootOutcome::Renewed { renewed_at: newest });
     }
     state.delete(&key)?;
     let disks = tables::attached(state, session)?;
@@ -131,9 +147,13 @@ pub(super) fn expire(
             continue;
         };
         record.attachments.retain(|held| held.session != session);
-        record.generation.0 += 1;
+        if !active(Mutant::ExpiryKeepsGeneration) {
+            record.generation.0 += 1;
+        }
         tables::write_disk(state, &record)?;
-        floor_pending(state, &record)?;
+        if !active(Mutant::ExpiryWithoutFloor) {
+            floor_pending(state, &record)?;
+        }
     }
     remember_ended(state, index, session)?;
     Ok(RootOutcome::Done)

@@ -99,12 +99,13 @@ fn apply_one(
             disk,
             session,
             nonce,
-        } => leases::attach(state, *disk, *session, *nonce),
+        } => leases::attach(state, index, *disk, *session, *nonce),
         RootCommand::Detach { disk, writer } => leases::detach(state, *disk, *writer),
-        RootCommand::Renew(session) => leases::renew(state, *session),
-        RootCommand::ExpireLease { session, renewals } => {
-            leases::expire(state, index, *session, *renewals)
-        }
+        RootCommand::Renew(session) => leases::renew(state, index, *session),
+        RootCommand::ExpireLease {
+            session,
+            renewed_at,
+        } => leases::expire(state, index, *session, *renewed_at),
         RootCommand::FloorApplied {
             disk,
             generation,

@@ -148,14 +148,14 @@ impl Root {
         query::answer(&self.state, query).expect("a state in memory does not fail")
     }
 
-    fn renewals(&self, session: ProxySession) -> Option<u64> {
+    fn renewed_at(&self, session: ProxySession) -> Option<u64> {
         let RootAnswer::Leases(leases) = self.ask(&RootQuery::Leases) else {
             panic!("leases were asked for");
         };
         let mut leases = leases.into_iter();
         leases
             .find(|(known, _)| *known == session)
-            .map(|(_, renewals)| renewals)
+            .map(|(_, renewed_at)| renewed_at)
     }
 
     /// The disks and shards that are pending.
@@ -450,25 +450,28 @@ fn the_end_of_a_lease_fences_its_disks_everywhere() {
     let disk = root.disk(create(1, "demo"));
     let holder = session(1, 7);
     root.granted(attach(&disk, holder, 100));
+    let attached_at = root.renewed_at(holder).unwrap();
     let renewed = root.run(RootCommand::Renew(holder));
-    assert_eq!(renewed, RootOutcome::Renewed { renewals: 2 });
-    let expire = |renewals| RootCommand::ExpireLease {
+    let renewed_at = root.renewed_at(holder).unwrap();
+    assert!(renewed_at > attached_at);
+    assert_eq!(renewed, RootOutcome::Renewed { renewed_at });
+    let expire = |renewed_at| RootCommand::ExpireLease {
         session: holder,
-        renewals,
+        renewed_at,
     };
-    let stands = root.run(expire(1));
+    let stands = root.run(expire(attached_at));
     assert_eq!(
         stands,
-        RootOutcome::Renewed { renewals: 2 },
+        RootOutcome::Renewed { renewed_at },
         "renewed meanwhile"
     );
-    assert_eq!(root.run(expire(2)), RootOutcome::Done);
-    assert_eq!(root.renewals(holder), None);
+    assert_eq!(root.run(expire(renewed_at)), RootOutcome::Done);
+    assert_eq!(root.renewed_at(holder), None);
     assert_eq!(root.pending(&RootQuery::PendingFloors), [(1, vec![1, 2])]);
     for command in [RootCommand::Renew(holder), attach(&disk, holder, 101)] {
         assert_eq!(root.refused(command), RootRefusal::LeaseEnded);
     }
-    assert_eq!(root.run(expire(2)), RootOutcome::Done, "repeated");
+    assert_eq!(root.run(expire(renewed_at)), RootOutcome::Done, "repeated");
 
     let applied = |generation, group| RootCommand::FloorApplied {
         disk: disk.disk,
@@ -496,11 +499,35 @@ fn a_lease_that_holds_nothing_ends_without_consequence() {
     root.run(RootCommand::Renew(idle));
     let expire = RootCommand::ExpireLease {
         session: idle,
-        renewals: 1,
+        renewed_at: root.renewed_at(idle).unwrap(),
     };
     root.run(expire);
     let renewed = root.run(RootCommand::Renew(idle));
-    assert_eq!(renewed, RootOutcome::Renewed { renewals: 1 });
+    assert!(matches!(renewed, RootOutcome::Renewed { .. }));
+}
+
+#[test]
+fn a_wait_for_a_lease_that_ended_never_ends_the_next_one() {
+    let mut root = Root::ready();
+    let disk = root.disk(create(1, "demo"));
+    let holder = session(1, 7);
+    let first = root.granted(attach(&disk, holder, 100));
+    let expire = RootCommand::ExpireLease {
+        session: holder,
+        renewed_at: root.renewed_at(holder).unwrap(),
+    };
+    root.run(RootCommand::Detach {
+        disk: disk.disk,
+        writer: first.writer,
+    });
+    assert_eq!(root.run(expire.clone()), RootOutcome::Done, "nothing held");
+    let second = root.granted(attach(&disk, holder, 101));
+    let answer = root.run(expire);
+    assert!(matches!(answer, RootOutcome::Renewed { .. }), "{answer:?}");
+    let RootAnswer::Disk(Some(record)) = root.ask(&RootQuery::DiskByName("demo".into())) else {
+        panic!("the disk was asked for");
+    };
+    assert_eq!(record.generation, second.disk.generation, "not fenced");
 }
 
 #[test]
@@ -509,9 +536,10 @@ fn ended_sessions_are_remembered_and_their_number_is_bounded() {
     let disk = root.disk(create(1, "demo"));
     for incarnation in 1..=40 {
         root.granted(attach(&disk, session(1, incarnation), incarnation));
+        let renewed_at = root.renewed_at(session(1, incarnation)).unwrap();
         root.run(RootCommand::ExpireLease {
             session: session(1, incarnation),
-            renewals: 1,
+            renewed_at,
         });
     }
     let newest = RootCommand::Renew(session(1, 40));
@@ -525,9 +553,10 @@ fn a_deleted_disk_frees_its_name_at_once_and_goes_when_every_shard_dropped_it() 
     let mut root = Root::ready();
     let disk = root.disk(create(1, "demo"));
     root.granted(attach(&disk, session(1, 7), 100));
+    let renewed_at = root.renewed_at(session(1, 7)).unwrap();
     root.run(RootCommand::ExpireLease {
         session: session(1, 7),
-        renewals: 1,
+        renewed_at,
     });
     let holder = session(2, 2);
     root.granted(attach(&disk, holder, 101));

@@ -120,6 +120,10 @@ impl GroupReplica for FakeReplica {
         })
     }
 
+    fn applied_index(&self) -> u64 {
+        self.state.lock().unwrap().1
+    }
+
     fn read(&self, job: ReadJob) -> BoxFuture<'static, ()> {
         let state = Arc::clone(&self.state);
         Box::pin(async move {

@@ -39,6 +39,7 @@ fn tape() -> Tape {
         client: 2,
         number: 3,
         block: 1,
+        count: 1,
         deed: Deed::WriteThenCancel { after_us: 9 },
     };
     Tape {
