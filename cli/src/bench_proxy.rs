@@ -13,6 +13,8 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use hedgerow_node::{Node, OperationTag, VirtualDisk};
 use serde::Deserialize;
 
+use crate::out::say;
+
 /// Marks the tags of these writes: initiators' have this bit clear.
 const TAG_MARK: u64 = 1 << 62;
 /// Most operations in flight: beyond it the queue itself would be measured.
@@ -68,7 +70,7 @@ pub(crate) async fn serve(node: &Node, disk: &str) -> anyhow::Result<()> {
         let began = node.env().now();
         run(&disk, workload, next_tag).await?;
         next_tag += workload.operations;
-        println!("ran {}", node.env().now().since(began).as_secs_f64());
+        say!("ran {}", node.env().now().since(began).as_secs_f64());
     }
 }
 

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use crate::jepsen_pages;
+use crate::out::say;
 
 /// Exit code for input that cannot be used.
 const EXIT_UNUSABLE: u8 = 2;
@@ -78,7 +79,7 @@ fn check(check: &Check) -> ExitCode {
     if code == i32::from(EXIT_UNUSABLE) {
         eprintln!("hedgerow: {}: {output}", check.file.display());
     } else {
-        println!("{output}");
+        say!("{output}");
     }
     ExitCode::from(u8::try_from(code).unwrap_or(EXIT_UNUSABLE))
 }

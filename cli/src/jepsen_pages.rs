@@ -7,6 +7,7 @@ use clap::Args;
 use hedgerow_env::Level;
 use hedgerow_jepsen::report::{self, serve::Server};
 
+use crate::out::{self, say};
 use crate::production::{Logging, client_env};
 
 /// Exit code for input that cannot be used.
@@ -44,7 +45,7 @@ pub(crate) fn page(page: &Page) -> ExitCode {
     if page.path.is_dir() {
         return match report::write_page(&page.path) {
             Ok(path) => {
-                println!("{}", path.display());
+                say!("{}", path.display());
                 ExitCode::SUCCESS
             }
             Err(error) => unusable(&error.to_string()),
@@ -71,7 +72,7 @@ pub(crate) fn page(page: &Page) -> ExitCode {
     if let Err(error) = report::files::write(&out, &html) {
         return unusable(&error.to_string());
     }
-    println!("{}\n{}", output.trim_end(), out.display());
+    say!("{}\n{}", output.trim_end(), out.display());
     ExitCode::from(u8::try_from(code).unwrap_or(EXIT_UNUSABLE))
 }
 
@@ -102,7 +103,7 @@ pub(crate) fn serve(serve: &Serve) -> ExitCode {
     let served = runtime.block_on(async {
         let env = client_env(Logging { level: Level::Warn });
         let server = Server::listen(env, &serve.listen, &serve.store).await?;
-        println!("ready http://{}/", server.address());
+        out::offer(&format!("ready http://{}/", server.address()));
         tokio::select! {
             biased;
             () = crate::stop_signal() => {}

@@ -22,7 +22,7 @@ use crate::journal::{
     StreamTag,
 };
 use crate::maintenance::{self, Worker};
-use crate::store::{Capacity, Inner, Store, StoreConfig, StoreError};
+use crate::store::{Capacity, Inner, Others, Store, StoreConfig, StoreError};
 use crate::superblock::{Superblock, SuperblockContent};
 
 /// What an open found.
@@ -104,6 +104,7 @@ impl Store {
                 capacity_bytes: config.capacity_bytes.unwrap_or(used + free_bytes),
                 free_bytes,
                 refused: false,
+                others: Others::default(),
             }),
             env: env.clone(),
             directory: directory.to_owned(),
@@ -154,7 +155,7 @@ async fn open_journal(
     let session = content.start_count.max(opening.highest_session()) + 1;
     let nonce = env.random("store-start").bits();
     superblock
-        .update(|content| content.begin_start(session, nonce))
+        .update(move |content| content.begin_start(session, nonce))
         .await?;
     let (journal, found) = opening.begin(session).await?;
     if !content.journal_born {

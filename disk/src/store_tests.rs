@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_env::{
-    BlobName, ContainerId, ContainerIndex, Env, FamilyId, NodeId, Sequence, VirtualDiskId, WriterId,
+    BlobName, ContainerId, ContainerIndex, DiskError, Env, FamilyId, NodeId, OpenMode, Sequence,
+    VirtualDiskId, WriterId,
 };
 
 use crate::testing::World;
 use crate::{
-    ExtentConfig, JournalConfig, ReadError, Recovery, Store, StoreConfig, StoreError, StreamTag,
+    ExtentConfig, JournalConfig, Others, ReadError, Recovery, Store, StoreConfig, StoreError,
+    StreamTag,
 };
 
 fn config() -> StoreConfig {
@@ -551,4 +553,72 @@ fn a_restored_image_counts_the_same_start_under_another_nonce() {
     let restored = started(&world);
     assert_eq!(restored.0, second.0, "the count was used before");
     assert_ne!(restored.1, second.1, "the nonce was not");
+}
+
+/// Fills a pool of 6 MiB beside which a file of 1 MiB lies, until no blob is taken any more. Answers
+/// the blobs that were stored.
+async fn fill(env: &Env, store: &Store, others: Others) -> Vec<u64> {
+    const REFUSALS: u32 = 20;
+    let mut stored = Vec::new();
+    let mut refusals = 0;
+    while refusals < REFUSALS {
+        store.observe_room(others).await.unwrap();
+        let sequence = u64::try_from(stored.len()).unwrap() + 1;
+        match store.put_blob(name(sequence), header(sequence, 1), payload(sequence, 1)) {
+            Ok(receipt) => {
+                receipt.durable().await.unwrap();
+                stored.push(sequence);
+                refusals = 0;
+            }
+            Err(StoreError::Busy | StoreError::Full) => {
+                refusals += 1;
+                env.sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    stored
+}
+
+/// Whether the file beside a full pool can double; afterwards the pool must still work.
+fn grows_beside_a_full_pool(others: Others) -> bool {
+    const STATE_BYTES: u64 = 1 << 20;
+    let world = World::new(12);
+    world.disk().limit(6 << 20);
+    let env = world.env();
+    world.run(async move {
+        let (store, _) = open(&env).await;
+        let state = env.disk().open("pool/pages/state", OpenMode::Create).await;
+        let state = state.unwrap();
+        state.resize(STATE_BYTES).await.unwrap();
+        let stored = fill(&env, &store, others).await;
+        assert!(stored.len() > 50, "{} blobs", stored.len());
+        let grown = state.resize(2 * STATE_BYTES).await;
+        assert!(
+            matches!(grown, Ok(()) | Err(DiskError::NoSpace { .. })),
+            "{grown:?}"
+        );
+        // Deletions go on, and make room for data again.
+        for sequence in &stored {
+            let receipt = store.delete_blob(name(*sequence)).unwrap();
+            receipt.durable().await.unwrap();
+        }
+        assert!(store.journal().is_stopped().is_none());
+        put(&env, &store, 1, 2).await;
+        check(&store, 1, 2).await;
+        grown.is_ok()
+    })
+}
+
+#[test]
+fn a_full_pool_leaves_room_for_what_grows_beside_it() {
+    let told = Others {
+        used_bytes: 1 << 20,
+        growth_bytes: 1 << 20,
+    };
+    assert!(grows_beside_a_full_pool(told));
+    assert!(
+        !grows_beside_a_full_pool(Others::default()),
+        "blobs take what nobody asked for: else this test shows nothing"
+    );
 }

@@ -5,9 +5,9 @@
 //! rot. The copy that is not known to be good is always the first to be written.
 //!
 //! Invariants: the sequence number only grows; an update that returned is found by every later
-//! open; after a failed write or sync no further update is accepted. Does not: judge by peers'
-//! knowledge (the node judges a rollback) or interpret the owners' values. Layout:
-//! `docs/format/superblock.md`.
+//! open; an update once begun goes on to its end, whoever stops waiting for it; after a failed write
+//! or sync no further update is accepted. Does not: judge by peers' knowledge (the node judges a
+//! rollback) or interpret the owners' values. Layout: `docs/format/superblock.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -151,6 +151,11 @@ pub enum SuperblockError {
 
 /// The open superblock of one pool.
 pub struct Superblock {
+    env: Env,
+    open: Arc<Open>,
+}
+
+struct Open {
     file: Arc<dyn File>,
     content: Mutex<SuperblockContent>,
     writer: tokio::sync::Mutex<WriterState>,
@@ -181,12 +186,15 @@ impl Superblock {
         };
         let (sequence, good, content) = read_best(&*file, &path).await?;
         Ok(Self {
-            file,
-            content: Mutex::new(content),
-            writer: tokio::sync::Mutex::new(WriterState {
-                sequence,
-                first: 1 - good,
-                stopped: false,
+            env: env.clone(),
+            open: Arc::new(Open {
+                file,
+                content: Mutex::new(content),
+                writer: tokio::sync::Mutex::new(WriterState {
+                    sequence,
+                    first: 1 - good,
+                    stopped: false,
+                }),
             }),
         })
     }
@@ -197,10 +205,11 @@ impl Superblock {
     /// Never: nobody panics while holding the lock.
     #[must_use]
     pub fn content(&self) -> SuperblockContent {
-        self.content.lock().expect(UNPOISONED).clone()
+        self.open.content()
     }
 
-    /// Changes the content; durable in both copies when this returns.
+    /// Changes the content; durable in both copies when this returns. Dropping this does not stop an
+    /// update that was begun: its outcome is then unknown, and the next one comes after it.
     ///
     /// # Errors
     /// See [`SuperblockError`]; after a disk failure every later update is refused.
@@ -208,6 +217,24 @@ impl Superblock {
     /// # Panics
     /// Never: nobody panics while holding the lock.
     pub async fn update<R>(
+        &self,
+        change: impl FnOnce(&mut SuperblockContent) -> R + Send + 'static,
+    ) -> Result<R, SuperblockError>
+    where
+        R: Send + 'static,
+    {
+        let open = Arc::clone(&self.open);
+        let update = async move { open.update(change).await };
+        self.env.to_the_end("superblock", update).await
+    }
+}
+
+impl Open {
+    fn content(&self) -> SuperblockContent {
+        self.content.lock().expect(UNPOISONED).clone()
+    }
+
+    async fn update<R>(
         &self,
         change: impl FnOnce(&mut SuperblockContent) -> R,
     ) -> Result<R, SuperblockError> {
@@ -219,8 +246,7 @@ impl Superblock {
         let answer = change(&mut content);
         let sequence = writer.sequence + 1;
         let encoded = encode(sequence, &content)?;
-        // Stopped also when this future is dropped half way: the first copy's state is unknown
-        // then.
+        // Stays so when a call fails: the first copy's state is unknown then.
         writer.stopped = true;
         let mut copies = vec![writer.first, 1 - writer.first];
         if active(Mutant::SuperblockOneCopy) {

@@ -71,7 +71,7 @@ fn a_crash_at_any_call_leaves_the_old_or_the_new_content() {
             let superblock = open(env).await.unwrap();
             for start in 4..8 {
                 superblock
-                    .update(|content| content.start_count = start)
+                    .update(move |content| content.start_count = start)
                     .await
                     .unwrap();
                 *count.lock().unwrap() = start;
@@ -163,7 +163,7 @@ fn too_many_values_are_refused() {
         let superblock = open(env).await.unwrap();
         let value = vec![0; crate::codec::narrow(SUPERBLOCK_COPY_BYTES)];
         let refused = superblock
-            .update(|content| content.values.insert(b"large".to_vec(), value))
+            .update(move |content| content.values.insert(b"large".to_vec(), value))
             .await;
         assert!(matches!(refused, Err(SuperblockError::TooLarge { .. })));
         superblock
@@ -256,4 +256,48 @@ fn the_first_nonce_heard_of_a_start_stays() {
     assert_eq!(known, shown(5, 50, 700));
     known.learn(shown(3, 30, 100));
     assert_eq!(known, shown(5, 50, 700));
+}
+
+/// Polls `future` at most `polls` times, then drops it; whether it completed.
+async fn dropped_after<T>(polls: u32, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    let mut count = 0;
+    std::future::poll_fn(|context| {
+        if let std::task::Poll::Ready(value) = future.as_mut().poll(context) {
+            return std::task::Poll::Ready(Some(value));
+        }
+        count += 1;
+        if count >= polls {
+            return std::task::Poll::Ready(None);
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
+
+#[test]
+fn an_update_that_nobody_awaits_any_more_is_no_failure() {
+    for polls in 1.. {
+        let world = World::new(7);
+        let env = world.env();
+        let completed = world.run(async move {
+            let superblock = open(env).await.unwrap();
+            let first = superblock.update(|content| content.start_count = 9);
+            let outcome = dropped_after(polls, first).await;
+            superblock
+                .update(|content| content.rolled_back = true)
+                .await
+                .expect("a dropped update is no disk failure");
+            let content = superblock.content();
+            assert!(content.rolled_back);
+            assert_eq!(content.start_count, 9, "what was begun went on to its end");
+            outcome.is_some()
+        });
+        world.power_cut();
+        let found = reopened(&world).unwrap();
+        assert!(found.rolled_back && found.start_count == 9);
+        if completed {
+            return;
+        }
+    }
 }

@@ -14,6 +14,7 @@ use hedgerow_sim::compare::{Comparison, Difference, compare};
 use hedgerow_sim::scenario::{Plan, Script, run_script};
 use hedgerow_sim::world::{Recording, TraceEvent, TraceSummary};
 
+use crate::out::say;
 use crate::plant;
 use crate::replay::read;
 use crate::sweep::parse_range;
@@ -83,7 +84,7 @@ impl Trace {
             recorded: report.recorded,
         };
         let text = serde_json::to_string(&summary).expect("a trace has no odd keys");
-        println!("{text}");
+        say!("{text}");
         ExitCode::SUCCESS
     }
 }
@@ -138,7 +139,7 @@ impl Determinism {
             return ExitCode::from(2);
         }
         let differing = differing.into_inner();
-        println!("{} runs compared, {differing} differ", end - first);
+        say!("{} runs compared, {differing} differ", end - first);
         ExitCode::from(if differing > 0 { 10 } else { 0 })
     }
 
@@ -168,15 +169,15 @@ impl Determinism {
         )?;
         match comparison {
             Comparison::Same(hash, events) => {
-                println!("{name}: same trace={hash:016x} events={events}");
+                say!("{name}: same trace={hash:016x} events={events}");
                 Ok(true)
             }
             Comparison::Differ(difference) => {
-                print!("{}", report(&name, &difference));
+                crate::out::write(format_args!("{}", report(&name, &difference)));
                 Ok(false)
             }
             Comparison::Elusive => {
-                println!("{name}: DIFFERS, each time elsewhere: no single event could be caught");
+                say!("{name}: DIFFERS, each time elsewhere: no single event could be caught");
                 Ok(false)
             }
         }

@@ -8,6 +8,7 @@ use hedgerow_sim::timeline::{self, Subject};
 use hedgerow_sim::world::Recording;
 
 use crate::Again;
+use crate::out::say;
 
 /// The options.
 #[derive(Args, Debug)]
@@ -61,7 +62,7 @@ impl Html {
             reason = "reports are written outside any world"
         )]
         match std::fs::write(&path, page) {
-            Ok(()) => println!("timeline: {}", path.display()),
+            Ok(()) => say!("timeline: {}", path.display()),
             Err(error) => eprintln!("hedgerow-sim: {}: {error}", path.display()),
         }
     }

@@ -4,6 +4,7 @@ mod determinism;
 mod duration;
 mod html;
 mod junit;
+mod out;
 mod regressions;
 mod replay;
 mod shrink_command;
@@ -18,6 +19,8 @@ use hedgerow_env::mutants;
 use hedgerow_sim::scenario::{Plan, Report, Script, run_script};
 use hedgerow_sim::tape::Tape;
 use hedgerow_sim::world::Recording;
+
+use crate::out::say;
 
 /// Runs Hedgerow's production code in a simulated world.
 #[derive(Parser, Debug)]
@@ -84,7 +87,7 @@ fn main() -> ExitCode {
         Command::Trace(trace) => trace.run(),
         Command::Mutants => {
             for mutant in mutants::Mutant::ALL {
-                println!("{}", mutant.name());
+                say!("{}", mutant.name());
             }
             ExitCode::SUCCESS
         }
@@ -110,7 +113,7 @@ impl Run {
         }
         let plan = Plan::draw(self.seed);
         if self.plan {
-            println!("{plan:#?}");
+            say!("{plan:#?}");
             return ExitCode::SUCCESS;
         }
         let script = Script::from(plan);
@@ -125,7 +128,7 @@ impl Run {
                 eprintln!("hedgerow-sim: {error}");
                 return ExitCode::from(2);
             }
-            println!("tape: {}", path.display());
+            say!("tape: {}", path.display());
         }
         let again = Again::Seed {
             seed: self.seed,
@@ -185,19 +188,19 @@ fn finish(again: &Again<'_>, report: &Report, wall: Duration) -> ExitCode {
     );
     match &report.verdict {
         Ok(()) => {
-            println!(
+            say!(
                 "operations={all} succeeded={succeeded} events={}",
                 report.events
             );
-            println!("{name}: pass {figures}");
+            say!("{name}: pass {figures}");
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            println!("{}: {}", failure.oracle, failure.text);
-            println!("commit {}", env!("HEDGEROW_COMMIT"));
-            println!("again: {}", again.command());
+            say!("{}: {}", failure.oracle, failure.text);
+            say!("commit {}", env!("HEDGEROW_COMMIT"));
+            say!("again: {}", again.command());
             let (kind, oracle) = (failure.kind.word(), failure.oracle);
-            println!("{name}: FAIL {kind} oracle={oracle} {figures}");
+            say!("{name}: FAIL {kind} oracle={oracle} {figures}");
             ExitCode::from(failure.kind.exit_code())
         }
     }

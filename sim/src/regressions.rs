@@ -13,6 +13,7 @@ use hedgerow_sim::shrink::Outcome;
 use hedgerow_sim::tape::{Tape, Verdict};
 
 use crate::junit;
+use crate::out::say;
 
 /// The exit code when a tape no longer shows its planted bug.
 const POWERLESS: u8 = 1;
@@ -56,7 +57,7 @@ impl Regressions {
                 scope.spawn(|| {
                     while let Some(tape) = tapes.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let result = check(tape);
-                        println!("{}", result.line());
+                        say!("{}", result.line());
                         results
                             .lock()
                             .expect("no panic under this lock")
@@ -107,7 +108,7 @@ impl Regressions {
             .iter()
             .filter_map(|result| result.wrong.as_ref().map(|wrong| wrong.0))
             .collect();
-        println!(
+        say!(
             "{} tapes, {} not as they should be",
             results.len(),
             wrong.len()

@@ -10,6 +10,7 @@ use hedgerow_sim::shrink::Outcome;
 use hedgerow_sim::tape::{Tape, TapeError, describe};
 use hedgerow_sim::world::Recording;
 
+use crate::out::{self, say};
 use crate::{Again, cpu_time, finish, limit_cpu, plant};
 
 /// `hedgerow-sim replay`
@@ -46,7 +47,7 @@ impl Replay {
             }
         };
         if self.list {
-            print!("{}", describe(&tape));
+            out::write(format_args!("{}", describe(&tape)));
             return ExitCode::SUCCESS;
         }
         let mutant = self.mutant.as_deref().or(tape.mutant.as_deref());
@@ -65,14 +66,15 @@ impl Replay {
             let cpu_ns = u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX);
             let outcome = Outcome::new(report, cpu_ns);
             let text = serde_json::to_string(&outcome).expect("an outcome has no odd keys");
-            println!("{text}");
+            say!("{text}");
             return code.map_or(ExitCode::SUCCESS, |kind| ExitCode::from(kind.exit_code()));
         }
         if report.trace_hash != tape.trace {
-            println!(
+            say!(
                 "the trace differs from the recorded one ({:016x}, commit {}): other code, another \
                  planted bug, or an edited tape",
-                tape.trace, tape.commit
+                tape.trace,
+                tape.commit
             );
         }
         let again = Again::Tape {

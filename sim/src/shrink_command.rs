@@ -15,6 +15,7 @@ use hedgerow_sim::scenario::Script;
 use hedgerow_sim::shrink::{Judgement, Outcome, Search, Size};
 use hedgerow_sim::tape::{Tape, describe};
 
+use crate::out::say;
 use crate::replay::read;
 
 /// A candidate is given up once it has taken so many times the processor time of the first run,
@@ -125,12 +126,12 @@ impl Shrink {
             eprintln!("hedgerow-sim: {error}");
             return ExitCode::from(2);
         }
-        print!("{}", describe(shrunk));
-        println!(
+        crate::out::write(format_args!("{}", describe(shrunk)));
+        say!(
             "again: cargo run --release -p hedgerow-sim -- replay {}",
             path.display()
         );
-        println!("shrunk: {} {figures}", Size::of(&shrunk.script));
+        say!("shrunk: {} {figures}", Size::of(&shrunk.script));
         ExitCode::SUCCESS
     }
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::junit;
+use crate::out::say;
 
 /// `hedgerow-sim sweep`
 #[derive(Args, Debug)]
@@ -185,7 +186,7 @@ impl Sweep {
             }
             if outcome.code != 0 {
                 failures.fetch_add(1, Ordering::Relaxed);
-                println!("{}", outcome.output.trim_end());
+                say!("{}", outcome.output.trim_end());
             }
             let mut all = outcomes.lock().expect("no panic under this lock");
             all.push(outcome);
@@ -257,7 +258,7 @@ impl Sweep {
         };
         let (virtual_s, cpu_s) = (sum("virtual_s"), sum("wall_s"));
         let per_minute = outcomes.len() as f64 * 60.0 / cpu_s.max(1e-9);
-        println!(
+        say!(
             "{} seeds, {} failed, {virtual_s:.0} virtual s in {cpu_s:.1} CPU s: {:.1} virtual \
              s/s, {per_minute:.1} seeds per core-minute",
             outcomes.len(),
@@ -265,7 +266,7 @@ impl Sweep {
             virtual_s / cpu_s.max(1e-9)
         );
         if ended == Ended::Budget {
-            println!(
+            say!(
                 "the time was up: {} seeds were not begun",
                 self.left(outcomes)
             );

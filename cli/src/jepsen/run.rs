@@ -14,6 +14,7 @@ use hedgerow_jepsen::run::{
 
 use super::etcd::Etcd;
 use super::processes::{Place, Processes};
+use crate::out::say;
 use crate::production::{Logging, SystemSeeds, production_env, wall};
 
 const EXIT_INVALID: u8 = 1;
@@ -104,7 +105,7 @@ enum TargetName {
 pub(super) fn run(options: Run) -> ExitCode {
     if options.nemesis == "help" {
         for (_, name, text) in NEMESES {
-            println!("{name:<10} {text}");
+            say!("{name:<10} {text}");
         }
         return ExitCode::SUCCESS;
     }
@@ -233,7 +234,7 @@ fn folder(store: &Path, plan: &TestPlan) -> anyhow::Result<PathBuf> {
 fn tell(options: &Run, results: &Results, folder: &Path) {
     if options.json {
         let text = serde_json::to_string_pretty(results).expect("results have a JSON form");
-        println!("{text}");
+        say!("{text}");
         return;
     }
     let verdict = match results.verdict {
@@ -241,10 +242,10 @@ fn tell(options: &Run, results: &Results, folder: &Path) {
         VerdictName::Invalid => "invalid",
         VerdictName::Unknown => "unknown",
     };
-    println!("{verdict}: {}", results.reason);
+    say!("{verdict}: {}", results.reason);
     for operation in &results.witness {
         let key = operation.key.as_ref().map(|key| format!(" key {key}"));
-        println!(
+        say!(
             "  operation {}: process {},{} :{} {} -> {} {}",
             operation.operation,
             operation.process,
@@ -256,19 +257,23 @@ fn tell(options: &Run, results: &Results, folder: &Path) {
         );
     }
     let counts = results.operations;
-    println!(
+    say!(
         "operations  {} ok, {} failed, {} unknown; {} ok under faults",
-        counts.ok, counts.fail, counts.info, results.coverage.succeeded_under_faults
+        counts.ok,
+        counts.fail,
+        counts.info,
+        results.coverage.succeeded_under_faults
     );
     for (name, tally) in &results.coverage.faults {
-        println!(
+        say!(
             "faults      {name}: {} of {} struck",
-            tally.struck, tally.asked
+            tally.struck,
+            tally.asked
         );
     }
     for incident in &results.incidents {
-        println!("incident    {incident}");
+        say!("incident    {incident}");
     }
-    println!("seed        {}, {:.0} s", results.seed, results.duration_s);
-    println!("folder      {}", folder.display());
+    say!("seed        {}, {:.0} s", results.seed, results.duration_s);
+    say!("folder      {}", folder.display());
 }

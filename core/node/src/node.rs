@@ -19,11 +19,13 @@ use hedgerow_proxy::Proxy;
 use tokio::sync::Notify;
 
 use crate::admin::{AdminEndpoint, AdminService};
-use crate::config::NodeConfig;
+use crate::config::{ConfigError, NodeConfig};
 use crate::founding;
+use crate::halting;
 use crate::peers::Peers;
 use crate::refresh;
-use crate::roles::{RolesError, Running};
+use crate::roles::{PAGES_DIRECTORY, RolesError, Running};
+use crate::room;
 use crate::service::{NodeEndpoint, NodeService};
 use crate::stores::Stores;
 
@@ -32,7 +34,7 @@ use crate::stores::Stores;
 pub enum NodeError {
     /// Correct the configuration.
     #[error("configuration: {0}")]
-    Configuration(String),
+    Configuration(#[from] ConfigError),
     /// A pool cannot be opened.
     #[error("pool: {0}")]
     Store(#[from] StoreError),
@@ -50,6 +52,14 @@ pub enum NodeError {
     Roles(#[from] RolesError),
 }
 
+impl NodeError {
+    /// Why a node that did not start for this stays down.
+    #[must_use]
+    pub fn halt_reason(&self) -> HaltReason {
+        halting::of_start(self)
+    }
+}
+
 /// A running node. Clones share it.
 #[derive(Clone)]
 pub struct Node(Arc<Inner>);
@@ -63,6 +73,8 @@ struct Inner {
     running: Arc<Running>,
     own: NodeRecord,
     claimed: Arc<Notify>,
+    /// What it waits for while it gets into a cluster; none once it serves.
+    waits_for: std::sync::Mutex<Option<String>>,
     admin: std::sync::Mutex<Option<Arc<AdminService>>>,
 }
 
@@ -72,7 +84,7 @@ impl Node {
     /// # Errors
     /// [`NodeError`].
     pub async fn start(env: Env, config: NodeConfig) -> Result<Self, NodeError> {
-        config.check().map_err(NodeError::Configuration)?;
+        config.check()?;
         let (stores, recoveries) = Stores::open(&env, &config).await?;
         let stores = Arc::new(stores);
         for store in &stores.all {
@@ -114,6 +126,7 @@ impl Node {
             stores,
             own,
             claimed: Arc::default(),
+            waits_for: std::sync::Mutex::new(Some("opening the metadata".into())),
             admin: std::sync::Mutex::default(),
         }));
         node.serve();
@@ -130,7 +143,6 @@ impl Node {
             directory: Arc::clone(inner.groups.directory()),
             running: Arc::clone(&inner.running),
             claimed: Arc::clone(&inner.claimed),
-            claiming: tokio::sync::Mutex::new(()),
         });
         inner
             .rpc
@@ -141,10 +153,13 @@ impl Node {
         let node = self.clone();
         self.0.env.spawn("node-main", async move {
             if let Err(error) = node.main(recoveries).await {
-                event!(node.0.env, Error, "node", "{error}");
-                node.0.env.halt(HaltReason::DiskFailed(error.to_string()));
+                node.halt_over(&error);
             }
         });
+        let system = self.0.stores.system().clone();
+        let pages = format!("{}/{PAGES_DIRECTORY}", system.directory());
+        let room = room::keep(self.0.env.clone(), system, pages);
+        self.0.env.spawn("room", room);
         for store in &self.0.stores.all {
             let (env, store) = (self.0.env.clone(), store.clone());
             let system = store.id() == self.0.stores.system().id();
@@ -179,6 +194,7 @@ impl Node {
             .open_pages(&inner.config, &inner.stores, system)
             .await?;
         let cluster = self.enter_or_be_claimed().await?;
+        self.set_waits_for(Some("waiting for the cluster's majority"));
         self.show_identity();
         if let Some(nodes) = founding::founding_nodes(&inner.stores) {
             founding::claim_seeds(&inner.env, &inner.groups, &inner.own, cluster, &nodes).await;
@@ -206,7 +222,7 @@ impl Node {
                 .running
                 .initialise_cluster(cluster, nodes, members)
                 .await;
-            inner.stores.set_value(founding::FOUNDING_KEY, None).await?;
+            inner.stores.forget_value(founding::FOUNDING_KEY).await?;
         }
         inner.running.join(&inner.own).await;
         let admin = inner
@@ -219,6 +235,7 @@ impl Node {
             Arc::new(AdminEndpoint(Arc::clone(&admin))),
         );
         *inner.admin.lock().expect("no panic under this lock") = Some(admin);
+        self.set_waits_for(None);
         event!(
             inner.env,
             Info,
@@ -233,12 +250,14 @@ impl Node {
     /// Gets into a cluster, by asking seeds or by being claimed.
     async fn enter_or_be_claimed(&self) -> Result<ClusterId, SuperblockError> {
         let inner = &self.0;
+        let tell = |reason: &str| self.set_waits_for(Some(reason));
         let entering = founding::enter_cluster(
             &inner.env,
             &inner.stores,
             &inner.groups,
             &inner.own,
             &inner.config.seeds,
+            &tell,
         );
         let entering = std::pin::pin!(entering);
         // A claim may come while seeds are being asked. What waits for it here must end with this
@@ -251,6 +270,24 @@ impl Node {
                 .cluster()
                 .expect("a claim is durable before it is told")),
         }
+    }
+
+    /// Stops the node over a role that cannot start.
+    fn halt_over(&self, error: &RolesError) {
+        let env = &self.0.env;
+        event!(env, Error, "node", "{error}");
+        env.halt(match self.0.stores.system().journal().is_stopped() {
+            // Whatever the role says of it: it is the consequence of a store that stopped.
+            Some(stopped) if stopped.reason != CLOSED => {
+                HaltReason::DiskFailed(format!("{stopped}; {error}"))
+            }
+            _ => halting::of_roles(error),
+        });
+    }
+
+    fn set_waits_for(&self, reason: Option<&str>) {
+        let mut waits_for = self.0.waits_for.lock().expect("no panic under this lock");
+        *waits_for = reason.map(str::to_owned);
     }
 
     /// Starts this node's replica of the root, if it is one of the root's first members.
@@ -271,7 +308,7 @@ impl Node {
         self.0.env.spawn("late-claim", async move {
             node.0.claimed.notified().await;
             if let Err(error) = node.run_root().await {
-                node.0.env.halt(HaltReason::DiskFailed(error.to_string()));
+                node.halt_over(&error);
             }
         });
     }
@@ -301,6 +338,13 @@ impl Node {
     #[must_use]
     pub fn id(&self) -> NodeId {
         self.0.own.node
+    }
+
+    /// What it waits for before it can serve, for people; none once it serves.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<String> {
+        let waits_for = self.0.waits_for.lock().expect("no panic under this lock");
+        waits_for.clone()
     }
 
     /// Where its RPC server really listens.

@@ -13,6 +13,7 @@ use hedgerow_env::{Env, HaltReason, NodeId, StoreId, event};
 use hedgerow_net::{PeerObserver, StoreStamp};
 use tokio::sync::Notify;
 
+use crate::halting;
 use crate::rollback::{History, judge};
 use crate::stores::Stores;
 
@@ -53,7 +54,7 @@ impl Peers {
                 }
             });
             if let Err(error) = update.await {
-                self.env.halt(HaltReason::DiskFailed(error.to_string()));
+                self.env.halt(halting::of_superblock(&error));
                 return;
             }
         }

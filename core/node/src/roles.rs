@@ -41,19 +41,13 @@ pub enum RolesError {
     Superblock(#[from] SuperblockError),
     /// A replica cannot start.
     #[error("pages: {0}")]
-    Pages(String),
+    Pages(#[from] HostError),
     /// The data service cannot start.
     #[error("hblock: {0}")]
     HBlock(#[from] HBlockError),
     /// The portal cannot listen.
     #[error("iscsi: {0}")]
     Iscsi(String),
-}
-
-impl From<HostError> for RolesError {
-    fn from(error: HostError) -> Self {
-        Self::Pages(error.to_string())
-    }
 }
 
 impl From<ServerError> for RolesError {
@@ -81,7 +75,7 @@ pub(crate) struct Running {
 }
 
 /// The directory of the system pool that holds Pages' state.
-const PAGES_DIRECTORY: &str = "pages";
+pub(crate) const PAGES_DIRECTORY: &str = "pages";
 
 impl Running {
     pub(crate) fn new(env: Env, rpc: Rpc, groups: GroupClient) -> Arc<Self> {

@@ -78,6 +78,7 @@ struct InFlight {
     start: u64,
     end: u64,
     head: u64,
+    mark: bool,
     written: bool,
     waiters: Vec<oneshot::Sender<()>>,
 }
@@ -87,6 +88,7 @@ pub(super) struct Start {
     pub(super) store: StoreId,
     pub(super) session: u64,
     pub(super) end: u64,
+    pub(super) reported: u64,
     pub(super) next_sequence: u64,
     pub(super) head: u64,
     /// Files exist for the segments `head..available_end`.
@@ -108,6 +110,9 @@ pub(super) struct Core {
     /// The end of the last frame that is laid out for good.
     laid_out: u64,
     durable: u64,
+    /// The end of the last durable frame with records. Peers are shown this: a mark behind it is the
+    /// one frame whose loss nothing tells from a torn tail, and nothing is lost with it.
+    reported: u64,
     /// A frame was issued after which no mark was.
     mark_wanted: bool,
     live: BTreeMap<Position, Live>,
@@ -158,6 +163,7 @@ impl Core {
             in_flight_bytes: 0,
             laid_out: start.end,
             durable: start.end,
+            reported: start.reported,
             mark_wanted: true,
             live: start.live,
             live_in_segment,
@@ -480,6 +486,7 @@ impl Core {
                 start: frame.start,
                 end: frame.end,
                 head: self.head,
+                mark: frame.mark,
                 written: false,
                 waiters: frame.waiters,
             },
@@ -511,6 +518,9 @@ impl Core {
             let (_, frame) = self.in_flight.pop_first().expect("it was there just now");
             assert!(frame.end > self.durable, "frames become durable in order");
             self.durable = frame.end;
+            if !frame.mark {
+                self.reported = frame.end;
+            }
             self.durable_head = self.durable_head.max(frame.head);
             self.in_flight_bytes -= narrow(frame.end - frame.start);
             for waiter in frame.waiters {
@@ -716,6 +726,10 @@ impl Core {
 
     pub(super) fn durable(&self) -> Position {
         Position(self.durable)
+    }
+
+    pub(super) fn reported(&self) -> Position {
+        Position(self.reported)
     }
 
     /// Where everything appended so far ends.

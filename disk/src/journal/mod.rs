@@ -349,10 +349,17 @@ impl Journal {
         receiver
     }
 
-    /// Everything below is durable. This is the position that may be reported to peers.
+    /// Everything below is durable, marks included.
     #[must_use]
     pub fn durable(&self) -> Position {
         self.shared.core().durable()
+    }
+
+    /// The end of the last durable frame with records: the position that may be reported to peers,
+    /// since no start to come may find less. A mark is left out, which may be lost unnoticed.
+    #[must_use]
+    pub fn reported(&self) -> Position {
+        self.shared.core().reported()
     }
 
     /// Where everything appended so far ends.

@@ -111,6 +111,7 @@ impl Opening {
             store: self.store,
             session,
             end: scan.end,
+            reported: scan.reported,
             next_sequence: scan.next_sequence,
             head: scan.head,
             available_end,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hedgerow_env::{Env, HaltReason, event};
+use hedgerow_env::{Env, event};
 use hedgerow_node::{Exports, GroupTiming, IscsiConfig, Node, NodeConfig, PoolConfig, StoreScale};
 use hedgerow_protocol::{Location, Residence, Roles};
 
@@ -151,7 +151,7 @@ impl Cluster {
             Ok(node) => node,
             Err(error) => {
                 event!(env, Error, "sim", "node did not start: {error}");
-                env.halt(HaltReason::DiskFailed(error.to_string()));
+                env.halt(error.halt_reason());
                 return;
             }
         };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hedgerow_env::Random;
+use hedgerow_env::{HaltReason, Random};
 use hedgerow_jepsen::check::BlockHistory;
 use hedgerow_net::GroupClient;
 use hedgerow_protocol::{
@@ -526,11 +526,11 @@ async fn final_reads(
     ))
 }
 
-/// No node may have stopped itself over a broken invariant, or believe itself rolled back.
+/// No node may have stopped itself but over a disk, and that only where its disk failed it.
 fn no_invariant_broke(world: &World, cluster: &Cluster) -> Result<(), Failure> {
     for index in cluster.indexes() {
         if let Some(reason) = world.halted(index)
-            && !matches!(reason, hedgerow_env::HaltReason::DiskFailed(_))
+            && !is_excused(&reason, world.disk_failed(index))
         {
             return Err(Failure::crash("halt", format!("node {index}: {reason}")));
         }
@@ -538,6 +538,30 @@ fn no_invariant_broke(world: &World, cluster: &Cluster) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether a node may halt for `reason`, given whether a call of its disk failed in that life.
+fn is_excused(reason: &HaltReason, disk_failed: bool) -> bool {
+    matches!(reason, HaltReason::DiskFailed(_)) && disk_failed
+}
+
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).expect("less than 584 years")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_disk_that_failed_excuses_a_halt() {
+        let text = || String::from("why");
+        assert!(is_excused(&HaltReason::DiskFailed(text()), true));
+        assert!(!is_excused(&HaltReason::DiskFailed(text()), false));
+        for reason in [
+            HaltReason::Invariant(text()),
+            HaltReason::RolledBack(text()),
+            HaltReason::CannotServe(text()),
+        ] {
+            assert!(!is_excused(&reason, true), "{reason}");
+        }
+    }
 }
