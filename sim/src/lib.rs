@@ -2,7 +2,7 @@
 //! disks, clocks and nodes, under oracles that judge what clients saw.
 //!
 //! `world` implements the seams; `scenario` builds clusters, workloads and faults from a seed;
-//! `oracles` judge; `tape` writes runs down. Invariant: the same plan gives the same trace.
+//! `oracles` judge; `tape` writes runs down; `from_test` takes tests of real processes over. Invariant: the same plan gives the same trace.
 
 #[cfg(not(madsim))]
 compile_error!(
@@ -10,6 +10,7 @@ compile_error!(
      checkout and unset RUSTFLAGS (it replaces that setting; pass lints by `cargo clippy -- ...`)"
 );
 
+pub mod from_test;
 pub mod oracles;
 pub mod scenario;
 pub mod shrink;
