@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use futures_util::future::{Either, select};
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{BlobName, DiskError, event};
+use hedgerow_env::{BlobName, DiskError, Phase, event};
 use tokio::sync::mpsc;
 
 use crate::codec::narrow;
@@ -102,6 +102,7 @@ fn tolerate_full(outcome: Result<(), DiskError>) -> Result<bool, DiskError> {
 
 /// Moves every blob that is durable in the journal to the extents, oldest first.
 async fn flush(inner: &Inner) -> Result<(), DiskError> {
+    let _phase = inner.env.phase(Phase::Flush);
     loop {
         let durable = inner.journal.durable();
         let metas = inner.index().oldest_unflushed(COPY_BATCH_BYTES, durable);
@@ -197,6 +198,7 @@ async fn compact_segment(
     segment: u64,
     live: &[(u32, BlobName)],
 ) -> Result<bool, DiskError> {
+    let _phase = inner.env.phase(Phase::Compaction);
     let mut batch: Vec<(Place, Outgoing)> = Vec::new();
     let mut bytes = 0;
     let mut emptied = true;
@@ -261,6 +263,7 @@ async fn move_batch(inner: &Inner, batch: Vec<(Place, Outgoing)>) -> Result<(), 
 
 /// Verifies stored blobs in disk order until the budget is used.
 pub(crate) async fn scrub(inner: &Inner, budget_bytes: u64) -> Result<ScrubReport, StoreError> {
+    let _phase = inner.env.phase(Phase::Scrub);
     let mut worker = inner.worker.lock().await;
     if let Some(stopped) = inner.journal.is_stopped() {
         return Err(stopped.into());

@@ -3,7 +3,8 @@
 //!
 //! `world` implements the seams; `scenario` builds clusters, workloads and faults from a seed;
 //! `oracles` judge; `tape` writes runs down, `shrink` makes tapes smaller, `compare` finds where two
-//! runs differ, `timeline` shows one; `from_test` takes tests of real processes over.
+//! runs differ, `timeline` shows one; `from_test` takes tests of real processes over; `coverage`
+//! shows which faults struck during what.
 //! Invariant: the same plan gives the same trace.
 
 #[cfg(not(madsim))]
@@ -13,6 +14,7 @@ compile_error!(
 );
 
 pub mod compare;
+pub mod coverage;
 pub mod from_test;
 pub mod oracles;
 pub mod scenario;

@@ -18,6 +18,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use hedgerow_env::mutants;
 use hedgerow_jepsen::run::TestPlan;
+use hedgerow_sim::coverage;
 use hedgerow_sim::from_test::plan_of;
 use hedgerow_sim::scenario::{Plan, Report, Script, run_script};
 use hedgerow_sim::tape::Tape;
@@ -78,6 +79,9 @@ struct Run {
     /// Write the tape even if the run passes
     #[arg(long, requires = "tape")]
     tape_always: bool,
+    /// Print which faults struck during what, for the sweep to add up
+    #[arg(long, hide = true)]
+    coverage: bool,
     #[command(flatten)]
     html: html::Html,
 }
@@ -99,6 +103,9 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// What the line with a run's coverage begins with.
+const COVERAGE: &str = "coverage: ";
 
 /// Plants a bug, before anything runs.
 fn plant(mutant: Option<&str>) -> Result<(), ExitCode> {
@@ -150,6 +157,9 @@ impl Run {
             },
         };
         self.html.write(&script, &report, &again, mutant);
+        if self.coverage {
+            say!("{COVERAGE}{}", coverage::line(&report.coverage));
+        }
         finish(&again, &report, cpu)
     }
 

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use clap::Args;
+use hedgerow_sim::coverage;
+use hedgerow_sim::world::Coverage;
 use serde_json::{Value, json};
 
 use crate::junit;
@@ -37,6 +39,9 @@ pub(crate) struct Sweep {
     /// Plant this bug first
     #[arg(long)]
     mutant: Option<String>,
+    /// Print which faults struck during what, and write it here as JSON
+    #[arg(long, value_name = "FILE")]
+    coverage: Option<std::path::PathBuf>,
     /// Run each seed twice and compare the traces
     #[arg(long)]
     twice: bool,
@@ -105,6 +110,13 @@ struct Outcome {
 impl Outcome {
     fn last_line(&self) -> &str {
         self.output.lines().last().unwrap_or_default()
+    }
+
+    /// The line of what struck during what.
+    fn coverage(&self) -> &str {
+        let mut lines = self.output.lines();
+        let line = lines.find_map(|line| line.strip_prefix(crate::COVERAGE));
+        line.unwrap_or_default()
     }
 
     fn case(&self) -> junit::Case {
@@ -206,6 +218,9 @@ impl Sweep {
         if let Some(mutant) = &self.mutant {
             command.args(["--mutant", mutant]);
         }
+        if self.coverage.is_some() {
+            command.arg("--coverage");
+        }
         if let Some(directory) = &self.tapes {
             let file = directory.join(format!("seed-{seed}.json"));
             command.arg("--tape").arg(file);
@@ -270,6 +285,18 @@ impl Sweep {
                 "the time was up: {} seeds were not begun",
                 self.left(outcomes)
             );
+        }
+        if let Some(path) = &self.coverage {
+            let mut total = Coverage::new();
+            for outcome in outcomes {
+                coverage::add_line(&mut total, outcome.coverage());
+            }
+            say!("{}", coverage::table(&total).trim_end());
+            let document = coverage::document(&total, outcomes.len());
+            if let Err(error) = std::fs::write(path, format!("{document:#}\n")) {
+                eprintln!("hedgerow-sim: {}: {error}", path.display());
+                return ExitCode::from(2);
+            }
         }
         if let Some(path) = &self.junit {
             let cases: Vec<junit::Case> = outcomes.iter().map(Outcome::case).collect();

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 
 use crate::{
-    BoxFuture, Clock, Disk, Events, HaltReason, Instant, Network, Random, Seeds, TaskHandle, Tasks,
-    WallTime, with_current_env,
+    BoxFuture, Clock, Disk, Events, HaltReason, InPhase, Instant, Network, Phase, Random, Seeds,
+    TaskHandle, Tasks, WallTime, with_current_env,
 };
 
 /// The parts of an [`Env`].
@@ -197,6 +197,12 @@ impl Env {
     #[must_use]
     pub fn disk_handle(&self) -> Arc<dyn Disk> {
         Arc::clone(&self.0.disk)
+    }
+
+    /// Says that this node is in `phase` until what is returned is dropped.
+    #[must_use = "dropping it ends the phase"]
+    pub fn phase(&self, phase: Phase) -> InPhase {
+        InPhase::begin(Arc::clone(&self.0.events), phase)
     }
 
     /// The events seam.

@@ -1,5 +1,7 @@
 //! Events: what a node says about itself. Structured logs in production, trace lines in the simulator.
 
+use crate::Phase;
+
 /// How much an event matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -19,6 +21,8 @@ pub trait Events: Send + Sync {
     fn enabled(&self, level: Level) -> bool;
     /// Records one event of `component` (`"pages"`, `"hblock"`, ...).
     fn emit(&self, level: Level, component: &'static str, message: std::fmt::Arguments<'_>);
+    /// A step of a protocol begins or ends. Nothing is kept unless an implementation does.
+    fn phase(&self, _phase: Phase, _begins: bool) {}
 }
 
 /// `event!(env, Info, "pages", "group {} elected {}", group, leader)`: formats only when enabled.

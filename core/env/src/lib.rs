@@ -15,6 +15,7 @@ mod events;
 mod ids;
 pub mod mutants;
 mod network;
+mod phases;
 mod random;
 mod tasks;
 mod units;
@@ -27,6 +28,7 @@ pub use ids::*;
 pub use network::{
     Listener, Network, NetworkError, Stream, StreamKind, StreamReader, StreamWriter,
 };
+pub use phases::{InPhase, Phase};
 pub use random::{Random, Seeds};
 pub use tasks::{
     AbortHandle, AbortOnDrop, HaltReason, TaskHandle, Tasks, current_env, with_current_env,

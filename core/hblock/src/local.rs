@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
-    BlobName, ContainerId, Env, Generation, HaltReason, PlacementEpoch, StoreId, event,
+    BlobName, ContainerId, Env, Generation, HaltReason, Phase, PlacementEpoch, StoreId, event,
 };
 use hedgerow_protocol::{BlobHeader, Digest, HBlockRefusal, UnitRecord, encode};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
@@ -153,6 +153,7 @@ impl Local {
         header: BlobHeader,
         payload: Bytes,
     ) -> Result<bool, HBlockRefusal> {
+        let _phase = self.env.phase(Phase::Replica);
         let name = header.name;
         let identity = header.identity_digest();
         let waiter = {

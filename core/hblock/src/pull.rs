@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use futures_util::future::{Either, select};
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{BlobName, ContainerId, GroupId, PlacementEpoch, StoreId, event};
+use hedgerow_env::{BlobName, ContainerId, GroupId, Phase, PlacementEpoch, StoreId, event};
 use hedgerow_protocol::{
     Change, Envelope, HBlockRefusal, MAXIMUM_NAMES, NameState, ShardCommand, ShardOutcome,
     ShardRefusal, ShardReply, ShardRequest, encode,
@@ -251,6 +251,7 @@ impl Reader {
 
     /// Makes the page's records durable, then deletes what they call free.
     async fn settle(&self, page: &mut Page) -> Result<(), HBlockRefusal> {
+        let _phase = self.context.env.phase(Phase::CatchUp);
         while let Some((container, version)) = page.records.pop_first() {
             self.local.make_durable(container, version).await?;
         }
@@ -265,6 +266,7 @@ impl Reader {
         container: ContainerId,
         epoch: PlacementEpoch,
     ) -> Result<(), HBlockRefusal> {
+        let _phase = self.context.env.phase(Phase::Retirement);
         let retired = self
             .local
             .with_member(|member| member.retire(container, epoch));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures_util::future::{Either, select};
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{BlobName, StoreId, event};
+use hedgerow_env::{BlobName, Phase, StoreId, event};
 use hedgerow_protocol::{HBlockRefusal, NameState};
 
 use crate::context::Context;
@@ -35,6 +35,7 @@ pub(crate) async fn run(context: Arc<Context>, local: Arc<Local>) {
 
 /// Settles one damaged copy, or leaves it listed for a later attempt.
 async fn repair(context: &Context, local: &Arc<Local>, name: BlobName) {
+    let _phase = context.env.phase(Phase::Repair);
     let missing = match local.read_blob(name).await {
         Ok(_) => {
             local.with_wounds(|wounds| wounds.settled(name));

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use futures_util::future::{Either, select};
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{BlobName, event};
+use hedgerow_env::{BlobName, Phase, event};
 use hedgerow_protocol::{MAXIMUM_NAMES, NameState};
 
 use crate::context::Context;
@@ -62,6 +62,7 @@ pub(crate) async fn run(context: Arc<Context>, local: Arc<Local>) {
 }
 
 async fn sweep(context: &Context, local: &Local) {
+    let _phase = context.env.phase(Phase::Collection);
     let mut after = None;
     let mut freed = 0_usize;
     loop {

@@ -7,7 +7,7 @@ use hedgerow_disk::journal::CLOSED;
 use hedgerow_disk::superblock::SuperblockError;
 use hedgerow_disk::{Recovery, StoreError};
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{ClusterId, Env, HaltReason, NodeId, event};
+use hedgerow_env::{ClusterId, Env, HaltReason, NodeId, Phase, event};
 use hedgerow_hblock::DiskStore;
 use hedgerow_net::{
     Directory, GroupClient, Identity, NetError, RoleSet, Rpc, RpcConfig, ServiceId,
@@ -85,6 +85,7 @@ impl Node {
     /// [`NodeError`].
     pub async fn start(env: Env, config: NodeConfig) -> Result<Self, NodeError> {
         config.check()?;
+        let _phase = env.phase(Phase::Recovery);
         let (stores, recoveries) = Stores::open(&env, &config).await?;
         let stores = Arc::new(stores);
         for store in &stores.all {
@@ -189,10 +190,12 @@ impl Node {
             .map(|(store, found)| DiskStore::new(&inner.env, store.clone(), found))
             .collect();
         let system = recoveries.remove(0);
+        let recovery = inner.env.phase(Phase::Recovery);
         inner
             .running
             .open_pages(&inner.config, &inner.stores, system)
             .await?;
+        drop(recovery);
         let cluster = self.enter_or_be_claimed().await?;
         self.set_waits_for(Some("waiting for the cluster's majority"));
         self.show_identity();
@@ -249,6 +252,7 @@ impl Node {
 
     /// Gets into a cluster, by asking seeds or by being claimed.
     async fn enter_or_be_claimed(&self) -> Result<ClusterId, SuperblockError> {
+        let _phase = self.0.env.phase(Phase::Formation);
         let inner = &self.0;
         let tell = |reason: &str| self.set_waits_for(Some(reason));
         let entering = founding::enter_cluster(

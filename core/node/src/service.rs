@@ -30,7 +30,7 @@ pub(crate) struct NodeEndpoint(pub(crate) Arc<NodeService>);
 impl Service for NodeEndpoint {
     fn call(
         &self,
-        _caller: Caller,
+        caller: Caller,
         request: Message,
         _deadline: Instant,
     ) -> BoxFuture<'static, Result<Message, Refusal>> {
@@ -38,6 +38,12 @@ impl Service for NodeEndpoint {
         Box::pin(async move {
             let request = decode::<NodeRequest>(&request.head)
                 .map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
+            if caller.cluster.is_none() && !is_for_blanks(&request) {
+                return Err(Refusal::new(
+                    RefusalCode::NotMember,
+                    "only nodes of this cluster may ask for this",
+                ));
+            }
             let reply = this.answer(request).await;
             Ok(Message::new(encode(&reply), Bytes::new()))
         })
@@ -46,6 +52,11 @@ impl Service for NodeEndpoint {
     fn open_to_blank(&self) -> bool {
         true
     }
+}
+
+/// Whether a node without a cluster, or a tool, may ask: it forms a cluster by this, or looks.
+fn is_for_blanks(request: &NodeRequest) -> bool {
+    !matches!(request, NodeRequest::StartReplica { .. })
 }
 
 impl NodeService {
@@ -98,5 +109,26 @@ impl NodeService {
                 NodeReply::Refused(error.to_string())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hedgerow_env::{GroupId, NodeId};
+    use hedgerow_protocol::{MemberId, NodeRequest};
+
+    use super::is_for_blanks;
+
+    #[test]
+    fn a_stranger_starts_no_replica() {
+        let start = NodeRequest::StartReplica {
+            group: GroupId(1),
+            member: MemberId::default(),
+            members: Vec::new(),
+            initialise: true,
+        };
+        assert!(!is_for_blanks(&start));
+        assert!(is_for_blanks(&NodeRequest::Describe));
+        assert!(is_for_blanks(&NodeRequest::Heartbeat { from: NodeId(3) }));
     }
 }

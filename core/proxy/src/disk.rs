@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
-    ContainerId, ContainerIndex, Env, Generation, GroupId, VirtualDiskId, WriterId, event,
+    ContainerId, ContainerIndex, Env, Generation, GroupId, Phase, VirtualDiskId, WriterId, event,
 };
 use hedgerow_net::{GroupClient, Rpc};
 use hedgerow_protocol::{
@@ -451,6 +451,7 @@ impl Shared {
 
     /// Makes sure that the fence of this attachment stands on `container`.
     pub(crate) async fn ensure_fenced(&self, container: &Container) -> Result<(), IoError> {
+        let _phase = self.env.phase(Phase::Fence);
         if container.with(|state| state.fenced) {
             return Ok(());
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{Env, NodeId, Random, VirtualDiskId, event};
+use hedgerow_env::{Env, NodeId, Phase, Random, VirtualDiskId, event};
 use hedgerow_net::{GroupClient, GroupError, Rpc};
 use hedgerow_protocol::{
     DiskRecord, LEASE_RENEW_MS, ProxySession, RootAnswer, RootCommand, RootOutcome, RootQuery,
@@ -154,6 +154,7 @@ impl Proxy {
     /// # Errors
     /// [`AttachError`].
     pub async fn attach(&self, name: &str) -> Result<VirtualDisk, AttachError> {
+        let _phase = self.0.env.phase(Phase::Attach);
         let try_again = |error: GroupError| AttachError::TryAgain(error.to_string());
         let record = self.find(name).await.map_err(try_again)?;
         let record = record.ok_or_else(|| AttachError::NoSuchDisk(name.to_owned()))?;
@@ -333,6 +334,7 @@ impl Proxy {
     }
 
     async fn renew(&self, session: ProxySession, lease: &Mutex<Lease>) {
+        let _phase = self.0.env.phase(Phase::Renewal);
         let sent = self.0.env.now();
         let renewed = self
             .0

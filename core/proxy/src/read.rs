@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::try_join_all;
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{BLOCK_UNIT_BYTES, BlobName, NodeId, StoreId, event};
+use hedgerow_env::{BLOCK_UNIT_BYTES, BlobName, NodeId, Phase, StoreId, event};
 use hedgerow_net::{CallOptions, Message, Peer, ServiceId};
 use hedgerow_protocol::{
     Digest, HBlockReply, HBlockRequest, MapTarget, Placement, SERVICE_HBLOCK, ShardReply,
@@ -127,6 +127,7 @@ impl Shared {
         range: &Range<u32>,
         extents: &[KnownExtent],
     ) -> Option<Bytes> {
+        let _phase = self.env.phase(Phase::Read);
         let mut wanted: BTreeMap<BlobName, Wanted> = BTreeMap::new();
         for extent in extents {
             if let MapTarget::Data {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{BlobName, Sequence, StoreId, event};
+use hedgerow_env::{BlobName, Phase, Sequence, StoreId, event};
 use hedgerow_net::{CallOptions, Message, Peer, ServiceId};
 use hedgerow_protocol::{
     AttemptEnd, BlobHeader, Commit, CommitExtent, CommitTarget, HBlockReply, HBlockRequest,
@@ -200,6 +200,7 @@ impl Shared {
         attempt: &Attempt<'_>,
         pause: &mut Duration,
     ) -> Result<Option<(hedgerow_env::PlacementEpoch, BTreeSet<StoreId>)>, IoError> {
+        let _phase = self.env.phase(Phase::Store);
         let Some(frame) = &attempt.frame else {
             return Ok(Some((hedgerow_env::PlacementEpoch(0), BTreeSet::new())));
         };
@@ -441,6 +442,7 @@ impl Shared {
         attempt: &Attempt<'_>,
         commit: Commit,
     ) -> Result<Option<Ended>, IoError> {
+        let _phase = self.env.phase(Phase::Commit);
         let Some(group) = self.group_of(attempt.container) else {
             return Ok(None);
         };
@@ -488,6 +490,7 @@ impl Shared {
 
     /// Ends the attempt: the shard says whether it was applied, else it never will be.
     async fn void(&self, attempt: &Attempt<'_>) -> Result<Ended, IoError> {
+        let _phase = self.env.phase(Phase::Void);
         let mut pause = RETRY_FIRST;
         loop {
             if self.is_lost() {

@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{BoxFuture, DiskError, Instant, OpenMode};
+use hedgerow_env::{BoxFuture, DiskError, Instant, OpenMode, Phase};
 
 use super::core::Action;
 use super::format::segment_path;
@@ -91,6 +91,7 @@ async fn write(
     parts: Vec<Bytes>,
     sequence: u64,
 ) -> Result<(), DiskError> {
+    let _phase = shared.env.phase(Phase::JournalSync);
     let file = shared
         .file(segment)
         .expect("the core names available segments only");

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::oracles;
 use crate::world::{
-    Crash, DiskFaults, FaultAction, NodeIndex, NodeStatus, Recording, Strike, TimedFault, World,
-    WorldConfig, run_in_world,
+    Coverage, Crash, DiskFaults, FaultAction, NodeIndex, NodeStatus, Recording, Strike, TimedFault,
+    World, WorldConfig, run_in_world,
 };
 
 use super::clients::{Agents, DISK, read_all};
@@ -140,6 +140,8 @@ pub struct Report {
     pub safety_began_ns: Option<u64>,
     /// Messages and disk calls that were struck; unknown after a panic.
     pub strikes: Vec<Strike>,
+    /// Which faults struck during what; empty after a panic.
+    pub coverage: Coverage,
     /// The trace's hash after each [`crate::world::CHECKPOINT_EVENTS`] events.
     pub checkpoints: Vec<u64>,
     /// The events that were kept.
@@ -188,7 +190,7 @@ pub fn run_script(script: &Script, recording: Recording, print: bool) -> Report 
         (
             verdict,
             agents.succeeded(),
-            world.take_strikes(),
+            (world.take_strikes(), world.coverage()),
             agents.history(),
         )
     });
@@ -197,12 +199,12 @@ pub fn run_script(script: &Script, recording: Recording, print: bool) -> Report 
         Err(failure) => {
             let verdict = Err(Failure::crash("panic", failure.message));
             (
-                (verdict, 0, Vec::new(), BlockHistory::new()),
+                (verdict, 0, Default::default(), BlockHistory::new()),
                 *failure.trace,
             )
         }
     };
-    let (verdict, succeeded, strikes, history) = outcome;
+    let (verdict, succeeded, (strikes, coverage), history) = outcome;
     let all = u64::try_from(history.len()).expect("usize fits 64 bits");
     // A panic may have come while these were held; what they note is whole all the same.
     let began_ns = journal.safety_began_ns.lock();
@@ -218,6 +220,7 @@ pub fn run_script(script: &Script, recording: Recording, print: bool) -> Report 
         performed: operations.performed(),
         safety_began_ns: *began_ns.unwrap_or_else(std::sync::PoisonError::into_inner),
         strikes,
+        coverage,
         checkpoints: trace.checkpoints,
         recorded: trace.recorded,
         history,

@@ -25,6 +25,7 @@ fn report(
         performed: Vec::new(),
         safety_began_ns: Some(SECOND_NS),
         strikes: Vec::new(),
+        coverage: Default::default(),
         checkpoints: Vec::new(),
         recorded,
         history,

@@ -180,6 +180,7 @@ impl Connection {
         let passage = world.with_link(from, to, |link| {
             link.judge((from, to), self.kind, (now_ns, length), &world.0.faults)
         });
+        world.message_struck(&passage, [from, to]);
         let Some(mut at_ns) = passage.arrives_ns else {
             world.record_message(EventKind::Lose, (from, to), now_ns, &parts);
             self.refund(end, size);

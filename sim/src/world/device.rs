@@ -193,10 +193,11 @@ impl Device {
             call,
             number,
         };
-        (
-            dice,
-            world.0.faults.disk_call(id, || chance(dice, call, &faults)),
-        )
+        let fault = world.0.faults.disk_call(id, || chance(dice, call, &faults));
+        if let Some(fault) = fault {
+            world.disk_struck(&self.name, fault);
+        }
+        (dice, fault)
     }
 
     /// When a call begun at `now_ns` comes back: it waits for a free channel, then for the medium.

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::World;
 pub use super::cached_file::{SECTOR_BYTES, Survival};
+use super::coverage::FaultKind;
 use super::device::{Device, Handle, Taken};
 pub use super::device::{DiskFaults, DiskImage, DiskSpec, SyncMode};
 use super::file_system::plain;
@@ -83,6 +84,7 @@ impl World {
     /// Sets what a node's disk does wrong from now on; the default is nothing.
     pub fn set_disk_faults(&self, node: NodeIndex, faults: DiskFaults) {
         self.node(node).disk.device.set_faults(faults);
+        self.disk_faults_stand(node, &faults);
     }
 
     /// What a node's disk does wrong now.
@@ -105,7 +107,11 @@ impl World {
 
     /// Flips a bit somewhere in what a node's disk holds; false when it holds nothing.
     pub fn rot_somewhere(&self, node: NodeIndex, choice: u64) -> bool {
-        self.node(node).disk.device.rot_somewhere(choice).is_some()
+        let rotten = self.node(node).disk.device.rot_somewhere(choice).is_some();
+        if rotten {
+            self.struck(FaultKind::Rot, node);
+        }
+        rotten
     }
 
     /// Replaces the disk of a node that is down by an empty one; false when the node is up.

@@ -8,6 +8,7 @@ use hedgerow_env::{BoxFuture, Env, HaltReason};
 use serde::{Deserialize, Serialize};
 
 use super::World;
+use super::coverage::FaultKind;
 use super::node::{Life, Main, Node, NodeEnv, NodeStatus};
 use super::topology::NodeIndex;
 use super::trace::EventKind;
@@ -171,6 +172,14 @@ impl World {
         if !life.end() {
             return false;
         }
+        if status == NodeStatus::Down {
+            let kind = if crash.power_loss {
+                FaultKind::PowerLoss
+            } else {
+                FaultKind::Kill
+            };
+            self.struck_life(kind, life);
+        }
         node.powered.store(!crash.dark, Ordering::Relaxed);
         self.drop_connections_of(life, !crash.dark);
         self.madsim().kill(node.madsim);
@@ -199,6 +208,7 @@ impl World {
     pub fn pause(&self, node: NodeIndex) -> bool {
         self.node(node).life().is_some_and(|life| {
             life.pause();
+            self.struck_life(FaultKind::Pause, &life);
             true
         })
     }
@@ -262,6 +272,7 @@ impl World {
 
     /// Lets a node's monotonic clock run `drift_ppm` fast (slow when negative), without a step.
     pub fn set_drift(&self, node: NodeIndex, drift_ppm: i32) {
+        self.stands(FaultKind::Drift, node, drift_ppm != 0);
         let node = self.node(node);
         node.clock.set_drift(self.now_ns(), drift_ppm);
         if let Some(life) = node.life() {
@@ -271,6 +282,7 @@ impl World {
 
     /// Steps a node's wall clock, which only labels.
     pub fn step_wall(&self, node: NodeIndex, step_ms: i64) {
+        self.struck(FaultKind::WallStep, node);
         self.node(node).clock.step_wall(step_ms);
     }
 }

@@ -184,6 +184,9 @@ impl World {
         if before.state != LinkState::Open && rules.state == LinkState::Open {
             self.release_link(from, to);
         }
+        if before != rules {
+            self.links_changed([from, to]);
+        }
     }
 
     /// Sets the state of a directed link alone.

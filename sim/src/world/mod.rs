@@ -9,6 +9,7 @@
 mod cached_file;
 mod clock;
 mod connection;
+mod coverage;
 mod device;
 mod disk;
 mod faults;
@@ -33,6 +34,7 @@ use hedgerow_env::Random;
 use madsim::time::TimeHandle;
 
 pub use clock::RATE_BOUND_PPM;
+pub use coverage::{Coverage, FaultKind};
 pub use disk::{DiskFaults, DiskImage, DiskSpec, SECTOR_BYTES, Survival, SyncMode};
 pub use faults::{
     DiskCall, DiskCallId, DiskFault, FaultAction, MessageFault, MessageId, Strike, TimedFault,
@@ -68,6 +70,7 @@ struct Inner {
     nodes: Mutex<Vec<Arc<Node>>>,
     network: network::NetworkState,
     faults: faults::Faults,
+    coverage: coverage::CoverageState,
     polls: AtomicU64,
     spawns: AtomicU64,
     streams: AtomicU64,
@@ -85,6 +88,7 @@ impl World {
             trace,
             nodes: Mutex::new(Vec::new()),
             faults: faults::Faults::default(),
+            coverage: coverage::CoverageState::default(),
             polls: AtomicU64::new(0),
             spawns: AtomicU64::new(0),
             streams: AtomicU64::new(0),
@@ -147,6 +151,7 @@ impl World {
             disk,
             powered: std::sync::atomic::AtomicBool::new(true),
             state: Mutex::default(),
+            standing: coverage::Standing::default(),
             spec,
         }));
         let specs: Vec<&NodeSpec> = nodes.iter().map(|node| &node.spec).collect();

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::World;
 use super::connection::{Connection, EndIndex};
+use super::coverage::FaultKind;
 use super::link::{Link, LinkState};
 use super::node::{Life, NodeEnv};
 use super::seeds::Dice;
@@ -183,6 +184,8 @@ impl World {
     /// Resets every connection between two nodes, at both ends at once.
     pub fn break_connections(&self, one: NodeIndex, other: NodeIndex) {
         for (connection, end) in self.between(one, other) {
+            self.struck(FaultKind::Reset, one);
+            self.struck(FaultKind::Reset, other);
             connection.break_end(self, end, "connection reset by peer");
             connection.break_end(self, 1 - end, "connection reset by peer");
         }
@@ -191,6 +194,8 @@ impl World {
     /// Breaks the end at `one` of its connections with `other`, which is not told.
     pub fn half_open(&self, one: NodeIndex, other: NodeIndex) {
         for (connection, end) in self.between(one, other) {
+            self.struck(FaultKind::HalfOpen, one);
+            self.struck(FaultKind::HalfOpen, other);
             connection.break_end(self, end, "connection timed out");
         }
     }

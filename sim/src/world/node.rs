@@ -11,6 +11,7 @@ use hedgerow_env::{BoxFuture, Env, EnvParts, HaltReason};
 
 use super::World;
 use super::clock::NodeClock;
+use super::coverage::{Phases, Standing};
 use super::disk::NodeDisk;
 use super::seeds::CallCounts;
 use super::topology::{NodeIndex, NodeSpec};
@@ -42,6 +43,7 @@ pub(super) struct Node {
     pub(super) disk: NodeDisk,
     /// A machine without power answers nothing, not even with a reset.
     pub(super) powered: AtomicBool,
+    pub(super) standing: Standing,
     pub(super) state: Mutex<NodeState>,
 }
 
@@ -83,6 +85,7 @@ pub(super) struct Life {
     /// Wakers that rang while the node was paused.
     held: Mutex<Vec<Waker>>,
     pub(super) call_counts: CallCounts,
+    pub(super) phases: Phases,
     /// Time that blocking disk calls took and that is not slept off yet.
     charged_ns: AtomicU64,
     /// The number of connections that this life opened, which names the next one.
@@ -103,6 +106,7 @@ impl Life {
             paused: AtomicBool::new(false),
             held: Mutex::new(Vec::new()),
             call_counts: CallCounts::default(),
+            phases: Phases::default(),
             charged_ns: AtomicU64::new(0),
             connects: AtomicU64::new(0),
             spawner,

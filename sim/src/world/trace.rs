@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Mutex;
 
-use hedgerow_env::{Events, Level};
+use hedgerow_env::{Events, Level, Phase};
 use serde::{Deserialize, Serialize};
 
 use super::node::NodeEnv;
@@ -304,5 +304,9 @@ impl Events for NodeEnv {
         self.world
             .trace()
             .log(self.world.now_ns(), Some(self.node.index), text);
+    }
+
+    fn phase(&self, phase: Phase, begins: bool) {
+        self.world.phase(&self.node, &self.life, phase, begins);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use hedgerow_env::{GroupId, NodeId, VirtualDiskId, event};
+use hedgerow_env::{GroupId, NodeId, Phase, VirtualDiskId, event};
 use hedgerow_net::Peer;
 use hedgerow_protocol::{
     DiskRecord, GroupBody, GroupRecord, MemberId, NodeReply, NodeRequest, PendingShardWork,
@@ -39,6 +39,7 @@ type Kept = Option<(u64, RootAnswer)>;
 impl Drivers {
     async fn propose_root(&self, commands: Vec<RootCommand>) {
         if !commands.is_empty() {
+            let _phase = self.env.phase(Phase::RootWork);
             let body = GroupBody::Root(RootRequest::Propose(commands));
             // Whatever was lost is seen to be pending in the next round.
             self.ask(ROOT_GROUP, body).await;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_disk::journal::StreamTag;
-use hedgerow_env::{AbortOnDrop, GroupId, Instant, event};
+use hedgerow_env::{AbortOnDrop, GroupId, Instant, Phase, event};
 use hedgerow_net::{CallOptions, Message, Peer, ServiceId};
 use hedgerow_protocol::{
     GroupMember, LOG_FETCH_ENTRIES_MAX, LogEntryName, LogFetch, LogFetched, MemberId, SERVICE_LOG,
@@ -203,6 +203,7 @@ impl Healer {
 
     /// Asks each peer for what is still lost.
     async fn round(&self, host: &Shared) -> Round {
+        let _phase = host.env.phase(Phase::Refill);
         let mut lacking = BTreeMap::new();
         for peer in &self.peers {
             if let Some(runs) = self.ask_for_all(host, peer).await {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{Env, event};
+use hedgerow_env::{Env, Phase, event};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 
@@ -69,6 +69,7 @@ impl StateHandle {
 
     /// Returns once everything up to `upto` survives any crash.
     pub(crate) async fn ensure_durable(&self, upto: LogId) -> io::Result<()> {
+        let _phase = self.env.phase(Phase::Checkpoint);
         if self.store.durable() >= Some(upto) {
             return Ok(());
         }
@@ -196,6 +197,7 @@ impl RaftSnapshotBuilder<Types> for StateHandle {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<TypedSnapshot> {
+        let _phase = self.env.phase(Phase::Checkpoint);
         let built = self
             .blocking(|store| {
                 if active(Mutant::PurgePastDurable) {

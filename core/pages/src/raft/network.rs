@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
-use hedgerow_env::{Env, GroupId};
+use hedgerow_env::{Env, GroupId, Phase};
 use hedgerow_net::{CallError, CallOptions, Message, Peer, RefusalCode, Rpc, ServiceId};
 use hedgerow_protocol::{GroupMember, MemberId, SERVICE_RAFT, decode, encode};
 use openraft::errors::{
@@ -265,6 +265,7 @@ impl Client {
         vote: Vote,
         snapshot: TypedSnapshot,
     ) -> Result<SnapshotResponse<Types>, RPCError<Types>> {
+        let _phase = self.network.env.phase(Phase::SnapshotSend);
         let local = |text: String| RPCError::Network(NetworkError::from_string(text));
         let SnapshotData::View(view) = snapshot.snapshot else {
             return Err(local(

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{AbortOnDrop, BoxFuture, Env, GroupId, with_current_env};
+use hedgerow_env::{AbortOnDrop, BoxFuture, Env, GroupId, Phase, with_current_env};
 use hedgerow_protocol::{GroupMember, MemberId};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{
@@ -111,6 +111,7 @@ impl Replica {
         add: Vec<GroupMember>,
         voters: BTreeSet<MemberId>,
     ) -> Result<(), ProposeError> {
+        let _phase = self.env.phase(Phase::Membership);
         for member in add {
             // Returns once the learner has nearly caught up.
             let added = self.raft.add_learner(member.member, member, true).await;

@@ -9,7 +9,7 @@ use std::sync::Weak;
 
 use bytes::Bytes;
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{BoxFuture, Instant};
+use hedgerow_env::{BoxFuture, Instant, Phase};
 use hedgerow_net::{Caller, Message, Refusal, RefusalCode, Service};
 use hedgerow_protocol::{LOG_FETCH_ENTRIES_MAX, LogFetch, LogFetched, decode, encode};
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -169,6 +169,7 @@ async fn end_snapshot(
     meta: SnapshotMeta,
     length: u64,
 ) -> Result<RaftReply, Refusal> {
+    let _phase = replica.state.env.phase(Phase::SnapshotInstall);
     let Some(snapshot): Option<LogId> = meta.last_log_id else {
         return Err(Refusal::new(
             RefusalCode::Malformed,

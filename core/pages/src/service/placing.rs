@@ -4,7 +4,7 @@
 //! Invariant: whatever the copy says, the shard checks the proposal when it applies it; a proposal
 //! that lost a race is answered with the placement that won.
 
-use hedgerow_env::{ContainerId, Generation, PlacementEpoch, StoreId, event};
+use hedgerow_env::{ContainerId, Generation, Phase, PlacementEpoch, StoreId, event};
 use hedgerow_protocol::{
     Layout, Placement, Policy, ShardCommand, ShardOutcome, ShardRefusal, ShardReply,
 };
@@ -129,6 +129,7 @@ impl Asked<'_> {
     }
 
     async fn place(&self, command: ShardCommand) -> Result<Fared, Failure> {
+        let _phase = self.service.0.env.phase(Phase::Placement);
         let replica = self.replica.clone();
         let mut outcomes = self.front.shard.propose(replica, vec![command]).await?;
         let outcome = outcomes.pop().expect("one outcome for each command");
