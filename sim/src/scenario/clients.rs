@@ -27,8 +27,8 @@ const CLIENT_LOOK_NS: u64 = 50_000_000;
 /// proxy answers at once, from what it believes, must not wait behind what it cannot answer.
 const FORMER_HOLDER_PATIENCE: Duration = Duration::from_millis(120);
 
-/// Between its last reading and its first write a host that recovers pauses so long at most.
-const RECOVERY_PAUSE_MAXIMUM_MS: u64 = 600;
+/// A host that recovers goes on reading for so long at most before its first write.
+const RECOVERY_MAXIMUM_MS: u64 = 1_500;
 
 /// The disk of a run.
 pub(super) const DISK: &str = "d0";
@@ -48,8 +48,8 @@ struct State {
     designated: NodeIndex,
     /// Until when a former holder goes on; others release the disk when the designation moves.
     goes_on_until_ns: BTreeMap<NodeIndex, u64>,
-    /// The designated holder took the disk from one that goes on.
-    took_over: bool,
+    /// The designated holder takes the disk from one that goes on, and writes nothing yet.
+    recovering: bool,
     running: bool,
     /// The beginning of the safety phase.
     began_ns: u64,
@@ -69,7 +69,7 @@ impl Agents {
                 history: BlockHistory::new(),
                 designated: NodeIndex(0),
                 goes_on_until_ns: BTreeMap::new(),
-                took_over: false,
+                recovering: false,
                 running: false,
                 began_ns: 0,
                 next_process: 1,
@@ -117,9 +117,9 @@ impl Agents {
         at_ns.saturating_sub(self.with(|state| state.began_ns))
     }
 
-    /// Who holds the disk by plan while clients run; none while they do not.
+    /// Who holds the disk by plan while clients run; none while they do not, or it recovers.
     pub(super) fn holder(&self) -> Option<NodeIndex> {
-        self.with(|state| state.running.then_some(state.designated))
+        self.with(|state| (state.running && !state.recovering).then_some(state.designated))
     }
 
     /// How many initiators there are.
@@ -139,7 +139,7 @@ impl Agents {
             if state.designated != node {
                 state.goes_on_until_ns.insert(state.designated, until_ns);
                 state.designated = node;
-                state.took_over = former_goes_on_ns > 0;
+                state.recovering = former_goes_on_ns > 0;
             }
         });
     }
@@ -225,7 +225,7 @@ pub(super) async fn run_agents(agents: &Arc<Agents>, index: NodeIndex, node: Nod
         {
             match proxy.attach(DISK).await {
                 Ok(disk) => {
-                    if agents.with(|state| state.took_over) {
+                    if agents.with(|state| state.recovering) {
                         recover(agents, &env, index, &disk).await;
                     }
                     held = Some(disk);
@@ -235,6 +235,7 @@ pub(super) async fn run_agents(agents: &Arc<Agents>, index: NodeIndex, node: Nod
         }
         match &held {
             Some(disk) => {
+                agents.recovered(index);
                 let clients = 1..=agents.plan.clients;
                 let rightful = session(agents, &env, index, disk, clients, || agents.holds(index));
                 // A rightful client may hang in a write when the disk moves; this one goes on.
@@ -252,6 +253,11 @@ impl Agents {
         self.with(|state| state.running && state.designated == index)
     }
 
+    /// The node has read what it wants to know before it writes.
+    fn recovered(&self, index: NodeIndex) {
+        self.with(|state| state.recovering &= state.designated != index);
+    }
+
     /// Whether the node goes on although the disk has moved.
     pub(super) fn haunts(&self, index: NodeIndex) -> bool {
         let now_ns = self.world.now_ns();
@@ -264,20 +270,26 @@ impl Agents {
     }
 }
 
-/// What a host does first with a disk whose former user did not let go of it: it reads all of it
-/// before it writes anything, as a file system or a database does to recover.
+/// What a host does first with a disk whose former user did not let go of it: it reads all of it,
+/// and more than once, before it writes anything, as a file system or a database does to recover.
 async fn recover(agents: &Arc<Agents>, env: &Env, index: NodeIndex, disk: &VirtualDisk) {
-    let process = fresh_process(agents);
-    for block in 0..agents.plan.hot_blocks {
-        if disk.is_lost() || !agents.holds(index) {
-            return;
-        }
-        read(agents, env, disk, &reading_of(block), process).await;
-    }
     let identity = [u64::from(index.0), disk.writer().0];
     let seed = identity_seed(agents.plan.seed, "recovery", identity);
-    let pause_ms = Random::from_seed(seed).below(RECOVERY_PAUSE_MAXIMUM_MS);
-    env.sleep(Duration::from_millis(pause_ms)).await;
+    let length_ms = Random::from_seed(seed).below(RECOVERY_MAXIMUM_MS);
+    let until = env.now() + Duration::from_millis(length_ms);
+    let process = fresh_process(agents);
+    loop {
+        for block in 0..agents.plan.hot_blocks {
+            if disk.is_lost() || !agents.holds(index) {
+                return;
+            }
+            read(agents, env, disk, &reading_of(block), process).await;
+        }
+        if env.now() >= until {
+            return;
+        }
+        env.sleep(agents.plan.pause).await;
+    }
 }
 
 /// The client that goes on with the disk when it has moved, as long as the plan says.

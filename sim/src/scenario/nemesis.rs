@@ -15,10 +15,10 @@ const FORMATION_NS: u64 = 12_000_000_000;
 /// Longer than a lease and the wait for its end, so that another holder comes in.
 const AMBUSH_NS: u64 = 9_000_000_000;
 /// What may come before an ambush cuts the holder off.
-const AMBUSH_PRELUDE_NS: u64 = 3_500_000_000;
+const AMBUSH_PRELUDE_NS: u64 = 2_500_000_000;
 /// The disk stays where it is for so long before an ambush: its holder must be one by then, also
 /// when it had to wait for the end of another's lease.
-const AMBUSH_CALM_NS: u64 = 6_000_000_000;
+const AMBUSH_CALM_NS: u64 = 5_000_000_000;
 /// How fast and slow the clocks of an ambush go; the bound is 100,000.
 const EXTREME_DRIFT_PPM: i32 = 98_000;
 
@@ -397,7 +397,19 @@ impl Draw<'_> {
 
     /// An ambush that has the time that it takes: from the end of a lease to work of the next
     /// holder. Until then the disk moves nowhere else.
-    fn ambush(&mut self, kind: Kind, at: u64) {
+    fn ambush(&mut self, kind: Kind, mut at: u64) {
+        let mut moved = None;
+        if self.holder(at) == NodeIndex(0) {
+            // A holder that leads the root, as the first node does at first, needs nobody's answer.
+            let (at_ns, to) = (at, self.beside(NodeIndex(0)));
+            let former_goes_on_ns = 0;
+            moved = Some(Move {
+                at_ns,
+                to,
+                former_goes_on_ns,
+            });
+            at += AMBUSH_CALM_NS;
+        }
         let until = at + AMBUSH_PRELUDE_NS + AMBUSH_NS;
         if at < self.ambushed_until || until > self.end {
             return;
@@ -405,16 +417,7 @@ impl Draw<'_> {
         self.ambushed_until = until;
         self.moves
             .retain(|one| one.at_ns + AMBUSH_CALM_NS < at || one.at_ns > until);
-        let first = NodeIndex(0);
-        if self.holder(at) == first {
-            // A holder that leads the root, as the first node does at first, needs nobody's answer.
-            let to = self.beside(first);
-            self.moves.push(Move {
-                at_ns: at.saturating_sub(AMBUSH_CALM_NS / 3),
-                to,
-                former_goes_on_ns: 0,
-            });
-        }
+        self.moves.extend(moved);
         if kind == Kind::LateRenewal {
             self.late_renewal(at);
         } else {
@@ -464,7 +467,7 @@ impl Draw<'_> {
     /// from long before it heard of it. Its clock is slow, the others' are fast.
     fn late_renewal(&mut self, at: u64) {
         let holder = self.holder(at);
-        let silent = at + AMBUSH_PRELUDE_NS - 1_000_000 * self.random.below(2_000);
+        let silent = at + AMBUSH_PRELUDE_NS - 1_000_000 * self.random.below(1_000);
         let until = silent + AMBUSH_NS;
         let late = LinkRules {
             delay_ns: 1_000_000 * (300 + self.random.below(700)),
