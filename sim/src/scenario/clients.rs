@@ -10,18 +10,25 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hedgerow_env::{Env, event};
+use hedgerow_env::{Env, Random, event};
 use hedgerow_jepsen::check::{BlockHistory, BlockOp, OpId, Outcome};
 use hedgerow_node::Node;
 use hedgerow_proxy::{IoError, OperationTag, VirtualDisk};
 
 use crate::world::{NodeIndex, World};
 
-use super::operations::{ClientId, ClientOperation, Deed, Operations};
+use super::operations::{ClientId, ClientOperation, Deed, Operations, identity_seed};
 use super::plan::Plan;
 
 /// A client that waits looks this often whether it is to stop; no pause is longer.
 const CLIENT_LOOK_NS: u64 = 50_000_000;
+
+/// A former holder's client gives an operation up after this time and turns to the next: what its
+/// proxy answers at once, from what it believes, must not wait behind what it cannot answer.
+const FORMER_HOLDER_PATIENCE: Duration = Duration::from_millis(120);
+
+/// A host that recovers goes on reading for so long at most before its first write.
+const RECOVERY_MAXIMUM_MS: u64 = 1_500;
 
 /// The disk of a run.
 pub(super) const DISK: &str = "d0";
@@ -41,6 +48,8 @@ struct State {
     designated: NodeIndex,
     /// Until when a former holder goes on; others release the disk when the designation moves.
     goes_on_until_ns: BTreeMap<NodeIndex, u64>,
+    /// The designated holder takes the disk from one that goes on, and writes nothing yet.
+    recovering: bool,
     running: bool,
     /// The beginning of the safety phase.
     began_ns: u64,
@@ -60,6 +69,7 @@ impl Agents {
                 history: BlockHistory::new(),
                 designated: NodeIndex(0),
                 goes_on_until_ns: BTreeMap::new(),
+                recovering: false,
                 running: false,
                 began_ns: 0,
                 next_process: 1,
@@ -107,9 +117,9 @@ impl Agents {
         at_ns.saturating_sub(self.with(|state| state.began_ns))
     }
 
-    /// Who holds the disk by plan while clients run; none while they do not.
+    /// Who holds the disk by plan while clients run; none while they do not, or it recovers.
     pub(super) fn holder(&self) -> Option<NodeIndex> {
-        self.with(|state| state.running.then_some(state.designated))
+        self.with(|state| (state.running && !state.recovering).then_some(state.designated))
     }
 
     /// How many initiators there are.
@@ -129,6 +139,7 @@ impl Agents {
             if state.designated != node {
                 state.goes_on_until_ns.insert(state.designated, until_ns);
                 state.designated = node;
+                state.recovering = former_goes_on_ns > 0;
             }
         });
     }
@@ -213,12 +224,18 @@ pub(super) async fn run_agents(agents: &Arc<Agents>, index: NodeIndex, node: Nod
             && let Some(proxy) = node.proxy()
         {
             match proxy.attach(DISK).await {
-                Ok(disk) => held = Some(disk),
+                Ok(disk) => {
+                    if agents.with(|state| state.recovering) {
+                        recover(agents, &env, index, &disk).await;
+                    }
+                    held = Some(disk);
+                }
                 Err(error) => event!(env, Debug, "client", "attach: {error}"),
             }
         }
         match &held {
             Some(disk) => {
+                agents.recovered(index);
                 let clients = 1..=agents.plan.clients;
                 let rightful = session(agents, &env, index, disk, clients, || agents.holds(index));
                 // A rightful client may hang in a write when the disk moves; this one goes on.
@@ -236,6 +253,11 @@ impl Agents {
         self.with(|state| state.running && state.designated == index)
     }
 
+    /// The node has read what it wants to know before it writes.
+    fn recovered(&self, index: NodeIndex) {
+        self.with(|state| state.recovering &= state.designated != index);
+    }
+
     /// Whether the node goes on although the disk has moved.
     pub(super) fn haunts(&self, index: NodeIndex) -> bool {
         let now_ns = self.world.now_ns();
@@ -245,6 +267,28 @@ impl Agents {
                 && state.designated != index
                 && until_ns.is_some_and(|until_ns| now_ns < *until_ns)
         })
+    }
+}
+
+/// What a host does first with a disk whose former user did not let go of it: it reads all of it,
+/// and more than once, before it writes anything, as a file system or a database does to recover.
+async fn recover(agents: &Arc<Agents>, env: &Env, index: NodeIndex, disk: &VirtualDisk) {
+    let identity = [u64::from(index.0), disk.writer().0];
+    let seed = identity_seed(agents.plan.seed, "recovery", identity);
+    let length_ms = Random::from_seed(seed).below(RECOVERY_MAXIMUM_MS);
+    let until = env.now() + Duration::from_millis(length_ms);
+    let process = fresh_process(agents);
+    loop {
+        for block in 0..agents.plan.hot_blocks {
+            if disk.is_lost() || !agents.holds(index) {
+                return;
+            }
+            read(agents, env, disk, &reading_of(block), process).await;
+        }
+        if env.now() >= until {
+            return;
+        }
+        env.sleep(agents.plan.pause).await;
     }
 }
 
@@ -333,7 +377,7 @@ async fn operate(
 ) -> bool {
     match operation.deed {
         Deed::Read => read(agents, env, disk, operation, process).await,
-        Deed::Zero => zero(agents, disk, operation, process).await,
+        Deed::Zero => zero(agents, env, disk, operation, process).await,
         Deed::Write => write(agents, env, disk, operation, process, None).await,
         Deed::WriteThenCancel { after_us } => {
             let after = Duration::from_micros(after_us);
@@ -381,13 +425,14 @@ async fn write(
     let (offset, _) = agents.range(operation);
     let writing = disk.write(offset, agents.contents(operation), OperationTag(tag));
     let result = match cancel_after {
-        None => writing.await,
+        None => patiently(env, operation, writing).await,
         Some(after) => {
             let cancelling = async {
                 env.sleep(after).await;
                 disk.cancel(OperationTag(tag)).await;
             };
-            futures_util::future::join(writing, cancelling).await.0
+            let both = async { futures_util::future::join(writing, cancelling).await.0 };
+            patiently(env, operation, both).await
         }
     };
     settle(agents, operation, id, result)
@@ -395,6 +440,7 @@ async fn write(
 
 async fn zero(
     agents: &Arc<Agents>,
+    env: &Env,
     disk: &VirtualDisk,
     operation: &ClientOperation,
     process: u64,
@@ -402,7 +448,7 @@ async fn zero(
     let id = agents.begin(process, operation.recorded());
     let (offset, length) = agents.range(operation);
     let tag = OperationTag(operation.tag());
-    let result = disk.zero(offset, length, tag).await;
+    let result = patiently(env, operation, disk.zero(offset, length, tag)).await;
     settle(agents, operation, id, result)
 }
 
@@ -461,7 +507,7 @@ async fn read(
 ) -> bool {
     let id = agents.begin(process, operation.recorded());
     let (offset, length) = agents.range(operation);
-    let outcome = match disk.read(offset, length).await {
+    let outcome = match patiently(env, operation, disk.read(offset, length)).await {
         Ok(bytes) => Outcome::Ok(Some(agents.tags(env, operation, &bytes))),
         // A read that failed says nothing.
         Err(_) => Outcome::Fail,
@@ -470,19 +516,38 @@ async fn read(
     true
 }
 
+/// Waits for what `work` comes to, or for as long as the operation's client has patience.
+async fn patiently<T>(
+    env: &Env,
+    operation: &ClientOperation,
+    work: impl Future<Output = Result<T, IoError>>,
+) -> Result<T, IoError> {
+    if operation.client != ClientId::FORMER_HOLDER {
+        return work.await;
+    }
+    let given_up = || IoError::Unavailable("given up".into());
+    let ended = env.timeout(FORMER_HOLDER_PATIENCE, work).await;
+    ended.unwrap_or_else(|_| Err(given_up()))
+}
+
+/// A read of one block that belongs to nobody's list.
+fn reading_of(block: u64) -> ClientOperation {
+    ClientOperation {
+        at_ns: 0,
+        node: NodeIndex(0),
+        client: ClientId::FIRST_INITIATOR - 1,
+        number: 0,
+        block,
+        count: 1,
+        deed: Deed::Read,
+    }
+}
+
 /// Reads every hot block once; false when some could not be read.
 pub(super) async fn read_all(agents: &Arc<Agents>, env: &Env, disk: &VirtualDisk) -> bool {
     let process = fresh_process(agents);
     for block in 0..agents.plan.hot_blocks {
-        let operation = ClientOperation {
-            at_ns: 0,
-            node: NodeIndex(0),
-            client: ClientId::FORMER_HOLDER,
-            number: 0,
-            block,
-            count: 1,
-            deed: Deed::Read,
-        };
+        let operation = reading_of(block);
         let id = agents.begin(process, operation.recorded());
         let (offset, length) = agents.range(&operation);
         match disk.read(offset, length).await {

@@ -14,6 +14,11 @@ use super::plan::Move;
 const FORMATION_NS: u64 = 12_000_000_000;
 /// Longer than a lease and the wait for its end, so that another holder comes in.
 const AMBUSH_NS: u64 = 9_000_000_000;
+/// What may come before an ambush cuts the holder off.
+const AMBUSH_PRELUDE_NS: u64 = 2_500_000_000;
+/// The disk stays where it is for so long before an ambush: its holder must be one by then, also
+/// when it had to wait for the end of another's lease.
+const AMBUSH_CALM_NS: u64 = 5_000_000_000;
 /// How fast and slow the clocks of an ambush go; the bound is 100,000.
 const EXTREME_DRIFT_PPM: i32 = 98_000;
 
@@ -73,6 +78,26 @@ const KINDS: [Kind; 24] = [
     Kind::LateRenewal,
 ];
 
+/// What some seeds dwell on: kinds that break the same promise, and so are worth more together
+/// than each among all others. Some seeds dwell on nothing.
+const CONCERNS: [&[Kind]; 9] = [
+    &[],
+    &[],
+    // Who may write and who may answer: another proxy takes the disk while the former goes on.
+    &[Kind::AmbushHolder, Kind::LateRenewal],
+    &[Kind::AmbushHolder, Kind::LateRenewal],
+    &[Kind::AmbushHolder, Kind::LateRenewal],
+    // What is said late, or twice.
+    &[Kind::LateMessages],
+    &[Kind::LateMessages],
+    // What a disk remembers.
+    &[Kind::PowerLoss, Kind::RackPower, Kind::CrashBetweenCalls],
+    // Who is a member.
+    &[Kind::Pause, Kind::StuckDisk, Kind::SlowDisk, Kind::CutPairs],
+];
+/// How often a kind that a seed dwells on stands in its mix; others do so up to three times.
+const DWELLING_WEIGHT: usize = 24;
+
 /// Where and how long faults strike.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ground {
@@ -86,6 +111,7 @@ const CUT: LinkRules = LinkRules {
     state: LinkState::Cut,
     loss_ppm: 0,
     duplicate_ppm: 0,
+    duplicate_ns: 0,
     reorder_ppm: 0,
     reorder_ns: 0,
     corrupt_ppm: 0,
@@ -100,6 +126,10 @@ struct Draw<'a> {
     racks: u16,
     moves: &'a mut Vec<Move>,
     faults: Vec<TimedFault>,
+    /// When faults end.
+    end: u64,
+    /// Until when an ambush goes on: a second one would only spoil it.
+    ambushed_until: u64,
 }
 
 /// Draws what strikes while the cluster forms: in one seed of three, and over soon.
@@ -115,6 +145,8 @@ pub(super) fn draw_formation(random: &mut Random, nodes: u16) -> Vec<TimedFault>
         racks: 1,
         moves: &mut moves,
         faults: Vec::new(),
+        end: FORMATION_NS,
+        ambushed_until: 0,
     };
     const SHORT: [Kind; 6] = [
         Kind::Kill,
@@ -150,17 +182,23 @@ pub(super) fn draw(random: &mut Random, ground: Ground, moves: &mut Vec<Move>) -
             weights.push(kind);
         }
     }
+    let concern = CONCERNS[random.index(CONCERNS.len())];
+    for kind in concern {
+        weights.extend([*kind; DWELLING_WEIGHT]);
+    }
     if weights.is_empty() || random.chance(1, 20) {
         return Vec::new();
     }
+    let end = u64::try_from(safety.as_nanos()).expect("a run is short");
     let mut draw = Draw {
         random,
         nodes,
         racks,
         moves,
         faults: Vec::new(),
+        end,
+        ambushed_until: 0,
     };
-    let end = u64::try_from(safety.as_nanos()).expect("a run is short");
     let gap = 500_000_000 * (1 + draw.random.below(8));
     let mut at = draw.random.below(2_000_000_000);
     while at < end {
@@ -221,8 +259,7 @@ impl Draw<'_> {
                 self.push(until, FaultAction::HealLinks);
             }
             Kind::CutPairs | Kind::GrayLinks | Kind::LateMessages => self.links(kind, at, until),
-            Kind::AmbushHolder => self.ambush_holder(at),
-            Kind::LateRenewal => self.late_renewal(at),
+            Kind::AmbushHolder | Kind::LateRenewal => self.ambush(kind, at),
             Kind::OneWay => self.one_way(at, until, node),
             Kind::LossyLink => self.lossy(at, until, node),
             Kind::SlowDisk | Kind::StuckDisk | Kind::SyncError => {
@@ -294,7 +331,8 @@ impl Draw<'_> {
         let all = self.all();
         for from in &all {
             for to in all.iter().filter(|to| *to != from) {
-                if (kind == Kind::CutPairs && to < from) || !self.random.chance(1, 3) {
+                let share = if kind == Kind::LateMessages { 2 } else { 3 };
+                if (kind == Kind::CutPairs && to < from) || !self.random.chance(1, share) {
                     continue;
                 }
                 let rules = self.link_rules(kind);
@@ -315,6 +353,8 @@ impl Draw<'_> {
                 ..LinkRules::default()
             },
             _ => LinkRules {
+                duplicate_ppm: 5_000 + u32::try_from(self.random.below(150_000)).expect("small"),
+                duplicate_ns: 1_000_000 * (200 + self.random.below(6_000)),
                 reorder_ppm: 5_000 + u32::try_from(self.random.below(60_000)).expect("small"),
                 reorder_ns: 1_000_000 * (200 + self.random.below(6_000)),
                 ..LinkRules::default()
@@ -335,42 +375,102 @@ impl Draw<'_> {
             .map_or(NodeIndex(0), |one| one.to)
     }
 
-    /// Another node is to take the disk at `at` while the holder goes on.
-    fn take_over(&mut self, at_ns: u64, holder: NodeIndex) {
+    /// A node other than `node`.
+    fn beside(&mut self, node: NodeIndex) -> NodeIndex {
         let step = 1 + u16::try_from(self.random.below(u64::from(self.nodes) - 1)).expect("small");
+        NodeIndex((node.0 + step) % self.nodes)
+    }
+
+    /// Another node takes the disk at `at_ns` while the holder goes on.
+    fn take_over(&mut self, at_ns: u64, to: NodeIndex) {
         self.moves.push(Move {
             at_ns,
-            to: NodeIndex((holder.0 + step) % self.nodes),
+            to,
             former_goes_on_ns: AMBUSH_NS,
         });
     }
 
-    /// The holder loses some nodes, perhaps the root's leader among them, but not all; messages
-    /// between the others dawdle; and another proxy takes the disk.
+    fn cut(&mut self, at: u64, until: u64, one: NodeIndex, other: NodeIndex) {
+        self.link(at, until, one, other, CUT);
+        self.link(at, until, other, one, CUT);
+    }
+
+    /// An ambush that has the time that it takes: from the end of a lease to work of the next
+    /// holder. Until then the disk moves nowhere else.
+    fn ambush(&mut self, kind: Kind, mut at: u64) {
+        let mut moved = None;
+        if self.holder(at) == NodeIndex(0) {
+            // A holder that leads the root, as the first node does at first, needs nobody's answer.
+            let (at_ns, to) = (at, self.beside(NodeIndex(0)));
+            let former_goes_on_ns = 0;
+            moved = Some(Move {
+                at_ns,
+                to,
+                former_goes_on_ns,
+            });
+            at += AMBUSH_CALM_NS;
+        }
+        let until = at + AMBUSH_PRELUDE_NS + AMBUSH_NS;
+        if at < self.ambushed_until || until > self.end {
+            return;
+        }
+        self.ambushed_until = until;
+        self.moves
+            .retain(|one| one.at_ns + AMBUSH_CALM_NS < at || one.at_ns > until);
+        self.moves.extend(moved);
+        if kind == Kind::LateRenewal {
+            self.late_renewal(at);
+        } else {
+            self.ambush_holder(at);
+        }
+    }
+
+    /// The holder loses some nodes, perhaps the root's leader among them, but not all; the news of
+    /// that spreads slowly or not everywhere; and another proxy, which everyone hears, takes the
+    /// disk.
     fn ambush_holder(&mut self, at: u64) {
         let holder = self.holder(at);
         let until = at + AMBUSH_NS;
-        for other in self.all().into_iter().filter(|other| *other != holder) {
-            if self.random.chance(1, 2) {
-                self.link(at, until, holder, other, CUT);
-                self.link(at, until, other, holder, CUT);
+        // The first node founded the root, and leads it until something happens to it.
+        let lost = if holder != NodeIndex(0) && self.random.chance(2, 3) {
+            NodeIndex(0)
+        } else {
+            self.beside(holder)
+        };
+        let mut taker = self.beside(holder);
+        while taker == lost {
+            taker = self.beside(holder);
+        }
+        self.cut(at, until, holder, lost);
+        let rest = self.all().into_iter();
+        let rest: Vec<_> = rest
+            .filter(|one| ![holder, taker, lost].contains(one))
+            .collect();
+        // One more is lost to it at most: it is to keep its majority, and to lead on if it leads.
+        let other = rest[self.random.index(rest.len())];
+        self.cut(at, until, lost, other);
+        if self.random.chance(1, 3) {
+            for other in rest {
+                if self.random.chance(1, 2) {
+                    self.cut(at, until, holder, other);
+                }
             }
         }
-        if self.random.chance(1, 2) {
+        if self.random.chance(1, 4) {
             self.links(Kind::GrayLinks, at + 1, until);
         }
         let after = at + 1_000_000 * self.random.below(1_000);
-        self.take_over(after, holder);
+        self.take_over(after, taker);
     }
 
     /// Answers reach the holder late, then nothing of its reaches anyone: its last renewal counts
     /// from long before it heard of it. Its clock is slow, the others' are fast.
     fn late_renewal(&mut self, at: u64) {
         let holder = self.holder(at);
-        let silent = at + 1_000_000 * (1_500 + self.random.below(2_000));
+        let silent = at + AMBUSH_PRELUDE_NS - 1_000_000 * self.random.below(1_000);
         let until = silent + AMBUSH_NS;
         let late = LinkRules {
-            delay_ns: 1_000_000 * (300 + self.random.below(1_200)),
+            delay_ns: 1_000_000 * (300 + self.random.below(700)),
             ..LinkRules::default()
         };
         for other in self.all().into_iter().filter(|other| *other != holder) {
@@ -380,7 +480,8 @@ impl Draw<'_> {
         }
         self.push(at, FaultAction::Drift(holder, -EXTREME_DRIFT_PPM));
         let after = silent + 1_000_000 * self.random.below(500);
-        self.take_over(after, holder);
+        let taker = self.beside(holder);
+        self.take_over(after, taker);
     }
 
     fn down(&mut self, at: u64, until: u64, node: NodeIndex, crash: Crash) {

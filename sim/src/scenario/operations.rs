@@ -139,6 +139,10 @@ pub struct Operations {
     window_blocks: u64,
     most_blocks: u64,
     pause_ms: u64,
+    /// Of so many changes one is no write but zeroes; in some seeds every other.
+    one_zeroes_of: u64,
+    /// Of so many writes one is cancelled; in some seeds every other.
+    one_cancels_of: u64,
     listed: BTreeMap<ClientId, VecDeque<ClientOperation>>,
     generates: bool,
     next_numbers: BTreeMap<ClientId, u64>,
@@ -162,8 +166,11 @@ impl Operations {
                 .make_contiguous()
                 .sort_by_key(|operation| operation.at_ns);
         }
+        let mut mix = Random::from_seed(identity_seed(plan.seed, "mix", []));
         Self {
             seed: plan.seed,
+            one_zeroes_of: [6, 6, 2][mix.index(3)],
+            one_cancels_of: [8, 8, 2][mix.index(3)],
             hot_blocks: plan.hot_blocks,
             window_blocks: plan.window_blocks(),
             most_blocks: plan.most_blocks(),
@@ -213,13 +220,13 @@ impl Operations {
         ));
         let block = random.below(self.hot_blocks);
         let former = client.client == ClientId::FORMER_HOLDER;
-        // A former holder's write may hang until its node is reached again; then it reads no more.
-        let may_write = !former || random.chance(1, 32);
+        // A former holder mostly shows what it believes, and overwrites little of what others see.
+        let may_write = !former || random.chance(1, 4);
         let deed = if !may_write || random.chance(1, 2) {
             Deed::Read
-        } else if random.chance(1, 6) {
+        } else if random.chance(1, self.one_zeroes_of) {
             Deed::Zero
-        } else if random.chance(1, 8) {
+        } else if random.chance(1, self.one_cancels_of) {
             let after_us = random.below(CANCEL_AFTER_MAXIMUM_US);
             Deed::WriteThenCancel { after_us }
         } else {

@@ -184,6 +184,11 @@ impl Plan {
             safety,
         };
         let faults = nemesis::draw(&mut stream(seed, 5), ground, &mut moves);
+        // Many blocks and few operations leave each alone for long: what comes late is not soon
+        // overwritten.
+        let (few_blocks, pauses) =
+            [(4, [2, 10, 50]), (64, [50; 3])][usize::from(work.chance(1, 4))];
+        let hot_blocks = few_blocks + work.below(28);
         let mut plan = Self {
             seed,
             nodes,
@@ -193,10 +198,10 @@ impl Plan {
             policy,
             containers,
             container_bytes,
-            hot_blocks: 4 + work.below(28),
+            hot_blocks,
             clients: 1 + u32::try_from(work.below(4)).expect("small"),
             initiators: u32::try_from(work.below(4)).expect("small"),
-            pause: Duration::from_millis([2, 10, 50][work.index(3)]),
+            pause: Duration::from_millis(pauses[work.index(3)]),
             safety,
             moves,
             drift_ppm: (0..nodes).map(drift).collect(),

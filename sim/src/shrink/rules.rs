@@ -33,6 +33,7 @@ pub(super) fn without_rates(action: &mut FaultAction) -> bool {
     if let FaultAction::Link(_, _, rules) = action {
         // By how much messages were held back says nothing without any that are.
         rules.reorder_ns = 0;
+        rules.duplicate_ns = 0;
     }
     had_some
 }

@@ -11,7 +11,7 @@ use super::faults::{Faults, MessageFault, MessageId};
 use super::seeds::Dice;
 use super::topology::{Latency, NodeIndex};
 
-/// Extra delay of the second copy of a doubled message, at most.
+/// Extra delay of the second copy of a doubled message, at most, unless the rules say more.
 const DUPLICATE_DELAY_NS: u64 = 20_000_000;
 
 const TAG_LOSS: u64 = 1;
@@ -46,6 +46,8 @@ pub struct LinkRules {
     pub loss_ppm: u32,
     /// Messages that arrive twice.
     pub duplicate_ppm: u32,
+    /// By how much the second copy is late at most, where that is more than 20 ms.
+    pub duplicate_ns: u64,
     /// Messages that are held back while later ones overtake.
     pub reorder_ppm: u32,
     /// By how much they are held back at most.
@@ -156,7 +158,8 @@ impl Link {
         if dice.chance(TAG_LOSS, rules.loss_ppm) {
             Some(MessageFault::Lose)
         } else if dice.chance(TAG_DUPLICATE, rules.duplicate_ppm) {
-            let after_ns = dice.below(TAG_DUPLICATE_DELAY, DUPLICATE_DELAY_NS);
+            let most_ns = rules.duplicate_ns.max(DUPLICATE_DELAY_NS);
+            let after_ns = dice.below(TAG_DUPLICATE_DELAY, most_ns);
             Some(MessageFault::Duplicate { after_ns })
         } else if dice.chance(TAG_REORDER, rules.reorder_ppm) {
             let for_ns = dice.below(TAG_REORDER_DELAY, rules.reorder_ns + 1);

@@ -80,6 +80,7 @@ const WILD: LinkRules = LinkRules {
     state: LinkState::Open,
     loss_ppm: 100_000,
     duplicate_ppm: 100_000,
+    duplicate_ns: 0,
     reorder_ppm: 100_000,
     reorder_ns: 5_000_000,
     corrupt_ppm: 100_000,
