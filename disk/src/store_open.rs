@@ -37,6 +37,9 @@ pub struct Recovery {
     /// Blobs of which the only copy here is lost, by name. In a range that is not `complete` there
     /// may be more.
     pub damaged_blobs: Vec<BlobName>,
+    /// There were more such blobs, whose names are not known: whoever has a list of what should be
+    /// here compares it.
+    pub names_lost: bool,
     /// How many blobs there are.
     pub blobs: usize,
     /// The start count of this start.
@@ -67,10 +70,10 @@ impl Store {
         let (journal, found, session) = open_journal(env, directory, &config, &superblock).await?;
 
         let extent_directory = format!("{directory}/extents");
-        let (extents, entries) =
+        let (extents, opened) =
             Extents::open(env, &extent_directory, store, config.extent.clone()).await?;
         let mut replay = Replay::default();
-        replay.extent_entries(entries);
+        replay.extent_entries(opened.found);
         let (blobs, control): (Vec<_>, Vec<_>) = found
             .records
             .into_iter()
@@ -87,6 +90,7 @@ impl Store {
         }
         let recovery = Recovery {
             damaged_blobs: replay.damaged_blobs(),
+            names_lost: opened.names_lost || found.damaged.iter().any(|range| !range.complete),
             damaged: found.damaged,
             blobs: replay.index.count(),
             session,

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use hedgerow_env::{BoxFuture, Instant};
+use hedgerow_env::{BoxFuture, Env, Instant};
 use hedgerow_net::{Caller, GroupClient, GroupError, Message, Peer, Refusal, RefusalCode, Service};
 use hedgerow_protocol::{
     AdminReply, AdminRequest, DEFAULT_CONTAINER_BYTES, DiskRecord, DiskView, NodeReply,
-    NodeRequest, NodeState, RootAnswer, RootCommand, RootOutcome, RootQuery, ShardReply,
-    ShardRequest, StatusView, decode, encode,
+    NodeRequest, NodeState, RootAnswer, RootCommand, RootOutcome, RootQuery, RootRefusal,
+    ShardReply, ShardRequest, StatusView, decode, encode,
 };
 use hedgerow_proxy::{AttachError, OperationTag, Proxy};
+use tokio::sync::oneshot;
 
 use crate::exports::Catalog;
 
@@ -22,11 +23,15 @@ const GROUP_LIMIT: Duration = Duration::from_secs(5);
 const HEALTH_LIMIT: Duration = Duration::from_millis(500);
 /// Largest size of a disk: container indices have 32 bits; 1 EiB leaves room.
 const MAXIMUM_DISK_BYTES: u64 = 1 << 60;
+/// A resize that meets attaches and releases is tried so often.
+const RESIZE_ATTEMPTS: usize = 4;
 /// Longest name of a disk; it becomes part of an iSCSI name (223 bytes).
 const MAXIMUM_NAME_BYTES: usize = 128;
 
 /// Serves [`AdminRequest`].
 pub(crate) struct AdminService {
+    /// The node's surroundings.
+    pub(crate) env: Env,
     /// The groups.
     pub(crate) groups: GroupClient,
     /// This node's proxy, if it has one.
@@ -60,10 +65,17 @@ impl Service for AdminEndpoint {
         Box::pin(async move {
             let request = decode::<AdminRequest>(&request.head)
                 .map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
-            Ok(Message::new(
-                encode(&this.reply(request).await),
-                Bytes::new(),
-            ))
+            let (answer, answered) = oneshot::channel();
+            let env = this.env.clone();
+            // In a task of its own: whoever does not wait any more leaves nothing half-way, such as
+            // a disk that stays attached.
+            env.spawn("admin-request", async move {
+                // An operator who went away does not want to know.
+                answer.send(this.reply(request).await).ok();
+            });
+            let stopping = |_| Refusal::new(RefusalCode::Internal, "the node is stopping");
+            let reply = answered.await.map_err(stopping)?;
+            Ok(Message::new(encode(&reply), Bytes::new()))
         })
     }
 
@@ -168,51 +180,77 @@ impl AdminService {
     }
 
     async fn resize(&self, name: &str, size_bytes: u64) -> Result<AdminReply, AdminError> {
-        let record = self.find(name).await?;
-        check_size(size_bytes, record.policy.block_size)?;
-        if size_bytes >= record.size_bytes {
+        for _ in 0..RESIZE_ATTEMPTS {
+            let record = self.find(name).await?;
+            check_size(size_bytes, record.policy.block_size)?;
+            if size_bytes < record.size_bytes && self.proxy.is_none() {
+                return Err(AdminError::Refused(
+                    "to shrink a disk, ask a node with the role proxy".into(),
+                ));
+            }
             let command = RootCommand::ResizeDisk {
                 disk: record.disk,
+                from_bytes: record.size_bytes,
+                generation: record.generation,
                 size_bytes,
             };
-            return self.disk_command(command).await;
+            match self.groups.root_command(command, GROUP_LIMIT).await? {
+                RootOutcome::Resized {
+                    disk,
+                    cut_from_bytes: None,
+                } => return Ok(AdminReply::Disk(self.view(disk))),
+                RootOutcome::Resized {
+                    disk,
+                    cut_from_bytes: Some(end),
+                } => return self.clear(&disk, end).await,
+                // It was attached or released in between: look again.
+                RootOutcome::Refused(RootRefusal::Changed { .. }) => {}
+                RootOutcome::Refused(RootRefusal::Held { .. }) => {
+                    return Err(AdminError::Refused(format!(
+                        "{name:?} is in use: stop its initiators before it is made smaller"
+                    )));
+                }
+                RootOutcome::Refused(refusal) => {
+                    return Err(AdminError::Refused(refusal.to_string()));
+                }
+                other => return Err(AdminError::TryAgain(format!("unexpected: {other:?}"))),
+            }
         }
-        self.shrink(&record, size_bytes).await
+        Err(AdminError::TryAgain(format!(
+            "{name:?} is being changed by others"
+        )))
     }
 
-    /// Shrinks a disk that nobody uses: holds it, writes holes beyond the new end, then commits the
-    /// size; what was cut off reads as zeros should the disk grow again.
-    async fn shrink(&self, record: &DiskRecord, size_bytes: u64) -> Result<AdminReply, AdminError> {
+    /// Zeroes what lies beyond the end of a disk that was made smaller: it is not to be seen again
+    /// should the disk grow. Nobody can write there any more. What is interrupted goes on when the
+    /// same size is asked for again.
+    async fn clear(&self, record: &DiskRecord, end: u64) -> Result<AdminReply, AdminError> {
         let Some(proxy) = &self.proxy else {
-            return Err(AdminError::Refused(
-                "to shrink a disk, ask a node with the role proxy".into(),
+            return Err(AdminError::TryAgain(
+                "the disk is smaller now; repeat this at a node with the role proxy".into(),
             ));
         };
-        if !record.attachments.is_empty() {
-            return Err(AdminError::Refused(format!(
-                "{:?} is in use: stop its initiators before it is made smaller",
-                record.name
-            )));
-        }
         let disk = match proxy.attach(&record.name).await {
             Ok(disk) => disk,
             Err(AttachError::TryAgain(text)) => return Err(AdminError::TryAgain(text)),
-            Err(error) => return Err(AdminError::Refused(error.to_string())),
+            Err(error) => return Err(AdminError::TryAgain(format!("{error}; repeat this then"))),
         };
         let tag = OperationTag(disk.writer().0 | 1 << 63);
-        let beyond = record.size_bytes - size_bytes;
-        let zeroed = disk.zero(size_bytes, beyond, tag).await;
-        let result = match zeroed {
+        let cleared = disk.clear(record.size_bytes..end, tag).await;
+        let result = match cleared {
             Ok(()) => {
-                let command = RootCommand::ResizeDisk {
+                let done = RootCommand::CutDone {
                     disk: record.disk,
-                    size_bytes,
+                    generation: disk.record().generation,
                 };
-                self.disk_command(command).await
+                self.disk_command(done).await
             }
             Err(error) => Err(AdminError::TryAgain(error.to_string())),
         };
-        if let Err(error) = proxy.detach(&disk).await {
+        let exported = self.portal.as_ref();
+        if !exported.is_some_and(|(catalog, _)| catalog.uses(&disk))
+            && let Err(error) = proxy.detach(&disk).await
+        {
             return Err(AdminError::TryAgain(error.to_string()));
         }
         result

@@ -114,6 +114,13 @@ impl Catalog {
         }
     }
 
+    /// Whether an initiator's commands go through this attachment.
+    pub(crate) fn uses(&self, attachment: &VirtualDisk) -> bool {
+        let disks = self.disks.lock().expect("no panic under this lock");
+        let mut attached = disks.values().filter_map(|disk| disk.attached());
+        attached.any(|used| used.writer() == attachment.writer())
+    }
+
     /// The target names exported now, with the disk's name.
     #[must_use]
     pub(crate) fn listed(&self) -> Vec<(String, String)> {
@@ -323,6 +330,22 @@ impl BlockDevice for ExportedDisk {
         async move {
             // Without an attachment nothing was acknowledged that is not durable.
             disk.map_or(Ok(()), |disk| disk.flush().map_err(block_error))
+        }
+        .boxed()
+    }
+
+    fn settle(&self, take: bool) -> BoxFuture<'static, Result<(), BlockError>> {
+        let this = self.shared();
+        async move {
+            // A lost attachment may have left writes that no fence has met yet.
+            let used = this.with(|state| state.attached.is_some());
+            if !used && !take {
+                return Ok(());
+            }
+            let disk = this.disk().await?;
+            let settled = this.env.timeout(ATTACH_LIMIT, disk.settled()).await;
+            let settled = settled.map_err(|_| BlockError::Unavailable)?;
+            settled.map_err(block_error)
         }
         .boxed()
     }

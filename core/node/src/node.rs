@@ -214,7 +214,8 @@ impl Node {
                 .await;
             inner.stores.set_value(founding::FOUNDING_KEY, None).await?;
         }
-        inner.running.join(&inner.own).await;
+        let start = inner.stores.system().session();
+        inner.running.join(&inner.own, start).await;
         let admin = inner
             .running
             .start_data(&inner.config, &inner.stores, pools)

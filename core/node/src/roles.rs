@@ -206,10 +206,14 @@ impl Running {
         }
     }
 
-    /// Tells the root that this node is here, under which address and with which stores.
-    pub(crate) async fn join(&self, own: &NodeRecord) {
+    /// Tells the root that this node is here, in this start of its system store, under which address
+    /// and with which stores.
+    pub(crate) async fn join(&self, own: &NodeRecord, start: u64) {
         loop {
-            let command = RootCommand::Join(own.clone());
+            let command = RootCommand::Join {
+                record: own.clone(),
+                start,
+            };
             match self.groups.root_command(command, FORMING_LIMIT).await {
                 Ok(RootOutcome::Refused(refusal)) => {
                     event!(self.env, Info, "node", "joining: {refusal}");
@@ -240,6 +244,7 @@ impl Running {
             self.with(|parts| parts.hblock = Some(hblock));
         }
         let mut admin = AdminService {
+            env: self.env.clone(),
             groups: self.groups.clone(),
             proxy: None,
             portal: None,

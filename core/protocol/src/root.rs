@@ -104,8 +104,14 @@ pub enum RootCommand {
         /// The root's own members.
         members: Vec<GroupMember>,
     },
-    /// A node joins, or came back with a new address, location, role or store.
-    Join(NodeRecord),
+    /// A node joins, or came back with a new address, location, role or store. Refused when a later
+    /// start of that node is known: a request that was delayed brings nothing old back.
+    Join {
+        /// The node.
+        record: NodeRecord,
+        /// The start count of its system store.
+        start: u64,
+    },
     /// A verdict or an operator's decision on a node.
     SetNodeState {
         /// The node.
@@ -144,12 +150,27 @@ pub enum RootCommand {
         /// For people.
         description: String,
     },
-    /// Sets the size. Growth is immediate; to shrink, the holder first writes holes beyond the end.
+    /// Sets the size of a disk that still has the size and generation which the requester saw: a
+    /// request that was delayed changes nothing. To be smaller a disk must be held by nobody; its
+    /// generation is raised, its floors become pending, and a *cut* stands until what lay beyond the
+    /// end is zeroed. While it stands the disk cannot grow. Repeated, it answers as the first time.
     ResizeDisk {
         /// The disk.
         disk: VirtualDiskId,
+        /// The size that the requester saw.
+        from_bytes: u64,
+        /// The generation that it saw.
+        generation: Generation,
         /// The new size in bytes.
         size_bytes: u64,
+    },
+    /// Everything beyond the end of a disk that was made smaller is zeroed: the cut is done. Refused
+    /// when the generation is another than that under which it was zeroed.
+    CutDone {
+        /// The disk.
+        disk: VirtualDiskId,
+        /// The generation of the attachment that zeroed it.
+        generation: Generation,
     },
     /// Deletes a disk: its name is free at once, its generation is raised, its shards are told.
     DeleteDisk {
@@ -249,6 +270,20 @@ pub enum RootRefusal {
         /// The identity that stands.
         cluster: ClusterId,
     },
+    /// Look again: the disk is not as the requester saw it.
+    #[error("the disk was changed meanwhile: {size_bytes} bytes under {generation}")]
+    Changed {
+        /// Its present size.
+        size_bytes: u64,
+        /// Its present generation.
+        generation: Generation,
+    },
+    /// Resize it to `size_bytes` again, which ends the cut, before it grows.
+    #[error("the disk is still being cut to {size_bytes} bytes: repeat that first")]
+    Cutting {
+        /// The size to which it is being cut.
+        size_bytes: u64,
+    },
     /// Never to be retried: refused by the committed feature level.
     #[error("needs feature level {needed}, {committed} is committed")]
     FeatureLevel {
@@ -266,6 +301,13 @@ pub enum RootOutcome {
     Done,
     /// The disk as it stands now.
     Disk(DiskRecord),
+    /// The disk has its new size.
+    Resized {
+        /// The disk as it stands now.
+        disk: DiskRecord,
+        /// The end of what lies beyond the disk's and is not zeroed yet, in bytes.
+        cut_from_bytes: Option<u64>,
+    },
     /// The grant.
     Granted(Grant),
     /// The lease stands.

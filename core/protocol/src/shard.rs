@@ -3,8 +3,8 @@
 //! Commands are those of DESIGN section 3. Blocks are units of 512 bytes within the container.
 
 use hedgerow_env::{
-    BlobName, ContainerId, FamilyId, Generation, LayerId, PlacementEpoch, Sequence, StoreId,
-    VirtualDiskId, WriterId,
+    BlobName, ContainerId, ContainerIndex, FamilyId, Generation, LayerId, PlacementEpoch, Sequence,
+    StoreId, VirtualDiskId, WriterId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -447,15 +447,24 @@ pub enum ShardRequest {
         /// The names.
         names: Vec<BlobName>,
     },
-    /// Containers of a disk that exist in this shard.
+    /// Containers of a disk that exist in this shard, in order, some at a time.
     Containers {
         /// The family.
         family: FamilyId,
         /// The disk.
         disk: VirtualDiskId,
+        /// Those after this one.
+        after: Option<ContainerIndex>,
     },
     /// Counters for status and oracles.
     Statistics,
+    /// Which blobs the shard counts a store as holding, in order, some at a time.
+    Holdings {
+        /// The store.
+        store: StoreId,
+        /// Those after this one.
+        after: Option<BlobName>,
+    },
 }
 
 /// Counters of a shard.
@@ -498,12 +507,24 @@ pub enum ShardReply {
     },
     /// One state for each name.
     Names(Vec<NameState>),
-    /// The containers with their placements.
-    Containers(Vec<(ContainerId, Placement)>),
+    /// Containers of a disk.
+    Containers {
+        /// Each with its placement; one that has only holes has none.
+        found: Vec<(ContainerId, Option<Placement>)>,
+        /// Whether there are more after the last of them.
+        more: bool,
+    },
     /// The counters.
     Statistics(ShardStatistics),
     /// Refused; nothing changed.
     Refused(ShardRefusal),
+    /// Blobs that a store is counted as holding.
+    Holdings {
+        /// Their names.
+        names: Vec<BlobName>,
+        /// Where to go on; none at the end.
+        next: Option<BlobName>,
+    },
 }
 
 /// A batch of shard commands: one log entry.

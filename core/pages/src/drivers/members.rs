@@ -1,4 +1,4 @@
-//! Group growth, done: one step of each group that is led here, round after round.
+//! Group growth, done: one step of a group that is led here, round after round.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,14 +21,11 @@ const START_LIMIT: Duration = Duration::from_secs(5);
 const CHANGE_LIMIT: Duration = Duration::from_secs(60);
 
 impl Drivers {
-    pub(super) async fn members(self) {
-        loop {
+    /// The rounds of one group, as long as it is led here.
+    pub(super) async fn members(self, group: GroupId) {
+        while let Some((replica, _)) = self.leading(group) {
+            self.grow(group, &replica).await;
             self.env.sleep(self.config.round).await;
-            for group in self.replicas.groups() {
-                if let Some((replica, _)) = self.leading(group) {
-                    self.grow(group, &replica).await;
-                }
-            }
         }
     }
 

@@ -5,7 +5,8 @@
 //! `shard` are the loops.
 //!
 //! Invariants: whatever a driver proposes is conditional, so a leader of the past does no harm;
-//! each round is bounded, and a group that does not answer holds up no other.
+//! each round is bounded, and a group that does not answer holds up no other: the duties towards a
+//! group run in a task of its own.
 //! Does not: keep anything that must survive the leader.
 
 mod growth;
@@ -15,7 +16,9 @@ mod members;
 mod root;
 mod shard;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hedgerow_env::{Env, GroupId};
@@ -78,8 +81,42 @@ impl Drivers {
         env.spawn("pages-leases", drivers.clone().leases());
         env.spawn("pages-health", drivers.clone().health());
         env.spawn("pages-root-work", drivers.clone().root_work());
-        env.spawn("pages-shard-work", drivers.clone().shard_work());
-        env.spawn("pages-members", drivers.members());
+        let shards = drivers.clone();
+        env.spawn("pages-shard-work", async move {
+            let is_shard = |group| group != ROOT_GROUP;
+            shards.each_group(is_shard, Self::shard_work).await;
+        });
+        env.spawn("pages-members", async move {
+            drivers.each_group(|_| true, Self::members).await;
+        });
+    }
+
+    /// Keeps `duty` running in a task of its own for each group that is led here. The duty ends
+    /// when the group is led here no more; what it waits for then ends with the leadership.
+    async fn each_group<W>(
+        self,
+        wanted: impl Fn(GroupId) -> bool,
+        duty: impl Fn(Self, GroupId) -> W,
+    ) where
+        W: Future<Output = ()> + Send + 'static,
+    {
+        let mut running = BTreeMap::<GroupId, Arc<AtomicBool>>::new();
+        loop {
+            self.env.sleep(self.config.round).await;
+            running.retain(|_, running| running.load(Ordering::SeqCst));
+            for group in self.replicas.groups() {
+                if !wanted(group) || running.contains_key(&group) || self.leading(group).is_none() {
+                    continue;
+                }
+                let flag = Arc::new(AtomicBool::new(true));
+                running.insert(group, Arc::clone(&flag));
+                let work = duty(self.clone(), group);
+                self.env.spawn("pages-duty", async move {
+                    work.await;
+                    flag.store(false, Ordering::SeqCst);
+                });
+            }
+        }
     }
 
     /// The replica of `group` here, if it leads, and its term.

@@ -1,11 +1,10 @@
 //! The duties of a shard's leader: collect what is free, go on with feeds, let drained members go
 //! and take returned ones back.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hedgerow_env::{GroupId, StoreId, event};
-use hedgerow_protocol::{GroupBody, NodeState, ROOT_GROUP, ShardCommand, ShardRequest};
+use hedgerow_protocol::{GroupBody, NodeState, ShardCommand, ShardRequest};
 
 use super::Drivers;
 use crate::service::read_local;
@@ -25,20 +24,13 @@ struct Cursors {
 }
 
 impl Drivers {
-    pub(super) async fn shard_work(self) {
-        let mut cursors = BTreeMap::<GroupId, Cursors>::new();
-        loop {
+    /// The rounds of one shard, as long as it is led here.
+    pub(super) async fn shard_work(self, group: GroupId) {
+        let mut cursors = Cursors::default();
+        while let Some((replica, _)) = self.leading(group) {
+            self.work_on(group, &replica, &mut cursors).await;
+            self.sweep(group, &replica).await;
             self.env.sleep(self.config.round).await;
-            for group in self.replicas.groups() {
-                let leading = (group != ROOT_GROUP).then(|| self.leading(group)).flatten();
-                let Some((replica, _)) = leading else {
-                    cursors.remove(&group);
-                    continue;
-                };
-                let cursor = cursors.entry(group).or_default();
-                self.work_on(group, &replica, cursor).await;
-                self.sweep(group, &replica).await;
-            }
         }
     }
 

@@ -145,7 +145,8 @@ pub(super) fn expire(
     Ok(RootOutcome::Done)
 }
 
-fn floor_pending(state: &mut dyn Update, record: &DiskRecord) -> Result<(), StateError> {
+/// The present generation of the disk fences every container, in every shard.
+pub(super) fn floor_pending(state: &mut dyn Update, record: &DiskRecord) -> Result<(), StateError> {
     for shard in &tables::table(state)?.shards {
         let key = keys::pending(keys::PENDING_FLOOR, record.disk, shard.group);
         tables::write_number(state, &key, record.generation.0)?;

@@ -65,7 +65,7 @@ fn apply_one(
             nodes,
             members,
         } => cluster::initialise(state, index, *cluster, nodes, members),
-        RootCommand::Join(record) => cluster::join(state, index, record),
+        RootCommand::Join { record, start } => cluster::join(state, index, record, *start),
         RootCommand::SetNodeState {
             node,
             state: node_state,
@@ -92,7 +92,13 @@ fn apply_one(
             };
             disks::create(state, &wish)
         }
-        RootCommand::ResizeDisk { disk, size_bytes } => disks::resize(state, *disk, *size_bytes),
+        RootCommand::ResizeDisk {
+            disk,
+            from_bytes,
+            generation,
+            size_bytes,
+        } => disks::resize(state, *disk, (*from_bytes, *generation), *size_bytes),
+        RootCommand::CutDone { disk, generation } => disks::cut_done(state, *disk, *generation),
         RootCommand::DeleteDisk { disk } => disks::delete(state, *disk),
         RootCommand::DiskDropped { disk, group } => disks::dropped(state, *disk, *group),
         RootCommand::Attach {
