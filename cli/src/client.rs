@@ -14,7 +14,8 @@ use hedgerow_protocol::{
 };
 use serde_json::{Value, json};
 
-use crate::dev;
+use crate::out::say;
+use crate::{dev, progress};
 
 /// A request takes longer only when the cluster has no majority.
 const REQUEST_LIMIT: Duration = Duration::from_secs(20);
@@ -133,7 +134,7 @@ pub(crate) async fn disk(
         }
         AdminReply::Disk(disk) => print_disks(std::slice::from_ref(&disk)),
         AdminReply::Done if options.json => print_json(&json!({ "schema_version": 1 })),
-        AdminReply::Done => println!("done"),
+        AdminReply::Done => say!("done"),
         other => bail!("unexpected answer: {other:?}"),
     }
     Ok(())
@@ -182,6 +183,22 @@ pub(crate) async fn ask(
         Some(address) => vec![address.clone()],
         None => dev::addresses(options.dir.as_deref())?,
     };
+    let rpc = admin_rpc(env.clone())?;
+    let mut last = String::new();
+    for address in &addresses {
+        let what = || format!("{} through {address}", doing(request));
+        match progress::shown(&env, what, ask_node(&rpc, address, request)).await {
+            Ok(AdminReply::Refused(text)) => bail!(text),
+            Ok(AdminReply::TryAgain(text)) => last = text,
+            Ok(reply) => return Ok(reply),
+            Err(error) => last = error.to_string(),
+        }
+    }
+    bail!("no node could answer ({last}); is the cluster running? Name a node with --connect")
+}
+
+/// The RPC of a client that belongs to no cluster.
+pub(crate) fn admin_rpc(env: Env) -> anyhow::Result<Rpc> {
     let identity = Identity {
         cluster: None,
         node: NodeId(env.random("client").bits()),
@@ -189,28 +206,34 @@ pub(crate) async fn ask(
         roles: RoleSet::CLIENT,
         address: String::new(),
     };
-    let rpc = Rpc::start_client(env, identity, RpcConfig::default())?;
-    let mut last = String::new();
-    for address in &addresses {
-        let message = Message::new(encode(request), Bytes::new());
-        let peer = Peer::anyone_at(address.clone());
-        let call = rpc
-            .call(&peer, ServiceId(SERVICE_ADMIN), message, REQUEST_LIMIT)
-            .await;
-        match call {
-            Ok(message) => match decode::<AdminReply>(&message.head)? {
-                AdminReply::Refused(text) => bail!(text),
-                AdminReply::TryAgain(text) => last = text,
-                reply => return Ok(reply),
-            },
-            Err(error) => last = error.to_string(),
-        }
+    Ok(Rpc::start_client(env, identity, RpcConfig::default())?)
+}
+
+/// Asks one node. An error means that the outcome is unknown.
+pub(crate) async fn ask_node(
+    rpc: &Rpc,
+    address: &str,
+    request: &AdminRequest,
+) -> anyhow::Result<AdminReply> {
+    let message = Message::new(encode(request), Bytes::new());
+    let peer = Peer::anyone_at(address.to_owned());
+    let service = ServiceId(SERVICE_ADMIN);
+    let message = rpc.call(&peer, service, message, REQUEST_LIMIT).await?;
+    Ok(decode::<AdminReply>(&message.head)?)
+}
+
+/// What is said while it takes longer than a second.
+fn doing(request: &AdminRequest) -> &'static str {
+    match request {
+        AdminRequest::CreateDisk { .. } => "creating the disk",
+        AdminRequest::ResizeDisk { .. } => "resizing the disk",
+        AdminRequest::DeleteDisk { .. } => "deleting the disk",
+        _ => "asking",
     }
-    bail!("no node could answer ({last}); is the cluster running? Name a node with --connect")
 }
 
 fn print_json(value: &Value) {
-    println!("{value}");
+    say!("{value}");
 }
 
 fn state_name(state: DiskState) -> &'static str {
@@ -244,13 +267,18 @@ fn disk_json(disk: &DiskView) -> Value {
 }
 
 fn print_disks(disks: &[DiskView]) {
-    println!(
+    say!(
         "{:<20} {:>10} {:>3} {:<18} {:>6} {:<9} URL",
-        "NAME", "SIZE", "RF", "PLACEMENT", "BLOCK", "STATE"
+        "NAME",
+        "SIZE",
+        "RF",
+        "PLACEMENT",
+        "BLOCK",
+        "STATE"
     );
     for disk in disks {
         let record = &disk.record;
-        println!(
+        say!(
             "{:<20} {:>10} {:>3} {:<18} {:>6} {:<9} {}",
             record.name,
             ByteCount(record.size_bytes).to_string(),
@@ -300,26 +328,29 @@ fn status_json(status: &StatusView) -> Value {
 }
 
 fn print_status(status: &StatusView) {
-    println!("cluster           {}", status.cluster);
-    println!("disks             {}", status.disks);
-    println!(
+    say!("cluster           {}", status.cluster);
+    say!("disks             {}", status.disks);
+    say!(
         "under-replicated  {}",
         ByteCount(status.under_replicated_bytes)
     );
-    println!("damaged copies    {}", status.damaged);
+    say!("damaged copies    {}", status.damaged);
     if !status.silent_groups.is_empty() {
-        println!(
+        say!(
             "no leader answered for shards {:?}: the sums above lack them",
             status.silent_groups
         );
     }
-    println!();
-    println!(
+    say!();
+    say!(
         "{:<16} {:<9} {:<22} {:<22} LOCATION",
-        "NODE", "STATE", "ADDRESS", "ROLES"
+        "NODE",
+        "STATE",
+        "ADDRESS",
+        "ROLES"
     );
     for node in &status.nodes {
-        println!(
+        say!(
             "{:<16} {:<9} {:<22} {:<22} {}/{}{}",
             node.name,
             node_state(node.state),

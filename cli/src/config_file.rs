@@ -1,40 +1,47 @@
 //! The configuration file of a node: TOML, documented in docs/operations/configuration.md.
 //!
-//! An unknown key or a wrong value is refused with the file, the line and the remedy.
+//! An unknown key or a wrong value is refused with the file, the line, the key and the remedy, before
+//! anything is created. Does not: decide what is allowed beyond the syntax (`NodeConfig::check`).
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use hedgerow_env::parse_byte_count;
 use hedgerow_node::{Exports, GroupTiming, IscsiConfig, NodeConfig, PoolConfig, StoreScale};
 use hedgerow_protocol::{Location, Residence, Roles};
 use serde::Deserialize;
+use toml::Spanned;
 
 /// A node's file, read and checked.
 #[derive(Debug)]
 pub(crate) struct NodeFile {
     pub(crate) data_directory: PathBuf,
     pub(crate) node: NodeConfig,
+    #[cfg(feature = "testing")]
+    pub(crate) test: Option<crate::testing::TestSection>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    name: String,
+    name: Spanned<String>,
     data_directory: PathBuf,
-    listen: String,
-    advertise: Option<String>,
-    seeds: Vec<String>,
-    #[serde(default = "all_roles")]
-    roles: Vec<Role>,
+    listen: Spanned<String>,
+    advertise: Option<Spanned<String>>,
+    seeds: Spanned<Vec<Spanned<String>>>,
+    roles: Option<Spanned<Vec<Role>>>,
     #[serde(default)]
     location: LocationTable,
     #[serde(default)]
     pool: Vec<Pool>,
     iscsi: Option<Iscsi>,
-    #[serde(default = "four")]
-    shards: u32,
+    shards: Option<Spanned<u32>>,
     timing: Option<Timing>,
+    #[cfg(feature = "testing")]
+    test: Option<crate::testing::TestSection>,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -50,26 +57,25 @@ enum Role {
 struct LocationTable {
     data_centre: Option<String>,
     rack: Option<String>,
-    fqdn: Option<String>,
+    fqdn: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Pool {
-    directory: String,
+    directory: Spanned<String>,
     #[serde(default = "hdd")]
     residence: Residence,
-    capacity: String,
+    capacity: Spanned<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Iscsi {
-    listen: String,
-    #[serde(default = "all_exports")]
-    exports: ExportList,
-    chap_user: Option<String>,
-    chap_secret: Option<String>,
+    listen: Spanned<String>,
+    exports: Option<Spanned<ExportList>>,
+    chap_user: Option<Spanned<String>>,
+    chap_secret: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -82,24 +88,39 @@ enum ExportList {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Timing {
-    heartbeat_ms: u64,
-    election_ms: u64,
-}
-
-fn all_roles() -> Vec<Role> {
-    vec![Role::Pages, Role::Hblock, Role::Proxy]
-}
-
-fn all_exports() -> ExportList {
-    ExportList::Word("all".into())
+    heartbeat_ms: Spanned<u64>,
+    election_ms: Spanned<u64>,
 }
 
 fn hdd() -> Residence {
     Residence::Hdd
 }
 
-fn four() -> u32 {
-    4
+/// Shard groups of a new cluster.
+const SHARDS: u32 = 4;
+
+/// Where each value stands in the file, by its key and its number among several.
+struct Places<'a> {
+    text: &'a str,
+    spans: BTreeMap<(&'static str, usize), Range<usize>>,
+}
+
+impl Places<'_> {
+    /// Remembers where a value stands and gives it away.
+    fn take<T>(&mut self, key: &'static str, entry: usize, value: Spanned<T>) -> T {
+        self.spans.insert((key, entry), value.span());
+        value.into_inner()
+    }
+
+    /// An error about a value; one that is not in the file has no line.
+    fn wrong(&self, key: &'static str, entry: usize, problem: &str) -> anyhow::Error {
+        let Some(span) = self.spans.get(&(key, entry)) else {
+            return anyhow::anyhow!("{key}: {problem}");
+        };
+        let before = self.text.get(..span.start).unwrap_or(self.text);
+        let line = before.matches('\n').count() + 1;
+        anyhow::anyhow!("line {line}: {key}: {problem}")
+    }
 }
 
 /// Reads and checks the file at `path`.
@@ -111,90 +132,146 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<NodeFile> {
 
 fn parse(text: &str) -> anyhow::Result<NodeFile> {
     let file: File = toml::from_str(text)?;
-    let roles = file.roles.iter().fold(Roles::default(), |roles, role| {
+    let mut places = Places {
+        text,
+        spans: BTreeMap::new(),
+    };
+    let listen = places.take("listen", 0, file.listen);
+    let advertise = match file.advertise {
+        Some(advertise) => places.take("advertise", 0, advertise),
+        None => {
+            let span = places.spans[&("listen", 0)].clone();
+            places.spans.insert(("advertise", 0), span);
+            listen.clone()
+        }
+    };
+    let node = NodeConfig {
+        name: places.take("name", 0, file.name),
+        advertise,
+        listen,
+        seeds: seeds(&mut places, file.seeds),
+        roles: roles(&mut places, file.roles),
+        location: location(&mut places, file.location)?,
+        pools: pools(&mut places, file.pool)?,
+        iscsi: match file.iscsi {
+            Some(table) => Some(iscsi(&mut places, table)?),
+            None => None,
+        },
+        shards: file
+            .shards
+            .map_or(SHARDS, |shards| places.take("shards", 0, shards)),
+        timing: file.timing.map_or_else(GroupTiming::default, |timing| {
+            let mut period = |key, value| Duration::from_millis(places.take(key, 0, value));
+            GroupTiming {
+                heartbeat: period("timing.heartbeat_ms", timing.heartbeat_ms),
+                election: period("timing.election_ms", timing.election_ms),
+            }
+        }),
+        #[cfg(not(feature = "testing"))]
+        scale: StoreScale::Server,
+        // A node under test is one of several on a machine that does other things too.
+        #[cfg(feature = "testing")]
+        scale: file
+            .test
+            .as_ref()
+            .map_or(StoreScale::Server, |_| StoreScale::Workstation),
+    };
+    node.check()
+        .map_err(|error| places.wrong(error.key, error.entry, &error.problem))?;
+    Ok(NodeFile {
+        data_directory: file.data_directory,
+        node,
+        #[cfg(feature = "testing")]
+        test: file.test,
+    })
+}
+
+fn seeds(places: &mut Places<'_>, list: Spanned<Vec<Spanned<String>>>) -> Vec<String> {
+    // The list's own place stands for the first seed, in case there is none.
+    let list = places.take("seeds", 0, list).into_iter().enumerate();
+    list.map(|(position, seed)| places.take("seeds", position, seed))
+        .collect()
+}
+
+fn roles(places: &mut Places<'_>, list: Option<Spanned<Vec<Role>>>) -> Roles {
+    let Some(list) = list else { return Roles::ALL };
+    let list = places.take("roles", 0, list);
+    list.iter().fold(Roles::default(), |roles, role| {
         roles.with(match role {
             Role::Pages => Roles::PAGES,
             Role::Hblock => Roles::HBLOCK,
             Role::Proxy => Roles::PROXY,
         })
-    });
+    })
+}
+
+fn pools(places: &mut Places<'_>, tables: Vec<Pool>) -> anyhow::Result<Vec<PoolConfig>> {
     let mut pools = Vec::new();
-    for pool in file.pool {
-        let capacity = parse_byte_count(&pool.capacity)
-            .map_err(|error| anyhow::anyhow!("pool {:?}: capacity: {error}", pool.directory))?;
+    for (position, pool) in tables.into_iter().enumerate() {
+        let directory = places.take("pool", position, pool.directory);
+        let capacity = places.take("pool.capacity", position, pool.capacity);
+        let capacity = parse_byte_count(&capacity)
+            .map_err(|problem| places.wrong("pool.capacity", position, &problem))?;
         pools.push(PoolConfig {
-            directory: pool.directory,
+            directory,
             residence: pool.residence,
             capacity_bytes: capacity.0,
         });
     }
-    let node = NodeConfig {
-        name: file.name,
-        advertise: file.advertise.unwrap_or_else(|| file.listen.clone()),
-        listen: file.listen,
-        seeds: file.seeds,
-        roles,
-        location: location(&file.location)?,
-        pools,
-        iscsi: file.iscsi.map(iscsi).transpose()?,
-        shards: file.shards,
-        timing: file
-            .timing
-            .map_or_else(GroupTiming::default, |timing| GroupTiming {
-                heartbeat: std::time::Duration::from_millis(timing.heartbeat_ms),
-                election: std::time::Duration::from_millis(timing.election_ms),
-            }),
-        scale: StoreScale::Server,
-    };
-    node.check().map_err(|error| anyhow::anyhow!(error))?;
-    Ok(NodeFile {
-        data_directory: file.data_directory,
-        node,
+    Ok(pools)
+}
+
+fn location(places: &mut Places<'_>, table: LocationTable) -> anyhow::Result<Location> {
+    let LocationTable {
+        data_centre,
+        rack,
+        fqdn,
+    } = table;
+    if let Some(fqdn) = fqdn {
+        let fqdn = places.take("location.fqdn", 0, fqdn);
+        if data_centre.is_some() || rack.is_some() {
+            let problem = "give either fqdn, or data_centre and rack";
+            return Err(places.wrong("location.fqdn", 0, problem));
+        }
+        return Ok(hedgerow_node::location_of_name(&fqdn));
+    }
+    Ok(Location {
+        data_centre: data_centre.unwrap_or_else(|| "dc-1".into()),
+        rack: rack.unwrap_or_else(|| "rack-1".into()),
     })
 }
 
-fn location(table: &LocationTable) -> anyhow::Result<Location> {
-    match table {
-        LocationTable {
-            fqdn: Some(_),
-            data_centre: Some(_),
-            ..
-        }
-        | LocationTable {
-            fqdn: Some(_),
-            rack: Some(_),
-            ..
-        } => {
-            bail!("location: give either fqdn, or data_centre and rack")
-        }
-        LocationTable {
-            fqdn: Some(fqdn), ..
-        } => Ok(hedgerow_node::location_of_name(fqdn)),
-        LocationTable {
-            data_centre, rack, ..
-        } => Ok(Location {
-            data_centre: data_centre.clone().unwrap_or_else(|| "dc-1".into()),
-            rack: rack.clone().unwrap_or_else(|| "rack-1".into()),
-        }),
-    }
-}
-
-fn iscsi(table: Iscsi) -> anyhow::Result<IscsiConfig> {
+fn iscsi(places: &mut Places<'_>, table: Iscsi) -> anyhow::Result<IscsiConfig> {
+    const USER: &str = "iscsi.chap_user";
+    const SECRET: &str = "iscsi.chap_secret";
+    let listen = places.take("iscsi.listen", 0, table.listen);
     let exports = match table.exports {
-        ExportList::Word(word) if word == "all" => Exports::All,
-        ExportList::Word(word) => {
-            bail!("iscsi: exports: {word:?}: write \"all\" or a list of disk names")
-        }
-        ExportList::Names(names) => Exports::Names(names),
+        None => Exports::All,
+        Some(list) => match places.take("iscsi.exports", 0, list) {
+            ExportList::Word(word) if word == "all" => Exports::All,
+            ExportList::Word(word) => {
+                let problem = format!("{word:?}: write \"all\" or a list of disk names");
+                return Err(places.wrong("iscsi.exports", 0, &problem));
+            }
+            ExportList::Names(names) => Exports::Names(names),
+        },
     };
-    let chap = match (table.chap_user, table.chap_secret) {
+    let user = table.chap_user.map(|user| places.take(USER, 0, user));
+    let secret = table
+        .chap_secret
+        .map(|secret| places.take(SECRET, 0, secret));
+    let chap = match (user, secret) {
         (None, None) => None,
         (Some(user), Some(secret)) if secret.len() >= 12 => Some((user, secret)),
-        (Some(_), Some(_)) => bail!("iscsi: chap_secret: at least 12 characters (RFC 7143 12.1.3)"),
-        _ => bail!("iscsi: chap_user and chap_secret belong together"),
+        (Some(_), Some(_)) => {
+            let problem = "at least 12 characters (RFC 7143 12.1.3)";
+            return Err(places.wrong(SECRET, 0, problem));
+        }
+        (Some(_), None) => return Err(places.wrong(USER, 0, "chap_secret belongs to it")),
+        (None, Some(_)) => return Err(places.wrong(SECRET, 0, "chap_user belongs to it")),
     };
     Ok(IscsiConfig {
-        listen: table.listen,
+        listen,
         exports,
         chap,
     })
@@ -221,14 +298,83 @@ mod tests {
             error.contains("listn") && error.contains("line 1"),
             "{error}"
         );
-        let wrong = EXAMPLE.replace("capacity = \"100GiB\"", "capacity = \"much\"");
-        let error = format!("{:#}", parse(&wrong).unwrap_err());
+    }
+
+    /// The example with one line replaced is refused, naming that line, `key` and the problem.
+    #[track_caller]
+    fn refused(line: &str, by: &str, key: &str, problem: &str) {
+        assert!(EXAMPLE.contains(line), "{line}");
+        let number = EXAMPLE[..EXAMPLE.find(line).unwrap()].lines().count() + 1;
+        let error = format!("{:#}", parse(&EXAMPLE.replacen(line, by, 1)).unwrap_err());
+        let place = format!("line {number}: {key}: ");
+        assert!(error.contains(&place), "{place} in {error}");
+        assert!(error.contains(problem), "{problem} in {error}");
+    }
+
+    #[test]
+    fn every_wrong_value_is_named_with_its_key_and_line() {
+        refused("name = \"node-1\"", "name = \"\"", "name", "64 characters");
+        let listen = "listen = \"10.0.0.1:7100\"";
+        refused(listen, "listen = \"nonsense\"", "listen", "HOST:PORT");
+        let advertise = "# advertise = \"10.0.0.1:7100\"";
+        refused(advertise, "advertise = \"a:0\"", "advertise", "port 0");
+        let seeds = "seeds = [\"10.0.0.1:7100\", \"10.0.0.2:7100\", \"10.0.0.3:7100\"]";
+        refused(seeds, "seeds = []", "seeds", "first nodes");
+        refused(seeds, "seeds = [\"a:1\", \"a:1\"]", "seeds", "twice");
+        refused(seeds, "seeds = [\"a:1\", \"b\"]", "seeds", "HOST:PORT");
+        let roles = "roles = [\"pages\", \"hblock\", \"proxy\"]";
+        refused(roles, "roles = []", "roles", "at least one");
+        refused("shards = 4", "shards = 3", "shards", "power of two");
+        let capacity = "capacity = \"100GiB\"";
+        refused(
+            capacity,
+            "capacity = \"5 bananas\"",
+            "pool.capacity",
+            "bananas",
+        );
+        let exports = "exports = \"all\"";
+        refused(
+            exports,
+            "exports = \"some\"",
+            "iscsi.exports",
+            "list of disk names",
+        );
+        let user = "# chap_user = \"initiator\"";
+        refused(user, "chap_user = \"i\"", "iscsi.chap_user", "chap_secret");
+        let secret = "# chap_secret = \"at least 12 characters\"";
+        refused(
+            secret,
+            "chap_secret = \"long enough secret\"",
+            "iscsi.chap_secret",
+            "chap_user",
+        );
+        let rack = "rack = \"rack-1\"";
+        let fqdn = "fqdn = \"a.b.c.d\"";
+        refused(rack, fqdn, "location.fqdn", "either fqdn");
+        let location = "[location]";
+        let timing = "[timing]\nheartbeat_ms = 300\nelection_ms = 500\n[location]";
+        let error = format!(
+            "{:#}",
+            parse(&EXAMPLE.replace(location, timing)).unwrap_err()
+        );
+        assert!(error.contains("timing.election_ms: an election"), "{error}");
+        let second = "[iscsi]\n";
+        let pool = "[[pool]]\ndirectory = \"pool-0\"\ncapacity = \"1GiB\"\n[iscsi]\n";
+        let error = format!("{:#}", parse(&EXAMPLE.replace(second, pool)).unwrap_err());
         assert!(
-            error.contains("capacity") && error.contains("much"),
+            error.contains("pool: directory: \"pool-0\" is listed twice"),
             "{error}"
         );
-        let wrong = EXAMPLE.replace("exports = \"all\"", "exports = \"some\"");
+    }
+
+    #[test]
+    fn a_wrong_type_is_named_with_its_line() {
+        let wrong = EXAMPLE.replace("shards = 4", "shards = \"four\"");
+        let number = EXAMPLE[..EXAMPLE.find("shards = 4").unwrap()]
+            .lines()
+            .count()
+            + 1;
         let error = format!("{:#}", parse(&wrong).unwrap_err());
-        assert!(error.contains("exports"), "{error}");
+        assert!(error.contains(&format!("line {number}")), "{error}");
     }
 }

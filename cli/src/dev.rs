@@ -17,6 +17,7 @@ use hedgerow_protocol::{AdminReply, AdminRequest, Location, Policy, Residence, R
 use serde::{Deserialize, Serialize};
 
 use crate::production::{Logging, production_env};
+use crate::{out, progress};
 
 /// How many nodes `dev` starts.
 const NODES: usize = 3;
@@ -39,6 +40,9 @@ pub(crate) struct DevOptions {
     /// Size of the disk `demo`, when it is created
     #[arg(long, value_name = "SIZE", default_value = "10GiB")]
     disk_size: String,
+    /// For `cargo xtask bench`: run the workloads that come on standard input
+    #[arg(long, hide = true)]
+    bench_proxy: bool,
 }
 
 /// What later starts and other commands need to know.
@@ -213,14 +217,28 @@ pub(crate) async fn run(options: DevOptions, logging: Logging) -> anyhow::Result
         nodes.push(node);
     }
     let portal = nodes[0].portal_address().unwrap_or(file.iscsi.clone());
+    let making = make_disk(&nodes[0], size.0, &portal);
+    let forming = || {
+        nodes[0]
+            .waits_for()
+            .unwrap_or_else(|| "making the disk".into())
+    };
     let url = tokio::select! {
         biased;
-        url = make_disk(&nodes[0], size.0, &portal) => url?,
+        url = progress::shown(nodes[0].env(), forming, making) => url?,
         () = crate::stop_signal() => String::new(),
     };
     if !url.is_empty() {
         announce(&url, &directory);
-        crate::stop_signal().await;
+        if options.bench_proxy {
+            tokio::select! {
+                biased;
+                served = crate::bench_proxy::serve(&nodes[0], DISK) => served?,
+                () = crate::stop_signal() => {}
+            }
+        } else {
+            crate::stop_signal().await;
+        }
     }
     eprintln!("stopping");
     for node in &nodes {
@@ -234,15 +252,16 @@ fn announce(url: &str, directory: &Path) {
         Ok(default) if default == directory => String::new(),
         _ => format!(" --dir {}", directory.display()),
     };
-    println!("ready {url}");
     let own = std::env::current_exe().map_or_else(
         |_| String::from("hedgerow"),
         |path| path.display().to_string(),
     );
-    println!("  list disks   {own} disk list{at}");
-    println!("  status       {own} status{at}");
-    println!("  try it       qemu-io -f raw -c 'write -P 0xab 0 1M' -c 'read -P 0xab 0 1M' {url}");
-    println!("  stop         Ctrl-C, or kill {}", std::process::id());
+    let stop = std::process::id();
+    out::offer(&format!(
+        "ready {url}\n  list disks   {own} disk list{at}\n  status       {own} status{at}\n  \
+         try it       qemu-io -f raw -c 'write -P 0xab 0 1M' -c 'read -P 0xab 0 1M' {url}\n  \
+         stop         Ctrl-C, or kill {stop}"
+    ));
 }
 
 /// Creates the disk if it is not there and waits until it is exported; answers its URL.

@@ -1,9 +1,24 @@
-//! `hedgerow jepsen`: the checkers, for histories of this cluster and of others.
+//! `hedgerow jepsen`: the checkers, for histories of this cluster and of others, and the tests.
+
+mod admin;
+mod cluster;
+mod control;
+mod damage;
+mod etcd;
+mod iscsi;
+mod node_process;
+pub(crate) mod orders;
+mod os;
+mod processes;
+mod run;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+
+use crate::jepsen_pages;
+use crate::out::say;
 
 /// Exit code for input that cannot be used.
 const EXIT_UNUSABLE: u8 = 2;
@@ -13,6 +28,12 @@ const EXIT_UNUSABLE: u8 = 2;
 pub(crate) enum JepsenCommand {
     /// Check a history: exit 0 valid, 1 invalid, 2 unusable input, 3 unknown
     Check(Check),
+    /// Write the page of a history or of a run: one HTML file that needs nothing else
+    Page(jepsen_pages::Page),
+    /// Browse a store of runs
+    Serve(jepsen_pages::Serve),
+    /// Test a cluster of real processes: exit 0 valid, 1 invalid, 2 not run, 3 unknown
+    Run(run::Run),
 }
 
 /// `hedgerow jepsen check`
@@ -33,7 +54,15 @@ pub(crate) struct Check {
 
 /// Runs the command.
 pub(crate) fn run(command: JepsenCommand) -> ExitCode {
-    let JepsenCommand::Check(check) = command;
+    match command {
+        JepsenCommand::Check(check) => self::check(&check),
+        JepsenCommand::Run(options) => run::run(options),
+        JepsenCommand::Page(page) => jepsen_pages::page(&page),
+        JepsenCommand::Serve(serve) => jepsen_pages::serve(&serve),
+    }
+}
+
+fn check(check: &Check) -> ExitCode {
     #[expect(
         clippy::disallowed_methods,
         reason = "a tool without a node reads its input"
@@ -50,7 +79,10 @@ pub(crate) fn run(command: JepsenCommand) -> ExitCode {
     if code == i32::from(EXIT_UNUSABLE) {
         eprintln!("hedgerow: {}: {output}", check.file.display());
     } else {
-        println!("{output}");
+        say!("{output}");
     }
     ExitCode::from(u8::try_from(code).unwrap_or(EXIT_UNUSABLE))
 }
+
+#[cfg(test)]
+mod tests;

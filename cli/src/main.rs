@@ -1,16 +1,23 @@
 //! `hedgerow`: the one binary. Configuration, wiring and every subcommand.
 
+mod bench_proxy;
 mod client;
 mod config_file;
 mod dev;
 mod jepsen;
+mod jepsen_pages;
+mod out;
 mod production;
+mod progress;
+#[cfg(feature = "testing")]
+mod testing;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use hedgerow_env::{Level, event};
+use hedgerow_env::{Env, Level, event};
 use hedgerow_node::Node;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -118,16 +125,50 @@ async fn run(command: Command, logging: Logging) -> anyhow::Result<()> {
     }
 }
 
+/// Pause between two looks at whether a node serves, for the line that says what it waits for.
+const SERVING_LOOK_PAUSE: Duration = Duration::from_millis(200);
+
+#[cfg(not(feature = "testing"))]
+fn node_env(file: &config_file::NodeFile, logging: Logging) -> anyhow::Result<Env> {
+    production_env(&file.node.name, &file.data_directory, logging)
+}
+
+/// A build for tests obeys the section `[test]`, if there is one.
+#[cfg(feature = "testing")]
+fn node_env(file: &config_file::NodeFile, logging: Logging) -> anyhow::Result<Env> {
+    let (name, root) = (&file.node.name, &file.data_directory);
+    match &file.test {
+        Some(test) => production::testing_env(name, root, logging, test),
+        None => production_env(name, root, logging),
+    }
+}
+
 async fn node(path: &std::path::Path, logging: Logging) -> anyhow::Result<()> {
     let file = config_file::read(path)?;
     let name = file.node.name.clone();
-    let env = production_env(&name, &file.data_directory, logging)?;
-    let node = Node::start(env.clone(), file.node).await?;
-    println!("ready node {name} rpc {}", node.rpc_address());
+    let env = node_env(&file, logging)?;
+    // An error's text holds its causes already; printed as a chain it would say them twice.
+    let node = Node::start(env.clone(), file.node)
+        .await
+        .map_err(|error| anyhow::Error::msg(error.to_string()))?;
+    out::offer(&format!("ready node {name} rpc {}", node.rpc_address()));
     if let Some(portal) = node.portal_address() {
-        println!("ready portal {portal}");
+        out::offer(&format!("ready portal {portal}"));
     }
-    stop_signal().await;
+    let waits_for = || node.waits_for().unwrap_or_default();
+    let serving = async {
+        while node.waits_for().is_some() {
+            env.sleep(SERVING_LOOK_PAUSE).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stop_signal() => {}
+        () = async {
+            progress::shown(&env, waits_for, serving).await;
+            std::future::pending().await
+        } => {}
+    }
     event!(env, Info, "node", "stopping");
     node.shutdown().await;
     Ok(())

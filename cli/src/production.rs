@@ -1,7 +1,7 @@
 //! The production side of the seams: one [`Env`] per node on a tokio runtime, TCP and real files.
 //!
-//! Invariant: a panic anywhere ends the process (no panic is caught on the data path); a halted node
-//! ends its process too, so that nothing of it acts afterwards.
+//! Invariant: a panic anywhere ends the process (no panic is caught on the data path); a halted
+//! node ends its process too, so that nothing of it acts afterwards.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -32,23 +32,53 @@ pub(crate) struct Logging {
 /// # Errors
 /// The root directory cannot be created or is in use by another process.
 pub(crate) fn production_env(name: &str, root: &Path, logging: Logging) -> anyhow::Result<Env> {
+    Ok(node_env(
+        name,
+        logging,
+        Arc::new(BootClock),
+        Arc::new(open_disk(root)?),
+    ))
+}
+
+fn open_disk(root: &Path) -> anyhow::Result<OsDisk> {
+    OsDisk::open(root).map_err(|error| anyhow::anyhow!("{}: {error}", root.display()))
+}
+
+/// The [`Env`] of a node under test: as in production, but for a clock and a disk that obey.
+#[cfg(feature = "testing")]
+pub(crate) fn testing_env(
+    name: &str,
+    root: &Path,
+    logging: Logging,
+    test: &crate::testing::TestSection,
+) -> anyhow::Result<Env> {
+    use crate::testing::{SharedClock, SharedDisk, TestClock, TestDisk, obey};
+
+    let clock = Arc::new(TestClock::new(Arc::new(BootClock)));
+    let real = Arc::new(open_disk(root)?);
+    let disk = Arc::new(TestDisk::new(real, test.forgetful_disk));
+    obey(test.control.clone(), Arc::clone(&clock), Arc::clone(&disk));
+    let clock = Arc::new(SharedClock(clock));
+    let disk = Arc::new(SharedDisk(disk));
+    Ok(node_env(name, logging, clock, disk))
+}
+
+fn node_env(name: &str, logging: Logging, clock: Arc<dyn Clock>, disk: Arc<dyn Disk>) -> Env {
     let runtime = Handle::current();
-    let disk =
-        OsDisk::open(root).map_err(|error| anyhow::anyhow!("{}: {error}", root.display()))?;
-    Ok(Env::new(EnvParts {
-        clock: Arc::new(BootClock),
+    Env::new(EnvParts {
+        clock,
         tasks: Arc::new(TokioTasks {
             runtime: runtime.clone(),
             name: name.to_owned(),
         }),
         seeds: Arc::new(SystemSeeds),
         network: Arc::new(TcpNetwork::new(runtime)),
-        disk: Arc::new(disk),
+        disk,
         events: Arc::new(Stderr {
             name: name.to_owned(),
             logging,
         }),
-    }))
+    })
 }
 
 /// An [`Env`] for commands that only talk to nodes.
@@ -68,6 +98,11 @@ pub(crate) fn client_env(logging: Logging) -> Env {
             logging,
         }),
     })
+}
+
+/// The wall time of the machine.
+pub(crate) fn wall() -> WallTime {
+    BootClock.wall()
 }
 
 /// Makes every panic end the process, after its message.
@@ -216,7 +251,8 @@ impl Disk for NoDisk {
     }
 }
 
-struct SystemSeeds;
+/// Randomness from the operating system.
+pub(crate) struct SystemSeeds;
 
 impl Seeds for SystemSeeds {
     fn stream(&self, _label: &str) -> Random {
@@ -252,44 +288,9 @@ impl Events for Stderr {
             Level::Warn => "warn",
             Level::Error => "error",
         };
-        let time = utc(BootClock.wall());
+        let time = BootClock.wall();
         let line = format!("{time} {level:5} {} {component}: {message}\n", self.name);
         // A log that cannot be written is no reason to stop serving.
         drop(std::io::stderr().lock().write_all(line.as_bytes()));
-    }
-}
-
-/// `2026-11-22T14:03:05.123Z`.
-fn utc(wall: WallTime) -> String {
-    let (seconds, milliseconds) = (wall.0 / 1000, wall.0 % 1000);
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Civil date from days since 1970-01-01 (Howard Hinnant's `civil_from_days`, years 0 to 9999).
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    let second = second % 60;
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_written_as_people_read_them() {
-        assert_eq!(utc(WallTime(0)), "1970-01-01T00:00:00.000Z");
-        assert_eq!(utc(WallTime(951_782_400_000)), "2000-02-29T00:00:00.000Z");
-        assert_eq!(utc(WallTime(1_795_356_185_123)), "2026-11-22T14:03:05.123Z");
     }
 }

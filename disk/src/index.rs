@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BlobName, ContainerId, Sequence, WriterId};
 
 use crate::extent::{Meta, Place};
@@ -101,7 +102,10 @@ impl Index {
         to: Location,
     ) -> Option<Garbage> {
         let current = self.blobs.get_mut(&name);
-        let current = current.filter(|e| e.location == from && e.meta.origin == origin);
+        let current = current.filter(|e| {
+            let same = e.location == from && e.meta.origin == origin;
+            same || active(Mutant::RelocateUnconditional)
+        });
         let Some(entry) = current else {
             return match to {
                 Location::Extent(place) => Some(Garbage::Extent(place)),

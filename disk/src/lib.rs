@@ -27,7 +27,7 @@ pub use journal::{
     Position, Receipt, Record, RecoveredRecord, Stopped, StreamTag,
 };
 pub use store::{
-    BLOB_BYTES_MAX, BLOB_HEADER_BYTES_MAX, BLOBS_PAGE_MAX, ReadError, ScrubReport, Store,
+    BLOB_BYTES_MAX, BLOB_HEADER_BYTES_MAX, BLOBS_PAGE_MAX, Others, ReadError, ScrubReport, Store,
     StoreConfig, StoreError, Usage,
 };
 pub use store_open::Recovery;

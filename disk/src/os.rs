@@ -236,11 +236,23 @@ impl File for OsFile {
         offset: u64,
         parts: Vec<Bytes>,
     ) -> BoxFuture<'static, Result<(), DiskError>> {
-        self.run("write", move |file| write_parts(file, offset, parts))
+        self.run("write", move |file| {
+            write_parts(file, offset, parts, Durability::Later)
+        })
     }
 
     fn sync(&self) -> BoxFuture<'static, Result<(), DiskError>> {
         self.run("sync", std::fs::File::sync_data)
+    }
+
+    fn write_durably(
+        &self,
+        offset: u64,
+        parts: Vec<Bytes>,
+    ) -> Result<BoxFuture<'static, Result<(), DiskError>>, Vec<Bytes>> {
+        Ok(self.run("write", move |file| {
+            write_parts(file, offset, parts, Durability::WithWrite)
+        }))
     }
 
     fn resize(&self, length: u64) -> BoxFuture<'static, Result<(), DiskError>> {
@@ -357,13 +369,44 @@ fn read_up_to(file: &std::fs::File, offset: u64, length: usize) -> io::Result<By
     Ok(buffer.into())
 }
 
+/// When what is written becomes durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Durability {
+    /// With a later sync.
+    Later,
+    /// Before the call returns, as by `O_DSYNC`.
+    WithWrite,
+}
+
+impl Durability {
+    fn flags(self) -> libc::c_int {
+        match self {
+            Self::Later => 0,
+            Self::WithWrite => libc::RWF_DSYNC,
+        }
+    }
+}
+
 /// Writes all parts with as few calls as the kernel allows.
-fn write_parts(file: &std::fs::File, mut offset: u64, parts: Vec<Bytes>) -> io::Result<()> {
+fn write_parts(
+    file: &std::fs::File,
+    mut offset: u64,
+    parts: Vec<Bytes>,
+    durability: Durability,
+) -> io::Result<()> {
     let mut rest = parts;
     rest.retain(|part| !part.is_empty());
     rest.reverse();
     while !rest.is_empty() {
-        let mut written = write_some(file, offset, &rest)?;
+        let mut written = match write_some(file, offset, &rest, durability) {
+            // A file system that does not know the flag: nothing was written.
+            Err(error) if is_unsupported(&error) && durability == Durability::WithWrite => {
+                rest.reverse();
+                write_parts(file, offset, rest, Durability::Later)?;
+                return file.sync_data();
+            }
+            written => written?,
+        };
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
@@ -380,12 +423,24 @@ fn write_parts(file: &std::fs::File, mut offset: u64, parts: Vec<Bytes>) -> io::
     Ok(())
 }
 
-/// One `pwritev` of the parts, the last first.
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL)
+    )
+}
+
+/// One `pwritev2` of the parts, the last first.
 #[expect(
     unsafe_code,
     reason = "the standard library has no positioned vectored write yet"
 )]
-fn write_some(file: &std::fs::File, offset: u64, reversed: &[Bytes]) -> io::Result<usize> {
+fn write_some(
+    file: &std::fs::File,
+    offset: u64,
+    reversed: &[Bytes],
+    durability: Durability,
+) -> io::Result<usize> {
     let vectors: Vec<libc::iovec> = reversed
         .iter()
         .rev()
@@ -398,9 +453,12 @@ fn write_some(file: &std::fs::File, offset: u64, reversed: &[Bytes]) -> io::Resu
     let count = libc::c_int::try_from(vectors.len()).map_err(io::Error::other)?;
     let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
     loop {
-        // SAFETY: the vectors point into `reversed`, which outlives the call; pwritev only reads
+        // SAFETY: the vectors point into `reversed`, which outlives the call; pwritev2 only reads
         // from them; the descriptor is open for as long as `file` is borrowed.
-        let written = unsafe { libc::pwritev(file.as_raw_fd(), vectors.as_ptr(), count, offset) };
+        let written = unsafe {
+            let (file, flags) = (file.as_raw_fd(), durability.flags());
+            libc::pwritev2(file, vectors.as_ptr(), count, offset, flags)
+        };
         if let Ok(written) = usize::try_from(written) {
             return Ok(written);
         }

@@ -40,6 +40,13 @@ fn files_behave_as_the_seam_says() {
         file.sync().await.unwrap();
         assert_eq!(file.length().await.unwrap(), 8192 + 12_000);
         assert_eq!(file.read_at(8192, 12_000).await.unwrap(), parts.concat());
+        let Ok(durable) = file.write_durably(100, parts.clone()) else {
+            panic!("Linux does both in one call");
+        };
+        durable.await.unwrap();
+        assert_eq!(file.read_at(100, 12_000).await.unwrap(), parts.concat());
+        assert_eq!(file.length().await.unwrap(), 8192 + 12_000);
+        file.write_at(8192, parts.clone()).await.unwrap();
         assert_eq!(
             file.read_at(8192 + 11_990, 100).await.unwrap().len(),
             10,

@@ -5,13 +5,15 @@
 //!
 //! Invariants: whatever a completed receipt promised is found by every later open, or reported
 //! damaged; a deletion's record outlives every copy that it must hide; data is refused (retryable)
-//! before it could take the room of control records, deletions or compaction.
+//! before it could take the room of control records, deletions, compaction, or of what the pool's
+//! other users ([`Others`]) need next.
 //! Does not: halt the node (await [`Store::stopped`]), or slow writers down before refusing.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{AbortOnDrop, BlobName, ContainerId, Env};
 use tokio::sync::Notify;
 
@@ -223,7 +225,17 @@ pub(crate) struct Inner {
     /// Deletions whose records must stay until the dead maps are durable.
     pub(crate) tombstones: Mutex<Vec<Position>>,
     pub(crate) session: u64,
+    pub(crate) start_nonce: u64,
     pub(crate) began_at: Position,
+}
+
+/// What others than the store keep in its pool: Pages, in the system pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Others {
+    /// Bytes of their files.
+    pub used_bytes: u64,
+    /// Bytes that they may want at once, and must not be refused. No blob takes that room.
+    pub growth_bytes: u64,
 }
 
 /// What the disk has left, as last seen.
@@ -234,6 +246,8 @@ pub(crate) struct Capacity {
     pub(crate) free_bytes: u64,
     /// The last extent segment did not fit.
     pub(crate) refused: bool,
+    /// The other users of the pool.
+    pub(crate) others: Others,
 }
 
 impl Inner {
@@ -266,8 +280,12 @@ impl Inner {
     /// Discards what the record at `position` replaced or deleted, in its time.
     fn discard_after(&self, position: Position, garbage: Option<Garbage>) {
         match garbage {
-            // The journal frees no segment before everything appended so far is durable.
+            // The replaced record's segment may be freed before the newer record is durable: until
+            // its receipt completes, a crash may leave neither of them.
             None | Some(Garbage::Journal(_)) => self.discard(garbage),
+            Some(Garbage::Extent(_)) if active(Mutant::DeadMapAheadOfJournal) => {
+                self.discard(garbage);
+            }
             Some(Garbage::Extent(place)) => self.doomed().push((position, place)),
         }
     }
@@ -283,11 +301,13 @@ impl Inner {
         let unflushed = self.index().unflushed_bytes();
         let extents = self.extents.usage().file_bytes;
         let journal = self.journal.usage().capacity_bytes;
-        let reserve = 2 * self.config.extent.segment_bytes;
         let capacity = self.capacity();
+        let others = capacity.others;
+        let reserve = 2 * self.config.extent.segment_bytes + others.growth_bytes;
         let wanted = unflushed + bytes;
+        let used = extents + journal + others.used_bytes;
         capacity.refused
-            || extents + journal + wanted + reserve > capacity.capacity_bytes
+            || used + wanted + reserve > capacity.capacity_bytes
             || wanted + reserve > capacity.free_bytes
     }
 }
@@ -328,6 +348,12 @@ impl Store {
     #[must_use]
     pub fn session(&self) -> u64 {
         self.inner.session
+    }
+
+    /// The nonce that was drawn for this start.
+    #[must_use]
+    pub fn start_nonce(&self) -> u64 {
+        self.inner.start_nonce
     }
 
     /// The journal position at which this start began (a peer that knows more saw a later state).
@@ -383,6 +409,18 @@ impl Store {
             inner.work.notify_one();
         }
         Ok(receipt)
+    }
+
+    /// Waits for the journal to have room for blobs again, for `limit` at most: the flush frees it
+    /// all the time. False when there is no use in waiting: the disk itself is full.
+    pub async fn journal_room(&self, limit: Duration) -> bool {
+        let inner = &self.inner;
+        if inner.is_full(0) {
+            return false;
+        }
+        inner.work.notify_one();
+        let room = inner.journal.data_room();
+        inner.env.timeout(limit, room).await.is_ok()
     }
 
     /// Forgets a blob at once; the receipt says when that is durable. Deleting nothing is recorded
@@ -555,6 +593,20 @@ impl Store {
             blobs: crate::codec::wide(index.count()),
             is_full,
         }
+    }
+
+    /// Tells what the pool's other users keep and need, and looks how much space is left. Whoever
+    /// knows them calls this every few seconds.
+    ///
+    /// # Errors
+    /// The disk's; nothing changed then.
+    pub async fn observe_room(&self, others: Others) -> Result<(), hedgerow_env::DiskError> {
+        let inner = &self.inner;
+        let free_bytes = inner.env.disk().free_bytes(&inner.directory).await?;
+        let mut capacity = inner.capacity();
+        capacity.others = others;
+        capacity.free_bytes = free_bytes;
+        Ok(())
     }
 
     /// Flushes everything that is durable, makes deletions durable in the extents, compacts what is

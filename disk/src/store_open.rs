@@ -4,8 +4,8 @@
 //! in order therefore decides every crash: a put not yet flushed stays in the journal, a flushed
 //! one is released, a deletion hides exactly the copies older than itself.
 //!
-//! Invariants: the start count is raised above every session found and synced before anything else
-//! is written; what this returns is durable.
+//! Invariants: the start count is raised above every session found and synced, with a nonce drawn
+//! for this start, before anything else is written; what this returns is durable.
 //! Does not: judge damage; it is reported to the owners.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ use crate::journal::{
     StreamTag,
 };
 use crate::maintenance::{self, Worker};
-use crate::store::{Capacity, Inner, Store, StoreConfig, StoreError};
+use crate::store::{Capacity, Inner, Others, Store, StoreConfig, StoreError};
 use crate::superblock::{Superblock, SuperblockContent};
 
 /// What an open found.
@@ -68,6 +68,7 @@ impl Store {
         let store = content.store;
 
         let (journal, found, session) = open_journal(env, directory, &config, &superblock).await?;
+        let start_nonce = superblock.content().starts[&session];
 
         let extent_directory = format!("{directory}/extents");
         let (extents, opened) =
@@ -107,6 +108,7 @@ impl Store {
                 capacity_bytes: config.capacity_bytes.unwrap_or(used + free_bytes),
                 free_bytes,
                 refused: false,
+                others: Others::default(),
             }),
             env: env.clone(),
             directory: directory.to_owned(),
@@ -119,6 +121,7 @@ impl Store {
             doomed: Mutex::default(),
             tombstones: Mutex::new(replay.tombstones),
             session,
+            start_nonce,
             began_at: recovery.began_at,
             config,
         });
@@ -154,8 +157,9 @@ async fn open_journal(
         });
     }
     let session = content.start_count.max(opening.highest_session()) + 1;
+    let nonce = env.random("store-start").bits();
     superblock
-        .update(|content| content.start_count = session)
+        .update(move |content| content.begin_start(session, nonce))
         .await?;
     let (journal, found) = opening.begin(session).await?;
     if !content.journal_born {
@@ -223,6 +227,7 @@ async fn open_superblock(
             pool: config.pool,
             is_system: config.is_system,
             start_count: 0,
+            starts: BTreeMap::new(),
             rolled_back: false,
             journal_born: false,
             feature_level: 0,

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_env::{
-    BlobName, ContainerId, ContainerIndex, Env, FamilyId, NodeId, Sequence, VirtualDiskId, WriterId,
+    BlobName, ContainerId, ContainerIndex, DiskError, Env, FamilyId, NodeId, OpenMode, Sequence,
+    VirtualDiskId, WriterId,
 };
 
 use crate::testing::World;
 use crate::{
-    ExtentConfig, JournalConfig, ReadError, Recovery, Store, StoreConfig, StoreError, StreamTag,
+    ExtentConfig, JournalConfig, Others, ReadError, Recovery, Store, StoreConfig, StoreError,
+    StreamTag,
 };
 
 fn config() -> StoreConfig {
@@ -493,6 +495,8 @@ fn damage_in_the_journal_names_blobs_and_keeps_deletions() {
         let lost_delete = store.delete_blob(name(1)).unwrap();
         let at_delete = lost_delete.position();
         lost_delete.durable().await.unwrap();
+        // The closing mark comes between the two: frames side by side also keep one another's names.
+        env.sleep(Duration::from_millis(20)).await;
         let receipt = store
             .put_blob(name(2), header(2, 0), payload(2, 0))
             .unwrap();
@@ -549,4 +553,108 @@ fn a_vanished_journal_and_a_foreign_pool_are_refused() {
         let lost = Store::open(&env, "pool", config()).await.err();
         assert!(matches!(lost, Some(StoreError::JournalLost { .. })));
     });
+}
+
+/// Starts the pool in `world` and closes it; answers the start's count and nonce.
+fn started(world: &World) -> (u64, u64) {
+    let env = world.env();
+    world.run(async move {
+        let (store, recovery) = open(&env).await;
+        let content = store.superblock().content();
+        assert_eq!(content.start_count, recovery.session);
+        assert_eq!(
+            content.starts.last_key_value(),
+            Some((&store.session(), &store.start_nonce()))
+        );
+        store.close().await;
+        (store.session(), store.start_nonce())
+    })
+}
+
+#[test]
+fn a_restored_image_counts_the_same_start_under_another_nonce() {
+    let world = World::new(11);
+    let first = started(&world);
+    let disk = world.disk();
+    let image: Vec<(String, Vec<u8>)> = disk
+        .paths("pool")
+        .into_iter()
+        .map(|path| (path.clone(), disk.content(&path)))
+        .collect();
+    let second = started(&world);
+    assert_eq!(second.0, first.0 + 1);
+    for (path, content) in &image {
+        disk.overwrite(path, 0, content);
+    }
+    let restored = started(&world);
+    assert_eq!(restored.0, second.0, "the count was used before");
+    assert_ne!(restored.1, second.1, "the nonce was not");
+}
+
+/// Fills a pool of 6 MiB beside which a file of 1 MiB lies, until no blob is taken any more. Answers
+/// the blobs that were stored.
+async fn fill(env: &Env, store: &Store, others: Others) -> Vec<u64> {
+    const REFUSALS: u32 = 20;
+    let mut stored = Vec::new();
+    let mut refusals = 0;
+    while refusals < REFUSALS {
+        store.observe_room(others).await.unwrap();
+        let sequence = u64::try_from(stored.len()).unwrap() + 1;
+        match store.put_blob(name(sequence), header(sequence, 1), payload(sequence, 1)) {
+            Ok(receipt) => {
+                receipt.durable().await.unwrap();
+                stored.push(sequence);
+                refusals = 0;
+            }
+            Err(StoreError::Busy | StoreError::Full) => {
+                refusals += 1;
+                env.sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    stored
+}
+
+/// Whether the file beside a full pool can double; afterwards the pool must still work.
+fn grows_beside_a_full_pool(others: Others) -> bool {
+    const STATE_BYTES: u64 = 1 << 20;
+    let world = World::new(12);
+    world.disk().limit(6 << 20);
+    let env = world.env();
+    world.run(async move {
+        let (store, _) = open(&env).await;
+        let state = env.disk().open("pool/pages/state", OpenMode::Create).await;
+        let state = state.unwrap();
+        state.resize(STATE_BYTES).await.unwrap();
+        let stored = fill(&env, &store, others).await;
+        assert!(stored.len() > 50, "{} blobs", stored.len());
+        let grown = state.resize(2 * STATE_BYTES).await;
+        assert!(
+            matches!(grown, Ok(()) | Err(DiskError::NoSpace { .. })),
+            "{grown:?}"
+        );
+        // Deletions go on, and make room for data again.
+        for sequence in &stored {
+            let receipt = store.delete_blob(name(*sequence)).unwrap();
+            receipt.durable().await.unwrap();
+        }
+        assert!(store.journal().is_stopped().is_none());
+        put(&env, &store, 1, 2).await;
+        check(&store, 1, 2).await;
+        grown.is_ok()
+    })
+}
+
+#[test]
+fn a_full_pool_leaves_room_for_what_grows_beside_it() {
+    let told = Others {
+        used_bytes: 1 << 20,
+        growth_bytes: 1 << 20,
+    };
+    assert!(grows_beside_a_full_pool(told));
+    assert!(
+        !grows_beside_a_full_pool(Others::default()),
+        "blobs take what nobody asked for: else this test shows nothing"
+    );
 }

@@ -5,14 +5,15 @@
 //! rot. The copy that is not known to be good is always the first to be written.
 //!
 //! Invariants: the sequence number only grows; an update that returned is found by every later
-//! open; after a failed write or sync no further update is accepted. Does not: interpret peers'
-//! knowledge (the node judges a rollback) or the owners' values. Layout:
-//! `docs/format/superblock.md`.
+//! open; an update once begun goes on to its end, whoever stops waiting for it; after a failed write
+//! or sync no further update is accepted. Does not: judge by peers' knowledge (the node judges a
+//! rollback) or interpret the owners' values. Layout: `docs/format/superblock.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
     ClusterId, DiskError, Env, File, GroupId, NodeId, OpenMode, ReplicaNumber, StoreId,
 };
@@ -21,13 +22,18 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::codec::{Reader, Writer, narrow, wide, word};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"HEDGEROW");
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// Version 1 kept no nonces of starts, and its positions of peers counted marks.
+const FIRST_WITH_NONCES: u16 = 2;
 /// Magic, version, reserved, length of the body, sequence; the checksum follows.
 const HEADER_BYTES: usize = 8 + 2 + 2 + 4 + 8;
 const CHECKSUM_BYTES: usize = 16;
-/// Room for one copy. 4,000 peers and as many retired replicas need 150 KiB; the rest is for
+/// Room for one copy. 4,000 peers and as many retired replicas need 160 KiB; the rest is for
 /// values.
 pub const SUPERBLOCK_COPY_BYTES: u64 = 256 * 1024;
+/// Starts whose nonces are kept. A store meets a peer in almost every start, so it is judged long
+/// before this many have passed.
+const STARTS_KEPT: usize = 32;
 /// Copies are written in whole blocks of the largest physical sector in use.
 const BLOCK_BYTES: usize = 4096;
 
@@ -45,8 +51,22 @@ pub struct JournalGeometry {
 pub struct PeerKnowledge {
     /// The peer's highest start count.
     pub start_count: u64,
+    /// The nonce of that start, as first heard.
+    pub start_nonce: u64,
     /// The end of the last record that the peer reported durable.
     pub position: u64,
+}
+
+impl PeerKnowledge {
+    /// Takes in what a handshake showed. The first nonce heard of a start stays: another one for
+    /// the same count is another history.
+    pub fn learn(&mut self, shown: Self) {
+        if shown.start_count > self.start_count {
+            self.start_count = shown.start_count;
+            self.start_nonce = shown.start_nonce;
+        }
+        self.position = self.position.max(shown.position);
+    }
 }
 
 /// Everything that the superblock says.
@@ -64,6 +84,9 @@ pub struct SuperblockContent {
     pub is_system: bool,
     /// How often the store was started; raised and synced before the first handshake.
     pub start_count: u64,
+    /// The nonces of the newest starts by their counts, the present start's included: two histories
+    /// that grew from one image have starts of the same count, but never of the same nonce.
+    pub starts: BTreeMap<u64, u64>,
     /// A peer knew more of this store than the store itself: it never serves again.
     pub rolled_back: bool,
     /// The journal has been written to once: finding none of its frames is damage.
@@ -78,6 +101,18 @@ pub struct SuperblockContent {
     pub retired: BTreeSet<(GroupId, ReplicaNumber)>,
     /// Values of owners, by key.
     pub values: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl SuperblockContent {
+    /// Enters a start, which counts more than every one before it.
+    pub fn begin_start(&mut self, count: u64, nonce: u64) {
+        assert!(count > self.start_count, "a start count is used once");
+        self.start_count = count;
+        self.starts.insert(count, nonce);
+        while self.starts.len() > STARTS_KEPT {
+            self.starts.pop_first();
+        }
+    }
 }
 
 /// Why a superblock call failed.
@@ -116,6 +151,11 @@ pub enum SuperblockError {
 
 /// The open superblock of one pool.
 pub struct Superblock {
+    env: Env,
+    open: Arc<Open>,
+}
+
+struct Open {
     file: Arc<dyn File>,
     content: Mutex<SuperblockContent>,
     writer: tokio::sync::Mutex<WriterState>,
@@ -146,12 +186,15 @@ impl Superblock {
         };
         let (sequence, good, content) = read_best(&*file, &path).await?;
         Ok(Self {
-            file,
-            content: Mutex::new(content),
-            writer: tokio::sync::Mutex::new(WriterState {
-                sequence,
-                first: 1 - good,
-                stopped: false,
+            env: env.clone(),
+            open: Arc::new(Open {
+                file,
+                content: Mutex::new(content),
+                writer: tokio::sync::Mutex::new(WriterState {
+                    sequence,
+                    first: 1 - good,
+                    stopped: false,
+                }),
             }),
         })
     }
@@ -162,10 +205,11 @@ impl Superblock {
     /// Never: nobody panics while holding the lock.
     #[must_use]
     pub fn content(&self) -> SuperblockContent {
-        self.content.lock().expect(UNPOISONED).clone()
+        self.open.content()
     }
 
-    /// Changes the content; durable in both copies when this returns.
+    /// Changes the content; durable in both copies when this returns. Dropping this does not stop an
+    /// update that was begun: its outcome is then unknown, and the next one comes after it.
     ///
     /// # Errors
     /// See [`SuperblockError`]; after a disk failure every later update is refused.
@@ -173,6 +217,24 @@ impl Superblock {
     /// # Panics
     /// Never: nobody panics while holding the lock.
     pub async fn update<R>(
+        &self,
+        change: impl FnOnce(&mut SuperblockContent) -> R + Send + 'static,
+    ) -> Result<R, SuperblockError>
+    where
+        R: Send + 'static,
+    {
+        let open = Arc::clone(&self.open);
+        let update = async move { open.update(change).await };
+        self.env.to_the_end("superblock", update).await
+    }
+}
+
+impl Open {
+    fn content(&self) -> SuperblockContent {
+        self.content.lock().expect(UNPOISONED).clone()
+    }
+
+    async fn update<R>(
         &self,
         change: impl FnOnce(&mut SuperblockContent) -> R,
     ) -> Result<R, SuperblockError> {
@@ -184,14 +246,20 @@ impl Superblock {
         let answer = change(&mut content);
         let sequence = writer.sequence + 1;
         let encoded = encode(sequence, &content)?;
-        // Stopped also when this future is dropped half way: the first copy's state is unknown
-        // then.
+        // Stays so when a call fails: the first copy's state is unknown then.
         writer.stopped = true;
-        for copy in [writer.first, 1 - writer.first] {
+        let mut copies = vec![writer.first, 1 - writer.first];
+        if active(Mutant::SuperblockOneCopy) {
+            copies = vec![1 - writer.first];
+        }
+        let together = active(Mutant::SuperblockCopiesTogether);
+        for copy in &copies {
             self.file
                 .write_at(copy * SUPERBLOCK_COPY_BYTES, vec![encoded.clone()])
                 .await?;
-            self.file.sync().await?;
+            if !together || Some(copy) == copies.last() {
+                self.file.sync().await?;
+            }
         }
         writer.sequence = sequence;
         writer.stopped = false;
@@ -295,11 +363,16 @@ fn encode_body(content: &SuperblockContent) -> Vec<u8> {
         .u32(content.journal.alignment)
         .u32(word(content.peers.len()))
         .u32(word(content.retired.len()))
-        .u32(word(content.values.len()));
+        .u32(word(content.values.len()))
+        .u32(word(content.starts.len()));
+    for (count, nonce) in &content.starts {
+        writer.u64(*count).u64(*nonce);
+    }
     for (store, known) in &content.peers {
         writer
             .u64(store.0)
             .u64(known.start_count)
+            .u64(known.start_nonce)
             .u64(known.position);
     }
     for (group, number) in &content.retired {
@@ -342,10 +415,13 @@ fn try_decode(bytes: &[u8]) -> Option<Decoded> {
     if version > VERSION {
         return Some(Decoded::TooNew(version));
     }
-    Some(Decoded::Valid(sequence, Box::new(decode_body(body)?)))
+    Some(Decoded::Valid(
+        sequence,
+        Box::new(decode_body(version, body)?),
+    ))
 }
 
-fn decode_body(body: &[u8]) -> Option<SuperblockContent> {
+fn decode_body(version: u16, body: &[u8]) -> Option<SuperblockContent> {
     let mut reader = Reader(body);
     let store = StoreId(reader.u64()?);
     let node = NodeId(reader.u64()?);
@@ -359,6 +435,8 @@ fn decode_body(body: &[u8]) -> Option<SuperblockContent> {
         alignment: reader.u32()?,
     };
     let (peer_count, retired_count, value_count) = (reader.u32()?, reader.u32()?, reader.u32()?);
+    let has_nonces = version >= FIRST_WITH_NONCES;
+    let kept_starts = if has_nonces { reader.u32()? } else { 0 };
     let mut content = SuperblockContent {
         store,
         node,
@@ -366,6 +444,7 @@ fn decode_body(body: &[u8]) -> Option<SuperblockContent> {
         pool,
         is_system: flags & 1 != 0,
         start_count,
+        starts: BTreeMap::new(),
         rolled_back: flags & 2 != 0,
         journal_born: flags & 4 != 0,
         feature_level,
@@ -374,10 +453,19 @@ fn decode_body(body: &[u8]) -> Option<SuperblockContent> {
         retired: BTreeSet::new(),
         values: BTreeMap::new(),
     };
+    for _ in 0..kept_starts {
+        content.starts.insert(reader.u64()?, reader.u64()?);
+    }
     for _ in 0..peer_count {
         let peer = StoreId(reader.u64()?);
+        if !has_nonces {
+            // Forgotten: such positions counted marks, which a store may lose.
+            reader.take(16)?;
+            continue;
+        }
         let known = PeerKnowledge {
             start_count: reader.u64()?,
+            start_nonce: reader.u64()?,
             position: reader.u64()?,
         };
         content.peers.insert(peer, known);

@@ -5,6 +5,7 @@
 
 use crate::check::{Model, Verdict, Witness};
 use crate::history::{Call, Ending, History, edn};
+use crate::report;
 use std::fmt::Write as _;
 
 /// The history can be explained.
@@ -30,10 +31,34 @@ pub fn check(model: &str, initial: Option<&str>, text: &[u8], json: bool) -> (i3
     }
 }
 
+/// Judges as [`check`] does, and returns the exit code, what to print, and the page that shows the
+/// history with its verdict; unusable input has no page. `name` is the page's title.
+pub fn page(
+    name: &str,
+    model: &str,
+    initial: Option<&str>,
+    text: &[u8],
+) -> (i32, String, Option<String>) {
+    match judged(model, initial, text) {
+        Ok(report) => {
+            let (code, output) = report.print(false);
+            let Report {
+                model,
+                calls,
+                history,
+                verdict,
+            } = report;
+            let page = report::run::foreign_page(name, model.name(), history, &calls, &verdict);
+            (code, output, Some(page))
+        }
+        Err(why) => (EXIT_UNUSABLE, format!("unusable: {why}\n"), None),
+    }
+}
+
 struct Report {
     model: Model,
     calls: Vec<Call>,
-    dropped_bytes: u64,
+    history: History,
     verdict: Verdict,
 }
 
@@ -56,7 +81,7 @@ fn judged(model: &str, initial: Option<&str>, text: &[u8]) -> Result<Report, Str
     Ok(Report {
         model,
         calls,
-        dropped_bytes: history.dropped_bytes,
+        history,
         verdict,
     })
 }
@@ -116,11 +141,11 @@ impl Report {
                 }
             }
         }
-        if self.dropped_bytes > 0 {
+        if self.history.dropped_bytes > 0 {
             writeln!(
                 text,
                 "  dropped {} bytes of a torn last record",
-                self.dropped_bytes
+                self.history.dropped_bytes
             )?;
         }
         Ok(())
@@ -138,7 +163,7 @@ impl Report {
             self.model.name()
         )?;
         write!(text, ",\"operations\":{}", self.calls.len())?;
-        write!(text, ",\"dropped_bytes\":{}", self.dropped_bytes)?;
+        write!(text, ",\"dropped_bytes\":{}", self.history.dropped_bytes)?;
         match &self.verdict {
             Verdict::Valid => {}
             Verdict::Unknown(why) => write!(text, ",\"reason\":{}", quoted(why))?,

@@ -1,6 +1,8 @@
 //! Block histories as a simulator feeds them.
 
-use hedgerow_jepsen::check::{BlockHistory, BlockHistoryError, BlockOp, OpId, Outcome, Verdict};
+use hedgerow_jepsen::check::{
+    BlockHistory, BlockHistoryError, BlockOp, Model, OpId, Outcome, Verdict,
+};
 use hedgerow_jepsen::fuzz::Dice;
 
 fn write(first_block: u64, count: u64, tag: u64) -> BlockOp {
@@ -186,4 +188,46 @@ fn a_lost_write_among_many_is_found_and_shown_in_few_operations() {
     // Most lost writes stay unseen: another write was open at once, or came before any read.
     assert!(found.len() >= 3, "{found:?}");
     assert!(found.iter().all(|&operations| operations <= 8), "{found:?}");
+}
+
+#[test]
+fn a_history_of_blocks_reads_as_events_with_the_same_verdict() {
+    let mut history = BlockHistory::new();
+    let write = |tag| BlockOp::Write {
+        first_block: 3,
+        count: 1,
+        tag,
+    };
+    let read = BlockOp::Read {
+        first_block: 3,
+        count: 1,
+    };
+    let first = history.begin(0, 10, write(7));
+    history.finish(first, 20, Outcome::Ok(None)).unwrap();
+    let second = history.begin(1, 30, write(8));
+    history.finish(second, 40, Outcome::Ok(None)).unwrap();
+    let stale = history.begin(0, 50, read);
+    history
+        .finish(stale, 60, Outcome::Ok(Some(vec![7])))
+        .unwrap();
+    let last = history.begin(0, 60, write(9));
+    history.finish(last, 60, Outcome::Ok(None)).unwrap();
+    history.begin(0, 60, write(10));
+    let events = history.to_history();
+    let calls = events.calls().unwrap();
+    assert_eq!(calls[2].answer.to_string(), "[3 1 [7]]");
+    assert_eq!(calls[3].argument.to_string(), "[3 1 9]");
+    assert_eq!((calls[4].process, calls[4].complete), (0, None));
+    let Verdict::Invalid(direct) = history.check() else {
+        panic!("a stale read is a violation");
+    };
+    let Ok(Verdict::Invalid(parsed)) = Model::Block.check(None, &calls) else {
+        panic!("a stale read is a violation");
+    };
+    assert_eq!(direct.operations, parsed.operations);
+    assert!(
+        !direct.explanation.contains("nothing wrote"),
+        "{}",
+        direct.explanation
+    );
 }

@@ -15,13 +15,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use hedgerow_env::{ContainerId, Env, GroupId, Instant, MapEpoch, NodeId, StoreId};
 use hedgerow_protocol::{
-    GroupBody, GroupMember, GroupRecord, GroupReply, GroupRequest, NodeReply, NodeRequest,
-    ROOT_GROUP, RootAnswer, RootCommand, RootOutcome, RootQuery, RootReply, RootRequest,
-    SERVICE_GROUP, SERVICE_NODE, ShardCommand, ShardOutcome, ShardReply, ShardRequest, ShardTable,
-    Topology, decode, encode,
+    GroupBody, GroupMember, GroupRecord, GroupReply, GroupRequest, MemberId, NodeReply,
+    NodeRequest, ROOT_GROUP, RootAnswer, RootCommand, RootOutcome, RootQuery, RootReply,
+    RootRequest, SERVICE_GROUP, SERVICE_NODE, ShardCommand, ShardOutcome, ShardReply, ShardRequest,
+    ShardTable, Topology, decode, encode,
 };
 
-use crate::{CallError, CallOptions, Message, Peer, RefusalCode, Rpc, ServiceId};
+use crate::{CallError, CallOptions, Lane, Message, Peer, RefusalCode, Rpc, ServiceId};
 
 /// One attempt waits at most this long, so that a silent leader costs one attempt and not the call.
 const ATTEMPT_LIMIT: Duration = Duration::from_millis(1500);
@@ -247,6 +247,21 @@ pub struct GroupClient {
     directory: Arc<Directory>,
 }
 
+/// Renewals of leases go ahead of bulk data: a lease that lapses because a slow link is busy with
+/// writes would send every read to its shard, over the same link.
+fn lane_of(body: &GroupBody) -> Lane {
+    match body {
+        GroupBody::Root(RootRequest::Propose(commands))
+            if commands
+                .iter()
+                .all(|command| matches!(command, RootCommand::Renew(_))) =>
+        {
+            Lane::Control
+        }
+        _ => Lane::Data,
+    }
+}
+
 /// What one attempt told.
 enum Attempt {
     Answered(GroupReply),
@@ -362,12 +377,30 @@ impl GroupClient {
         }
     }
 
+    /// Tells a group that the number of one of its members is retired. True once the group counts
+    /// it as a member no more.
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub async fn retired(
+        &self,
+        group: GroupId,
+        member: MemberId,
+        timeout: Duration,
+    ) -> Result<bool, GroupError> {
+        match self.ask(group, GroupBody::Retired(member), timeout).await? {
+            GroupReply::Retired { is_gone } => Ok(is_gone),
+            _ => Err(GroupError::Unexpected { group }),
+        }
+    }
+
     async fn ask(
         &self,
         group: GroupId,
         body: GroupBody,
         timeout: Duration,
     ) -> Result<GroupReply, GroupError> {
+        let lane = lane_of(&body);
         let head = encode(&GroupRequest { group, body });
         let deadline = self.env.now() + timeout;
         let mut may_have_happened = false;
@@ -383,7 +416,8 @@ impl GroupClient {
                     break;
                 }
                 hops -= 1;
-                match self.attempt(group, &peer, head.clone(), deadline).await {
+                let to = (group, &peer);
+                match self.attempt(to, lane, head.clone(), deadline).await {
                     Attempt::Answered(reply) => return Ok(reply),
                     Attempt::Redirected(member) => {
                         self.directory.set_leader(group, Some(member.clone()));
@@ -416,14 +450,17 @@ impl GroupClient {
 
     async fn attempt(
         &self,
-        group: GroupId,
-        peer: &Peer,
+        (group, peer): (GroupId, &Peer),
+        lane: Lane,
         head: Bytes,
         deadline: Instant,
     ) -> Attempt {
         let limit = deadline.since(self.env.now()).min(ATTEMPT_LIMIT);
         let message = Message::new(head, Bytes::new());
-        let options = CallOptions::within(limit);
+        let options = CallOptions {
+            lane,
+            ..CallOptions::within(limit)
+        };
         let result = self
             .rpc
             .call_with(peer, ServiceId(SERVICE_GROUP), message, options)
@@ -522,5 +559,26 @@ impl GroupClient {
             .call_with(peer, ServiceId(SERVICE_NODE), message, options)
             .await;
         decode::<NodeReply>(&reply.ok()?.head).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hedgerow_protocol::ProxySession;
+
+    use super::*;
+
+    #[test]
+    fn renewals_of_leases_alone_go_ahead_of_bulk_data() {
+        let session = ProxySession {
+            node: NodeId(1),
+            incarnation: 2,
+        };
+        let renewal = RootRequest::Propose(vec![RootCommand::Renew(session)]);
+        assert_eq!(lane_of(&GroupBody::Root(renewal)), Lane::Control);
+        assert_eq!(
+            lane_of(&GroupBody::Shard(ShardRequest::Statistics)),
+            Lane::Data
+        );
     }
 }

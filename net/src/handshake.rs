@@ -6,6 +6,7 @@
 //! talk to any.
 //! Does not: judge the own stores (the store does) or wait for anything.
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{NodeId, StoreId};
 
 use crate::hello::{
@@ -13,8 +14,8 @@ use crate::hello::{
 };
 use crate::{Identity, StoreStamp};
 
-/// What is known of a store: (start count, reported durable).
-pub type Knowledge<'a> = &'a dyn Fn(StoreId) -> Option<(u64, u64)>;
+/// What is known of a store.
+pub type Knowledge<'a> = &'a dyn Fn(StoreId) -> Option<StoreStamp>;
 
 /// A connection that both sides agreed on, as one side sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +54,7 @@ pub fn answer(
         && hello
             .expected
             .is_some_and(|expected| expected != own.identity.node)
+        && !active(Mutant::HandshakeNodeUnchecked)
     {
         let expected = hello.expected.unwrap_or_default();
         judgement.verdict = Verdict::WrongNode;
@@ -89,6 +91,7 @@ pub fn conclude(
         && own
             .expected
             .is_some_and(|expected| expected != reply.from.identity.node)
+        && !active(Mutant::HandshakeNodeUnchecked)
     {
         judgement.verdict = Verdict::WrongNode;
         judgement.text = wrong_node(own.expected.unwrap_or_default(), &reply.from.identity);
@@ -141,11 +144,14 @@ fn judge(
     let behind = identity
         .stores
         .iter()
-        .find(|stamp| known(stamp.store).is_some_and(|known| stamp.is_behind(known)));
-    if let Some(stamp) = behind {
+        .find(|stamp| known(stamp.store).is_some_and(|known| stamp.is_behind(&known)));
+    if let Some(stamp) = behind
+        && !active(Mutant::NodeBehindAccepted)
+    {
         let text = format!(
-            "store {} shows start {} and position {}, more is known of it: it was rolled back",
-            stamp.store, stamp.start_count, stamp.reported_durable
+            "store {} shows start {} ({:016x}) and position {}, more or another is known of it: \
+             it was rolled back",
+            stamp.store, stamp.start_count, stamp.start_nonce, stamp.reported_durable
         );
         return Judgement {
             verdict: Verdict::StoreBehind,
@@ -161,15 +167,8 @@ fn judge(
 }
 
 fn known_of(stores: &[StoreStamp], known: Knowledge<'_>) -> Vec<StoreStamp> {
-    let stamp = |stamp: &StoreStamp| {
-        let (start_count, reported_durable) = known(stamp.store)?;
-        Some(StoreStamp {
-            store: stamp.store,
-            start_count,
-            reported_durable,
-        })
-    };
-    stores.iter().filter_map(stamp).collect()
+    let stamps = stores.iter();
+    stamps.filter_map(|stamp| known(stamp.store)).collect()
 }
 
 fn wrong_node(expected: NodeId, found: &Identity) -> String {

@@ -276,6 +276,7 @@ fn put_stamps(bytes: &mut Vec<u8>, stamps: &[StoreStamp]) {
     for stamp in stamps {
         put_u64(bytes, stamp.store.0);
         put_u64(bytes, stamp.start_count);
+        put_u64(bytes, stamp.start_nonce);
         put_u64(bytes, stamp.reported_durable);
     }
 }
@@ -291,6 +292,7 @@ fn stamps(fields: &mut Fields<'_>) -> Result<Vec<StoreStamp>, WireError> {
         Ok(StoreStamp {
             store: StoreId(fields.u64("store")?),
             start_count: fields.u64("start count")?,
+            start_nonce: fields.u64("start nonce")?,
             reported_durable: fields.u64("reported durable")?,
         })
     };

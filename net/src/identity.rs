@@ -1,7 +1,8 @@
 //! Who a process is, and what peers remember of its stores.
 //!
-//! Invariant: a [`StoreStamp`] only grows; a peer that is shown a smaller one than it knows is
-//! talking to a rolled-back store (DESIGN section 6) and the store itself judges that.
+//! Invariant: a [`StoreStamp`] only grows; a peer that is shown a smaller one than it knows, or
+//! another start of the same count, is talking to a rolled-back store (DESIGN section 6) and the
+//! store itself judges that.
 //! Does not: keep any of this durably; the [`PeerObserver`] of the node does.
 
 use hedgerow_env::{ClusterId, NodeId, StoreId};
@@ -52,15 +53,21 @@ pub struct StoreStamp {
     pub store: StoreId,
     /// How often it was started; raised and synced before the first handshake of a start.
     pub start_count: u64,
+    /// Drawn for that start: an image restored later has starts of the same counts, not of the same
+    /// nonces.
+    pub start_nonce: u64,
     /// The end of the last journal record that it reported durable to anybody.
     pub reported_durable: u64,
 }
 
 impl StoreStamp {
-    /// Whether this stamp shows less than `known` (start count, reported durable) in either part.
+    /// Whether this stamp shows less than is `known` of the store, or another start where the
+    /// counts are equal.
     #[must_use]
-    pub const fn is_behind(&self, known: (u64, u64)) -> bool {
-        self.start_count < known.0 || self.reported_durable < known.1
+    pub const fn is_behind(&self, known: &Self) -> bool {
+        self.start_count < known.start_count
+            || self.reported_durable < known.reported_durable
+            || self.start_count == known.start_count && self.start_nonce != known.start_nonce
     }
 }
 
@@ -151,8 +158,8 @@ impl Peer {
 
 /// What the node keeps about stores, its own and its peers'. Called in handshakes; must not block.
 pub trait PeerObserver: Send + Sync {
-    /// The highest (start count, reported durable) that is known, durably, of a peer's store.
-    fn knowledge(&self, store: StoreId) -> Option<(u64, u64)>;
+    /// The highest that is known, durably, of a peer's store.
+    fn knowledge(&self, store: StoreId) -> Option<StoreStamp>;
     /// A peer showed these stamps and none was behind what was known: remember them.
     fn learned(&self, node: NodeId, stores: &[StoreStamp]);
     /// A peer told what it knows of *our* stores; each store judges itself by it. Stores that the

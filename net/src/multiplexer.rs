@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use hedgerow_env::mutants::{Mutant, active};
+
 use crate::frame::RequestId;
 
 /// How far a request came.
@@ -63,6 +65,10 @@ impl<T> RequestTable<T> {
 
     /// An answer came. `None` when nobody waits: it is late or came twice.
     pub fn complete(&mut self, id: RequestId) -> Option<T> {
+        let oldest = self.pending.keys().next().copied();
+        let id = oldest
+            .filter(|_| active(Mutant::AnswersInOrder))
+            .unwrap_or(id);
         match self.pending.get(&id) {
             Some((Progress::Sent, _)) => self.pending.remove(&id).map(|(_, token)| token),
             // An answer to what was never sent answers something else.
@@ -113,7 +119,8 @@ impl<T> Default for ServeTable<T> {
 impl<T> ServeTable<T> {
     /// Admits a request. False when the same one runs already, or the connection is closed.
     pub fn admit(&mut self, id: RequestId) -> bool {
-        if self.closed || self.running.contains_key(&id) {
+        let twice = self.running.contains_key(&id) && !active(Mutant::DuplicateRequestRuns);
+        if self.closed || twice {
             return false;
         }
         self.running.insert(id, None);

@@ -211,7 +211,7 @@ impl Inner {
         locked(&self.observer).clone()
     }
 
-    pub(crate) fn knowledge(&self, store: StoreId) -> Option<(u64, u64)> {
+    pub(crate) fn knowledge(&self, store: StoreId) -> Option<StoreStamp> {
         self.observer()?.knowledge(store)
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BoxFuture, Instant, event};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -245,6 +246,7 @@ impl Handler for Outbound {
         for (progress, waiter) in outstanding {
             let error = match progress {
                 Progress::NotSent => self.unreachable(reason),
+                Progress::Sent if active(Mutant::SentCalledUnreachable) => self.unreachable(reason),
                 Progress::Sent => self.unknown(reason),
             };
             // A caller that has just gone away misses it; that is its choice.

@@ -39,6 +39,7 @@ fn blank() -> SuperblockContent {
         pool: 0,
         is_system: true,
         start_count: 0,
+        starts: BTreeMap::new(),
         rolled_back: false,
         journal_born: false,
         feature_level: 1,
@@ -85,8 +86,9 @@ async fn update_all(env: Env, updates: Vec<(u8, Vec<u8>)>, shared: Arc<Mutex<Upd
         let mut next = superblock.content().values;
         next.insert(vec![key], value);
         locked(&shared).started = Some(next.clone());
+        let values = next.clone();
         superblock
-            .update(|content| content.values = next.clone())
+            .update(move |content| content.values = values)
             .await
             .expect("the disk works");
         *locked(&shared) = Updates {

@@ -2,7 +2,8 @@
 //! disks, clocks and nodes, under oracles that judge what clients saw.
 //!
 //! `world` implements the seams; `scenario` builds clusters, workloads and faults from a seed;
-//! `oracles` judge. Invariant: the same plan gives the same trace.
+//! `oracles` judge; `tape` writes runs down, `shrink` makes tapes smaller, `compare` finds where two
+//! runs differ, `timeline` shows one. Invariant: the same plan gives the same trace.
 
 #[cfg(not(madsim))]
 compile_error!(
@@ -10,6 +11,10 @@ compile_error!(
      checkout and unset RUSTFLAGS (it replaces that setting; pass lints by `cargo clippy -- ...`)"
 );
 
+pub mod compare;
 pub mod oracles;
 pub mod scenario;
+pub mod shrink;
+pub mod tape;
+pub mod timeline;
 pub mod world;

@@ -1,14 +1,26 @@
-//! `hedgerow-sim`: runs seeds.
+//! `hedgerow-sim`: runs seeds and tapes.
 
+mod determinism;
+mod duration;
+mod html;
+mod junit;
+mod out;
+mod regressions;
+mod replay;
+mod shrink_command;
 mod sweep;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use hedgerow_env::mutants;
-use hedgerow_sim::scenario::{Plan, Report, run_plan};
+use hedgerow_sim::scenario::{Plan, Report, Script, run_script};
+use hedgerow_sim::tape::Tape;
 use hedgerow_sim::world::Recording;
+
+use crate::out::say;
 
 /// Runs Hedgerow's production code in a simulated world.
 #[derive(Parser, Debug)]
@@ -21,64 +33,152 @@ struct CommandLine {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Run one seed: exit 0 pass, 10 correctness, 11 liveness, 12 crash
-    Run {
-        /// The seed
-        #[arg(long)]
-        seed: u64,
-        /// Plant this bug first (see `mutants`)
-        #[arg(long)]
-        mutant: Option<String>,
-        /// Print every log line of every node
-        #[arg(long)]
-        verbose: bool,
-        /// Print the plan instead of running it
-        #[arg(long)]
-        plan: bool,
-    },
+    Run(Run),
     /// Run many seeds, each in a process of its own
     Sweep(sweep::Sweep),
+    /// Run a tape again; exit codes as of `run`
+    Replay(replay::Replay),
+    /// Find the smallest tape that fails in the same way
+    Shrink(shrink_command::Shrink),
+    /// Replay the tapes that are kept of bugs found: those of planted bugs must still show them
+    Regressions(regressions::Regressions),
+    /// Run the same in two processes, and show the first event in which they differ
+    Determinism(determinism::Determinism),
+    /// Print the trace's hash, its checkpoints and chosen events as JSON
+    #[command(hide = true)]
+    Trace(determinism::Trace),
     /// List the planted bugs
     Mutants,
 }
 
+/// `hedgerow-sim run`
+#[derive(Args, Debug)]
+struct Run {
+    /// The seed
+    #[arg(long)]
+    seed: u64,
+    /// Plant this bug first (see `mutants`)
+    #[arg(long)]
+    mutant: Option<String>,
+    /// Print every log line of every node
+    #[arg(long)]
+    verbose: bool,
+    /// Print the plan instead of running it
+    #[arg(long)]
+    plan: bool,
+    /// Write the run's tape here if it fails
+    #[arg(long, value_name = "FILE")]
+    tape: Option<PathBuf>,
+    /// Write the tape even if the run passes
+    #[arg(long, requires = "tape")]
+    tape_always: bool,
+    #[command(flatten)]
+    html: html::Html,
+}
+
 fn main() -> ExitCode {
     match CommandLine::parse().command {
-        Command::Run {
-            seed,
-            mutant,
-            verbose,
-            plan,
-        } => run(seed, mutant.as_deref(), verbose, plan),
+        Command::Run(run) => run.run(),
         Command::Sweep(sweep) => sweep.run(),
+        Command::Replay(replay) => replay.run(),
+        Command::Shrink(shrink) => shrink.run(),
+        Command::Regressions(regressions) => regressions.run(),
+        Command::Determinism(determinism) => determinism.run(),
+        Command::Trace(trace) => trace.run(),
         Command::Mutants => {
             for mutant in mutants::Mutant::ALL {
-                println!("{}", mutant.name());
+                say!("{}", mutant.name());
             }
             ExitCode::SUCCESS
         }
     }
 }
 
-fn run(seed: u64, mutant: Option<&str>, verbose: bool, print_plan: bool) -> ExitCode {
-    if let Some(name) = mutant {
-        let Some(mutant) = mutants::find(name) else {
-            eprintln!("hedgerow-sim: no mutant {name:?}; `hedgerow-sim mutants` lists them");
-            return ExitCode::from(2);
-        };
-        mutants::choose(Some(mutant));
-    }
-    let plan = Plan::draw(seed);
-    if print_plan {
-        println!("{plan:#?}");
-        return ExitCode::SUCCESS;
-    }
-    let began = cpu_time();
-    let report = run_plan(&plan, Recording::HashOnly, verbose);
-    let wall = cpu_time().saturating_sub(began);
-    finish(seed, mutant, &report, wall)
+/// Plants a bug, before anything runs.
+fn plant(mutant: Option<&str>) -> Result<(), ExitCode> {
+    let Some(name) = mutant else { return Ok(()) };
+    let Some(mutant) = mutants::find(name) else {
+        eprintln!("hedgerow-sim: no mutant {name:?}; `hedgerow-sim mutants` lists them");
+        return Err(ExitCode::from(2));
+    };
+    mutants::choose(Some(mutant));
+    Ok(())
 }
 
-fn finish(seed: u64, mutant: Option<&str>, report: &Report, wall: Duration) -> ExitCode {
+impl Run {
+    fn run(&self) -> ExitCode {
+        let mutant = self.mutant.as_deref();
+        if let Err(code) = plant(mutant) {
+            return code;
+        }
+        let plan = Plan::draw(self.seed);
+        if self.plan {
+            say!("{plan:#?}");
+            return ExitCode::SUCCESS;
+        }
+        let script = Script::from(plan);
+        let began = cpu_time();
+        let report = run_script(&script, Recording::HashOnly, self.verbose);
+        let cpu = cpu_time().saturating_sub(began);
+        if let Some(path) = &self.tape
+            && (self.tape_always || report.verdict.is_err())
+        {
+            let tape = Tape::of_run(&script, &report, env!("HEDGEROW_COMMIT"), mutant);
+            if let Err(error) = tape.write(path) {
+                eprintln!("hedgerow-sim: {error}");
+                return ExitCode::from(2);
+            }
+            say!("tape: {}", path.display());
+        }
+        let again = Again::Seed {
+            seed: self.seed,
+            mutant,
+        };
+        self.html.write(&script, &report, &again, mutant);
+        finish(&again, &report, cpu)
+    }
+}
+
+/// What was run, for the line that names it and the command that repeats it.
+enum Again<'a> {
+    /// A seed.
+    Seed {
+        /// Which.
+        seed: u64,
+        /// The planted bug.
+        mutant: Option<&'a str>,
+    },
+    /// A tape.
+    Tape {
+        /// Its file.
+        path: &'a Path,
+        /// The planted bug, if not the tape's own.
+        mutant: Option<&'a str>,
+    },
+}
+
+impl Again<'_> {
+    fn name(&self) -> String {
+        match self {
+            Self::Seed { seed, .. } => format!("seed {seed}"),
+            Self::Tape { path, .. } => format!("tape {}", path.display()),
+        }
+    }
+
+    fn command(&self) -> String {
+        let (what, mutant) = match self {
+            Self::Seed { seed, mutant } => (format!("run --seed {seed}"), mutant),
+            Self::Tape { path, mutant } => (format!("replay {}", path.display()), mutant),
+        };
+        let mutant = mutant
+            .map(|name| format!(" --mutant {name}"))
+            .unwrap_or_default();
+        format!("cargo run --release -p hedgerow-sim -- {what}{mutant}")
+    }
+}
+
+fn finish(again: &Again<'_>, report: &Report, wall: Duration) -> ExitCode {
+    let name = again.name();
     let (all, succeeded) = report.operations;
     let figures = format!(
         "trace={:016x} virtual_s={:.3} wall_s={:.3}",
@@ -88,22 +188,19 @@ fn finish(seed: u64, mutant: Option<&str>, report: &Report, wall: Duration) -> E
     );
     match &report.verdict {
         Ok(()) => {
-            println!(
+            say!(
                 "operations={all} succeeded={succeeded} events={}",
                 report.events
             );
-            println!("seed {seed}: pass {figures}");
+            say!("{name}: pass {figures}");
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            println!("{}: {}", failure.oracle, failure.text);
-            let mutant = mutant
-                .map(|name| format!(" --mutant {name}"))
-                .unwrap_or_default();
-            println!("commit {}", env!("HEDGEROW_COMMIT"));
-            println!("again: cargo run --release -p hedgerow-sim -- run --seed {seed}{mutant}");
+            say!("{}: {}", failure.oracle, failure.text);
+            say!("commit {}", env!("HEDGEROW_COMMIT"));
+            say!("again: {}", again.command());
             let (kind, oracle) = (failure.kind.word(), failure.oracle);
-            println!("seed {seed}: FAIL {kind} oracle={oracle} {figures}");
+            say!("{name}: FAIL {kind} oracle={oracle} {figures}");
             ExitCode::from(failure.kind.exit_code())
         }
     }
@@ -121,4 +218,18 @@ fn cpu_time() -> Duration {
     assert_eq!(result, 0, "Linux has this clock");
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Ends this process once it has taken so much processor time.
+#[expect(unsafe_code, reason = "std sets no limits")]
+fn limit_cpu(seconds: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: seconds,
+        rlim_max: seconds.saturating_add(1),
+    };
+    // SAFETY: `limit` is a valid rlimit for the call to read.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_CPU, &raw const limit) };
+    if result != 0 {
+        eprintln!("hedgerow-sim: the limit of processor time could not be set");
+    }
 }

@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex};
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::junit;
+use crate::out::say;
+
 /// `hedgerow-sim sweep`
 #[derive(Args, Debug)]
 pub(crate) struct Sweep {
@@ -19,6 +22,15 @@ pub(crate) struct Sweep {
     /// Write the results here
     #[arg(long, value_name = "FILE")]
     json: Option<std::path::PathBuf>,
+    /// Write the results here as JUnit's XML
+    #[arg(long, value_name = "FILE")]
+    junit: Option<std::path::PathBuf>,
+    /// Write the tape of each failure into this directory
+    #[arg(long, value_name = "DIRECTORY")]
+    tapes: Option<std::path::PathBuf>,
+    /// Begin no seed once so much time has passed, such as 90s, 30m or 8h
+    #[arg(long, value_parser = crate::duration::parse)]
+    budget: Option<std::time::Duration>,
     /// Stop after this many failures
     #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
     stop_after: u64,
@@ -30,7 +42,8 @@ pub(crate) struct Sweep {
     twice: bool,
 }
 
-fn parse_range(text: &str) -> Result<(u64, u64), String> {
+/// Reads FIRST..END.
+pub(crate) fn parse_range(text: &str) -> Result<(u64, u64), String> {
     let (first, end) = text
         .split_once("..")
         .ok_or("write FIRST..END, such as 0..100")?;
@@ -45,6 +58,44 @@ fn parse_range(text: &str) -> Result<(u64, u64), String> {
     Ok((first, end))
 }
 
+/// Time of the real world since the sweep began.
+struct Watch(
+    #[expect(clippy::disallowed_types, reason = "a sweep runs outside any world")]
+    std::time::Instant,
+);
+
+impl Watch {
+    #[expect(
+        clippy::disallowed_methods,
+        clippy::disallowed_types,
+        reason = "a sweep runs outside any world"
+    )]
+    fn start() -> Self {
+        Self(std::time::Instant::now())
+    }
+}
+
+/// What ended a sweep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// Every seed was run.
+    Seeds,
+    /// The time was up.
+    Budget,
+    /// There were as many failures as asked for.
+    Failures,
+}
+
+impl Ended {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Seeds => "seeds",
+            Self::Budget => "budget",
+            Self::Failures => "failures",
+        }
+    }
+}
+
 struct Outcome {
     seed: u64,
     code: i32,
@@ -54,6 +105,20 @@ struct Outcome {
 impl Outcome {
     fn last_line(&self) -> &str {
         self.output.lines().last().unwrap_or_default()
+    }
+
+    fn case(&self) -> junit::Case {
+        let seconds = self.field("wall_s").and_then(|text| text.parse().ok());
+        let failure = (self.code != 0).then(|| junit::Failed {
+            crash: self.code == 12,
+            oracle: self.field("oracle").unwrap_or("process").to_owned(),
+            output: self.output.clone(),
+        });
+        junit::Case {
+            name: format!("seed {}", self.seed),
+            seconds: seconds.unwrap_or_default(),
+            failure,
+        }
     }
 
     fn field(&self, name: &str) -> Option<&str> {
@@ -69,20 +134,42 @@ impl Sweep {
         let next = Arc::new(AtomicU64::new(self.seeds.0));
         let failures = Arc::new(AtomicU64::new(0));
         let outcomes: Arc<Mutex<Vec<Outcome>>> = Arc::default();
+        let watch = Watch::start();
         std::thread::scope(|scope| {
             for _ in 0..jobs {
-                scope.spawn(|| self.work(&next, &failures, &outcomes));
+                scope.spawn(|| self.work(&next, &failures, &outcomes, &watch));
             }
         });
         let mut outcomes = std::mem::take(&mut *outcomes.lock().expect("workers have ended"));
         outcomes.sort_by_key(|outcome| outcome.seed);
-        self.report(&outcomes)
+        let all = self.seeds.1 - self.seeds.0;
+        let ended = if u64::try_from(outcomes.len()).is_ok_and(|count| count == all) {
+            Ended::Seeds
+        } else if failures.load(Ordering::Relaxed) >= self.stop_after {
+            Ended::Failures
+        } else {
+            Ended::Budget
+        };
+        self.report(&outcomes, ended)
     }
 
-    fn work(&self, next: &AtomicU64, failures: &AtomicU64, outcomes: &Mutex<Vec<Outcome>>) {
+    fn is_over(&self, failures: u64, watch: &Watch) -> bool {
+        let late = self
+            .budget
+            .is_some_and(|budget| watch.0.elapsed() >= budget);
+        late || failures >= self.stop_after
+    }
+
+    fn work(
+        &self,
+        next: &AtomicU64,
+        failures: &AtomicU64,
+        outcomes: &Mutex<Vec<Outcome>>,
+        watch: &Watch,
+    ) {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= self.seeds.1 || failures.load(Ordering::Relaxed) >= self.stop_after {
+            if seed >= self.seeds.1 || self.is_over(failures.load(Ordering::Relaxed), watch) {
                 return;
             }
             let mut outcome = self.run_seed(seed);
@@ -99,7 +186,7 @@ impl Sweep {
             }
             if outcome.code != 0 {
                 failures.fetch_add(1, Ordering::Relaxed);
-                println!("{}", outcome.output.trim_end());
+                say!("{}", outcome.output.trim_end());
             }
             let mut all = outcomes.lock().expect("no panic under this lock");
             all.push(outcome);
@@ -114,10 +201,14 @@ impl Sweep {
         let own = std::env::current_exe().expect("a running program has a path");
         let mut command = Command::new(own);
         command
-            .args(["run", "--seed", &seed.to_string()])
+            .args(["run", "--seed", &seed.to_string(), "--no-html"])
             .stdin(Stdio::null());
         if let Some(mutant) = &self.mutant {
             command.args(["--mutant", mutant]);
+        }
+        if let Some(directory) = &self.tapes {
+            let file = directory.join(format!("seed-{seed}.json"));
+            command.arg("--tape").arg(file);
         }
         match command.output() {
             Ok(output) => {
@@ -146,11 +237,17 @@ impl Sweep {
         }
     }
 
+    /// Seeds that were not run.
+    fn left(&self, outcomes: &[Outcome]) -> u64 {
+        let run = u64::try_from(outcomes.len()).expect("usize fits 64 bits");
+        self.seeds.1 - self.seeds.0 - run
+    }
+
     #[expect(
         clippy::disallowed_methods,
         reason = "the sweep itself runs outside any world"
     )]
-    fn report(&self, outcomes: &[Outcome]) -> ExitCode {
+    fn report(&self, outcomes: &[Outcome], ended: Ended) -> ExitCode {
         let failed: Vec<&Outcome> = outcomes
             .iter()
             .filter(|outcome| outcome.code != 0)
@@ -161,13 +258,27 @@ impl Sweep {
         };
         let (virtual_s, cpu_s) = (sum("virtual_s"), sum("wall_s"));
         let per_minute = outcomes.len() as f64 * 60.0 / cpu_s.max(1e-9);
-        println!(
+        say!(
             "{} seeds, {} failed, {virtual_s:.0} virtual s in {cpu_s:.1} CPU s: {:.1} virtual \
              s/s, {per_minute:.1} seeds per core-minute",
             outcomes.len(),
             failed.len(),
             virtual_s / cpu_s.max(1e-9)
         );
+        if ended == Ended::Budget {
+            say!(
+                "the time was up: {} seeds were not begun",
+                self.left(outcomes)
+            );
+        }
+        if let Some(path) = &self.junit {
+            let cases: Vec<junit::Case> = outcomes.iter().map(Outcome::case).collect();
+            let text = junit::document("hedgerow-sim sweep", &cases);
+            if let Err(error) = std::fs::write(path, text) {
+                eprintln!("hedgerow-sim: {}: {error}", path.display());
+                return ExitCode::from(2);
+            }
+        }
         if let Some(path) = &self.json {
             let rows: Vec<Value> = outcomes
                 .iter()
@@ -186,6 +297,8 @@ impl Sweep {
                 "schema_version": 1,
                 "seeds": rows.len(),
                 "failed": failed.len(),
+                "ended_by": ended.word(),
+                "seeds_left": self.left(outcomes),
                 "virtual_s": virtual_s,
                 "cpu_s": cpu_s,
                 "results": rows,

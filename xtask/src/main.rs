@@ -6,6 +6,8 @@
 mod bench;
 mod ci;
 mod e2e;
+mod jepsen;
+mod mutants;
 mod repository;
 mod run;
 mod tidy;
@@ -18,8 +20,21 @@ usage: cargo xtask COMMAND
   ci [--skip STEP]...          everything that has to pass before a change lands (the README's test)
   tidy                         the rules of the house that no compiler checks
   e2e [--no-build] [NAME]...   end-to-end tests with real processes: dev, nodes, unsynced, suites
+  jepsen [--quick] [--no-build]
+                               tests of real processes under faults: 15 minutes, or 5
   bench [--quick] [--json FILE]
                                speed through iSCSI beside the raw disk of the same run
+  mutants [OPTION]...          the power of the simulator, measured with planted bugs
+    --resume FILE              where results are kept and added to [target/mutants.json]
+    --mutant NAME              only this one, explained or not; may be repeated
+    --seeds-from A             the first seed [0]
+    --max-seeds N              seeds of one range, after which a mutant counts as surviving [1000]
+    --median-of K              disjoint ranges of seeds for each mutant [5]
+    --clean N                  also run N seeds without any mutant, and count false alarms [0]
+    --jobs J                   processes at once [the machine's cores]
+    --markdown FILE            write the table there
+    --report                   run nothing: only show what FILE holds
+    --no-build                 take the simulator as it was built last
 ";
 
 fn main() -> ExitCode {
@@ -29,6 +44,8 @@ fn main() -> ExitCode {
         ["ci", rest @ ..] => ci::command(rest),
         ["tidy"] => tidy::command(),
         ["e2e", rest @ ..] => e2e::command(rest),
+        ["jepsen", rest @ ..] => jepsen::command(rest),
+        ["mutants", rest @ ..] => mutants::command(rest),
         ["bench", rest @ ..] => bench::command(rest),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

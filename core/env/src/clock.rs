@@ -58,6 +58,34 @@ impl Sub<Duration> for Instant {
 )]
 pub struct WallTime(pub u64);
 
+/// As RFC 3339 has it, in UTC: `2026-11-22T14:03:05.123Z`.
+impl std::fmt::Display for WallTime {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (seconds, milliseconds) = (self.0 / 1000, self.0 % 1000);
+        let (days, second) = (seconds / 86_400, seconds % 86_400);
+        // Civil date from days since 1970-01-01 (Howard Hinnant's `civil_from_days`, years 0 to 9999).
+        let shifted = days + 719_468;
+        let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let shifted_month = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+        let month = if shifted_month < 10 {
+            shifted_month + 3
+        } else {
+            shifted_month - 9
+        };
+        let year = year_of_era + era * 400 + u64::from(month <= 2);
+        let (hour, minute) = (second / 3600, second / 60 % 60);
+        let second = second % 60;
+        write!(
+            formatter,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z"
+        )
+    }
+}
+
 /// The clock seam.
 pub trait Clock: Send + Sync {
     /// The present instant.
@@ -66,4 +94,22 @@ pub trait Clock: Send + Sync {
     fn wall(&self) -> WallTime;
     /// Completes at or after `deadline`.
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_times_are_written_as_people_read_them() {
+        assert_eq!(WallTime(0).to_string(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(
+            WallTime(951_782_400_000).to_string(),
+            "2000-02-29T00:00:00.000Z"
+        );
+        assert_eq!(
+            WallTime(1_795_356_185_123).to_string(),
+            "2026-11-22T14:03:05.123Z"
+        );
+    }
 }

@@ -93,6 +93,18 @@ pub trait File: Send + Sync {
     -> BoxFuture<'static, Result<(), DiskError>>;
     /// Makes every write that completed before this call durable, with the length that they need.
     fn sync(&self) -> BoxFuture<'static, Result<(), DiskError>>;
+    /// As [`File::write_at`] and then [`File::sync`], but of this write alone, for systems that do
+    /// both in one call. Others hand the parts back: make the two calls.
+    ///
+    /// # Errors
+    /// The parts, untouched.
+    fn write_durably(
+        &self,
+        _offset: u64,
+        parts: Vec<Bytes>,
+    ) -> Result<BoxFuture<'static, Result<(), DiskError>>, Vec<Bytes>> {
+        Err(parts)
+    }
     /// Sets the length; new bytes read as zeros and are backed by allocated space where possible.
     fn resize(&self, length: u64) -> BoxFuture<'static, Result<(), DiskError>>;
     /// The present length in bytes.

@@ -1,6 +1,7 @@
 //! [`Env`]: one cheap, cloneable handle on all seams of one node.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -103,6 +104,40 @@ impl Env {
             .spawn(name, with_current_env(self.clone(), Box::pin(future)))
     }
 
+    /// Runs `future` in a task of its own and awaits it. Once this was polled, `future` goes on to its
+    /// end even if its caller is dropped (a deadline, a cancelled request): for what must not stop
+    /// half-way.
+    ///
+    /// Never completes when the node stops meanwhile.
+    pub async fn to_the_end<T, F>(&self, name: &'static str, future: F) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let meeting: Arc<Mutex<(Option<T>, Option<Waker>)>> = Arc::new(Mutex::new((None, None)));
+        let filled = Arc::clone(&meeting);
+        self.spawn(name, async move {
+            let value = future.await;
+            let waiter = {
+                let mut meeting = filled.lock().expect(MEETING);
+                meeting.0 = Some(value);
+                meeting.1.take()
+            };
+            if let Some(waiter) = waiter {
+                waiter.wake();
+            }
+        });
+        std::future::poll_fn(move |context| {
+            let mut meeting = meeting.lock().expect(MEETING);
+            if let Some(value) = meeting.0.take() {
+                return Poll::Ready(value);
+            }
+            meeting.1 = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Runs a blocking job (the Pages store's calls) away from the async threads.
     ///
     /// Never completes when the node stops meanwhile.
@@ -111,7 +146,7 @@ impl Env {
         T: Send + 'static,
         J: FnOnce() -> T + Send + 'static,
     {
-        let slot = Arc::new(std::sync::Mutex::new(None));
+        let slot = Arc::new(Mutex::new(None));
         let filled = Arc::clone(&slot);
         let run = Box::new(move || {
             let value = job();
@@ -170,3 +205,5 @@ impl Env {
         &*self.0.events
     }
 }
+
+const MEETING: &str = "nobody panics while holding a task's answer";

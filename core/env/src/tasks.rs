@@ -13,10 +13,14 @@ use crate::{BoxFuture, Env};
 pub enum HaltReason {
     /// A broken invariant: continuing could lose or corrupt data.
     Invariant(String),
-    /// A disk that held journal or Pages state failed (a failed sync is never retried).
+    /// A disk that held journal or Pages state failed a call (a failed sync is never retried). No
+    /// other error is named so: the simulator tolerates this where it failed a disk, and only there.
     DiskFailed(String),
     /// A peer knows more of this store than the store itself: an old image was restored.
     RolledBack(String),
+    /// Something that the node cannot serve without is not to be had, though its disks work: an
+    /// address in use, a record that does not decode.
+    CannotServe(String),
 }
 
 impl std::fmt::Display for HaltReason {
@@ -25,6 +29,7 @@ impl std::fmt::Display for HaltReason {
             Self::Invariant(text) => write!(formatter, "broken invariant: {text}"),
             Self::DiskFailed(text) => write!(formatter, "disk failed: {text}"),
             Self::RolledBack(text) => write!(formatter, "store rolled back: {text}"),
+            Self::CannotServe(text) => write!(formatter, "cannot serve: {text}"),
         }
     }
 }

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BlobName, Instant, PlacementEpoch, StoreId};
 
 /// Times and limits of a feed.
@@ -40,7 +41,7 @@ impl Default for FeedConfig {
     fn default() -> Self {
         Self {
             active_pause: Duration::from_millis(200),
-            idle_pause: Duration::from_millis(500),
+            idle_pause: Duration::from_secs(1),
             hint_pause: Duration::from_millis(50),
             patience: Duration::from_millis(500),
             retry_first: Duration::from_millis(100),
@@ -459,6 +460,12 @@ impl Feed {
             self.first_batch += 1;
             self.handled = batch.next;
             self.unsaved |= batch.news;
+        }
+        if active(Mutant::FeedAdvancesEarly)
+            && let Some(newest) = self.batches.back()
+        {
+            self.handled = newest.next;
+            self.unsaved |= newest.news;
         }
     }
 }

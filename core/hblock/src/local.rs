@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
     BlobName, ContainerId, Env, Generation, HaltReason, PlacementEpoch, StoreId, event,
 };
@@ -117,7 +118,11 @@ impl Local {
             StoreDecision::Proceed(version) => (version, true),
         };
         let (sender, appended) = oneshot::channel();
-        state.waiters.entry(name).or_default().push(sender);
+        if !proceed && active(Mutant::JoinedStoreAnswersAtOnce) {
+            drop(sender.send(Ok(())));
+        } else {
+            state.waiters.entry(name).or_default().push(sender);
+        }
         drop(state);
         if proceed {
             let append = Arc::clone(self).append(header.clone(), payload.clone(), identity);
@@ -161,6 +166,9 @@ impl Local {
         };
         let append = Arc::clone(self).append(header, payload, identity);
         self.env.spawn("hblock-append-copy", append);
+        if active(Mutant::CopyHeldBeforeSync) {
+            return Ok(true);
+        }
         waiter
             .await
             .map_err(|_| stopped("the append was abandoned"))??;
@@ -214,7 +222,8 @@ impl Local {
         container: ContainerId,
         version: RecordVersion,
     ) -> StoreResult {
-        if self.with_member(|member| member.is_durable(container, version)) {
+        let durable = self.with_member(|member| member.is_durable(container, version));
+        if durable || active(Mutant::RecordNotAwaited) {
             return Ok(());
         }
         let stripe = usize::try_from(container.disk.0 ^ u64::from(container.index.0))
@@ -267,7 +276,8 @@ impl Local {
     }
 
     fn sound_identity(&self, name: BlobName) -> Result<Option<Digest>, HBlockRefusal> {
-        if self.is_wounded(name) || !self.with_member(|member| member.wants(name)) {
+        let wounded = self.is_wounded(name) && !active(Mutant::WoundedCopyCounts);
+        if wounded || !self.with_member(|member| member.wants(name)) {
             return Ok(None);
         }
         match self.store.header(name) {

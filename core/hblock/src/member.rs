@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
     BlobName, ContainerId, Generation, PlacementEpoch, Sequence, StoreId, WriterId,
 };
@@ -257,7 +258,7 @@ impl Member {
         epoch: PlacementEpoch,
     ) -> Option<RecordVersion> {
         let entry = self.entry(container);
-        if entry.record.epoch > epoch {
+        if entry.record.epoch > epoch && !active(Mutant::LateRetireObeyed) {
             return None;
         }
         if entry.record.epoch != epoch || entry.record.role != Role::Retired {
@@ -326,6 +327,9 @@ impl Member {
     }
 
     fn was_collected(&self, name: BlobName) -> bool {
+        if active(Mutant::CollectedNameForgotten) {
+            return false;
+        }
         self.containers
             .get(&name.container)
             .and_then(|entry| entry.record.collected.get(&name.writer))
@@ -345,7 +349,7 @@ impl Member {
         }
         if let Some(entry) = self.containers.get(&container) {
             let record = &entry.record;
-            if epoch < record.epoch {
+            if epoch < record.epoch && !active(Mutant::MemberEpochUnchecked) {
                 let current = record.epoch;
                 return Err(HBlockRefusal::StaleEpoch { current });
             }

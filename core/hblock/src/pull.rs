@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::{Either, select};
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{AbortOnDrop, BlobName, ContainerId, GroupId, PlacementEpoch, StoreId, event};
 use hedgerow_protocol::{
     Change, Envelope, HBlockRefusal, MAXIMUM_NAMES, NameState, ShardCommand, ShardOutcome,
@@ -303,6 +304,10 @@ impl Reader {
             return Ok(());
         };
         self.local.make_durable(container, version).await?;
+        if active(Mutant::RetireIgnored) {
+            self.retired.push((container, epoch));
+            return Ok(());
+        }
         let mut after = BlobName {
             container,
             ..BlobName::default()
@@ -545,6 +550,9 @@ async fn look_for(
         .filter(|source| *source != own)
         .collect();
     let Some((header, payload)) = context.fetch(name, &sources).await else {
+        if active(Mutant::CatchUpConfirmsLacking) {
+            return Attempt::Held;
+        }
         return Attempt::Lacking;
     };
     match local.store_copy(header, payload).await {

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use futures_util::future::{Either, select};
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BlobName, event};
 use hedgerow_protocol::{MAXIMUM_NAMES, NameState};
 
@@ -31,6 +32,7 @@ pub(crate) enum Fate {
 pub(crate) fn fate(state: NameState) -> Fate {
     match state {
         // A pending name may yet be committed: a later sweep asks again.
+        NameState::Pending if active(Mutant::PendingNameDeleted) => Fate::Delete,
         NameState::Live | NameState::Pending => Fate::Keep,
         NameState::Collected => Fate::Delete,
         NameState::Unknown => Fate::Quarantine,

@@ -5,6 +5,7 @@
 //! Does not: open seals or decompress; an HBlock never sees plain bytes.
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_protocol::{BlobHeader, MAXIMUM_BLOB_BYTES, MAXIMUM_UNIT_BYTES, UnitRecord, digest};
 
 /// Most units of a blob. Their records, about 24 bytes each, must fit the header that a store keeps
@@ -48,7 +49,7 @@ pub fn verify_units(units: &[UnitRecord], payload: &Bytes) -> Result<(), BlobFau
         let Some((bytes, after)) = rest.split_at_checked(length) else {
             return Err(BlobFault::Header("the payload is too short".to_owned()));
         };
-        if digest(bytes) != unit.digest {
+        if digest(bytes) != unit.digest && !active(Mutant::DigestUnchecked) {
             return Err(BlobFault::Digest { unit: index });
         }
         rest = after;

@@ -8,8 +8,8 @@ use futures_util::future::join_all;
 use hedgerow_env::{BoxFuture, Env, Instant};
 use hedgerow_net::{Caller, GroupClient, GroupError, Message, Peer, Refusal, RefusalCode, Service};
 use hedgerow_protocol::{
-    AdminReply, AdminRequest, DEFAULT_CONTAINER_BYTES, DiskRecord, DiskView, NodeReply,
-    NodeRequest, NodeState, RootAnswer, RootCommand, RootOutcome, RootQuery, RootRefusal,
+    AdminReply, AdminRequest, DEFAULT_CONTAINER_BYTES, DiskRecord, DiskView, Export, NodeReply,
+    NodeRequest, NodeState, Roles, RootAnswer, RootCommand, RootOutcome, RootQuery, RootRefusal,
     ShardReply, ShardRequest, StatusView, decode, encode,
 };
 use hedgerow_proxy::{AttachError, OperationTag, Proxy};
@@ -36,8 +36,8 @@ pub(crate) struct AdminService {
     pub(crate) groups: GroupClient,
     /// This node's proxy, if it has one.
     pub(crate) proxy: Option<Proxy>,
-    /// This node's exports with the portal's address, if it has one.
-    pub(crate) portal: Option<(Arc<Catalog>, String)>,
+    /// What its portal exports, if it has one.
+    pub(crate) catalog: Option<Arc<Catalog>>,
 }
 
 enum AdminError {
@@ -119,13 +119,13 @@ impl AdminService {
             }
             AdminRequest::ListDisks => {
                 let records = self.disks().await?;
-                Ok(AdminReply::Disks(
-                    records.into_iter().map(|disk| self.view(disk)).collect(),
-                ))
+                let exports = self.exports().await;
+                let views = records.into_iter().map(|disk| view(disk, &exports));
+                Ok(AdminReply::Disks(views.collect()))
             }
             AdminRequest::ShowDisk { name } => {
                 let record = self.find(&name).await?;
-                Ok(AdminReply::Disk(self.view(record)))
+                Ok(AdminReply::Disk(view(record, &self.exports().await)))
             }
             AdminRequest::ResizeDisk { name, size_bytes } => self.resize(&name, size_bytes).await,
             AdminRequest::DeleteDisk { name } => {
@@ -139,7 +139,7 @@ impl AdminService {
 
     async fn disk_command(&self, command: RootCommand) -> Result<AdminReply, AdminError> {
         match self.groups.root_command(command, GROUP_LIMIT).await? {
-            RootOutcome::Disk(record) => Ok(AdminReply::Disk(self.view(record))),
+            RootOutcome::Disk(record) => Ok(AdminReply::Disk(view(record, &self.exports().await))),
             RootOutcome::Refused(refusal) => Err(AdminError::Refused(refusal.to_string())),
             _ => Ok(AdminReply::Done),
         }
@@ -167,16 +167,22 @@ impl AdminService {
         }
     }
 
-    fn view(&self, record: DiskRecord) -> DiskView {
-        let listed = self.portal.as_ref().and_then(|(catalog, address)| {
-            let targets = catalog.listed();
-            let target = targets.into_iter().find(|(_, name)| *name == record.name)?;
-            Some(format!("iscsi://{address}/{}/0", target.0))
-        });
-        DiskView {
-            record,
-            urls: listed.into_iter().collect(),
-        }
+    /// What every node with a proxy exports, as far as they tell in time.
+    async fn exports(&self) -> Vec<Export> {
+        let topology = self.groups.directory().topology();
+        let nodes = topology.nodes.iter();
+        let asked = nodes
+            .filter(|node| node.state == NodeState::Up && node.roles.contains(Roles::PROXY))
+            .map(|node| async {
+                let peer = Peer::new(node.address.clone(), node.node);
+                let request = NodeRequest::Exports;
+                let reply = self.groups.node_request(&peer, &request, HEALTH_LIMIT);
+                match reply.await {
+                    Some(NodeReply::Exports(exports)) => exports,
+                    _ => Vec::new(),
+                }
+            });
+        join_all(asked).await.into_iter().flatten().collect()
     }
 
     async fn resize(&self, name: &str, size_bytes: u64) -> Result<AdminReply, AdminError> {
@@ -188,7 +194,7 @@ impl AdminService {
                     "to shrink a disk, ask a node with the role proxy".into(),
                 ));
             }
-            let command = RootCommand::ResizeDisk {
+            let command = RootCommand::Resize {
                 disk: record.disk,
                 from_bytes: record.size_bytes,
                 generation: record.generation,
@@ -198,7 +204,7 @@ impl AdminService {
                 RootOutcome::Resized {
                     disk,
                     cut_from_bytes: None,
-                } => return Ok(AdminReply::Disk(self.view(disk))),
+                } => return Ok(AdminReply::Disk(view(disk, &self.exports().await))),
                 RootOutcome::Resized {
                     disk,
                     cut_from_bytes: Some(end),
@@ -247,8 +253,8 @@ impl AdminService {
             }
             Err(error) => Err(AdminError::TryAgain(error.to_string())),
         };
-        let exported = self.portal.as_ref();
-        if !exported.is_some_and(|(catalog, _)| catalog.uses(&disk))
+        let exported = self.catalog.as_ref();
+        if !exported.is_some_and(|catalog| catalog.uses(&disk))
             && let Err(error) = proxy.detach(&disk).await
         {
             return Err(AdminError::TryAgain(error.to_string()));
@@ -308,6 +314,16 @@ impl AdminService {
         }
         Ok(view)
     }
+}
+
+/// A disk with the URLs at which nodes export it.
+fn view(record: DiskRecord, exports: &[Export]) -> DiskView {
+    let urls = exports
+        .iter()
+        .filter(|export| export.disk == record.disk)
+        .map(|export| export.url.clone())
+        .collect();
+    DiskView { record, urls }
 }
 
 fn check_name(name: &str) -> Result<(), AdminError> {

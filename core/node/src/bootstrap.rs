@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use hedgerow_env::ClusterId;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_protocol::NodeRecord;
 
 /// What a seed told.
@@ -59,6 +60,7 @@ pub fn decide(own: &NodeRecord, seeds: &[String], heard: &BTreeMap<String, Optio
                 }
                 nodes.push(record.clone());
             }
+            _ if active(Mutant::FoundingWithSilentSeed) => {}
             _ => return Step::Wait(format!("waiting for the seed {seed}")),
         }
     }

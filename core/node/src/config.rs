@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hedgerow_disk::{StoreConfig, VerifiedConfig};
 use hedgerow_hblock::HBlockConfig;
+use hedgerow_net::Identity;
 use hedgerow_pages::raft::RaftTiming;
 use hedgerow_protocol::{Location, Residence, Roles};
 
@@ -149,6 +150,52 @@ impl StoreScale {
     }
 }
 
+/// What is wrong with a configuration, and at which key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct ConfigError {
+    /// The key, as the configuration file names it.
+    pub key: &'static str,
+    /// Which of the key's values, where it has several.
+    pub entry: usize,
+    /// What is wrong, and what is allowed.
+    pub problem: String,
+}
+
+fn wrong(key: &'static str, entry: usize, problem: impl Into<String>) -> ConfigError {
+    ConfigError {
+        key,
+        entry,
+        problem: problem.into(),
+    }
+}
+
+/// Whether `text` is an address to listen at or to call: `HOST:PORT`, the host a name or an address
+/// (of version 6 in brackets). Says what is wrong. Does not resolve anything.
+fn check_address(text: &str, may_choose_port: bool) -> Result<(), String> {
+    let expected = || format!("{text:?} is not HOST:PORT, such as \"10.0.0.1:7100\"");
+    let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let name = bracketed.unwrap_or(host);
+    let is_host = !name.is_empty()
+        && (bracketed.is_some() || !name.contains(':'))
+        && !name.contains(|c: char| c.is_whitespace() || "[]/\"".contains(c));
+    if !is_host || !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(expected());
+    }
+    match port.parse::<u16>() {
+        Ok(0) if !may_choose_port => Err(format!("{text:?}: nobody can call port 0")),
+        Ok(_) if text.len() > Identity::MAXIMUM_ADDRESS_BYTES => Err(format!(
+            "an address has at most {} bytes",
+            Identity::MAXIMUM_ADDRESS_BYTES
+        )),
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("{text:?}: a port is a number up to 65535")),
+    }
+}
+
 /// A node's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeConfig {
@@ -177,50 +224,111 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    /// Checks what can be checked without the cluster.
+    /// Checks what can be checked without the disk and the cluster.
     ///
     /// # Errors
-    /// A sentence that names the field and what is allowed.
-    pub fn check(&self) -> Result<(), String> {
+    /// [`ConfigError`].
+    pub fn check(&self) -> Result<(), ConfigError> {
         if self.name.is_empty() || self.name.len() > 64 {
-            return Err("name: 1 to 64 characters".into());
+            return Err(wrong("name", 0, "1 to 64 characters"));
         }
-        if self.pools.is_empty() || self.pools.len() > MAXIMUM_POOLS {
-            return Err(format!(
-                "pools: 1 to {MAXIMUM_POOLS} pools, the first is the system pool"
-            ));
-        }
-        for (position, pool) in self.pools.iter().enumerate() {
-            if self.pools[..position]
-                .iter()
-                .any(|other| other.directory == pool.directory)
-            {
-                return Err(format!("pools: {:?} is listed twice", pool.directory));
-            }
-        }
+        self.check_addresses()?;
+        self.check_pools()?;
         if self.roles == Roles::default() {
-            return Err("roles: at least one of pages, hblock, proxy".into());
-        }
-        if self.seeds.is_empty() {
-            return Err("seeds: list the first nodes of the cluster, itself included".into());
-        }
-        for (position, seed) in self.seeds.iter().enumerate() {
-            if self.seeds[..position].contains(seed) {
-                return Err(format!("seeds: {seed:?} is listed twice"));
-            }
+            return Err(wrong("roles", 0, "at least one of pages, hblock, proxy"));
         }
         if !self.shards.is_power_of_two() || self.shards > 1024 {
-            return Err(format!(
-                "shards: {} is not a power of two up to 1024",
-                self.shards
-            ));
+            let problem = format!("{} is not a power of two up to 1024", self.shards);
+            return Err(wrong("shards", 0, problem));
         }
         if self.iscsi.is_some() && !self.roles.contains(Roles::PROXY) {
-            return Err("iscsi: needs the role proxy".into());
+            return Err(wrong("iscsi.listen", 0, "a portal needs the role proxy"));
+        }
+        if self.timing.heartbeat.is_zero() {
+            return Err(wrong("timing.heartbeat_ms", 0, "at least 1"));
         }
         if self.timing.election < self.timing.heartbeat * 3 {
-            return Err("timing: an election waits for at least three heartbeats".into());
+            let problem = "an election waits for at least three heartbeats";
+            return Err(wrong("timing.election_ms", 0, problem));
         }
         Ok(())
+    }
+
+    fn check_addresses(&self) -> Result<(), ConfigError> {
+        let address = |key, entry, text: &str, may_choose_port| {
+            check_address(text, may_choose_port).map_err(|problem| wrong(key, entry, problem))
+        };
+        address("listen", 0, &self.listen, true)?;
+        address("advertise", 0, &self.advertise, false)?;
+        if self.seeds.is_empty() {
+            let problem = "list the first nodes of the cluster, itself included";
+            return Err(wrong("seeds", 0, problem));
+        }
+        for (position, seed) in self.seeds.iter().enumerate() {
+            address("seeds", position, seed, false)?;
+            if self.seeds[..position].contains(seed) {
+                let problem = format!("{seed:?} is listed twice");
+                return Err(wrong("seeds", position, problem));
+            }
+        }
+        match &self.iscsi {
+            Some(iscsi) => address("iscsi.listen", 0, &iscsi.listen, true),
+            None => Ok(()),
+        }
+    }
+
+    fn check_pools(&self) -> Result<(), ConfigError> {
+        if self.pools.is_empty() || self.pools.len() > MAXIMUM_POOLS {
+            let problem = format!("1 to {MAXIMUM_POOLS} pools, the first is the system pool");
+            return Err(wrong("pool", self.pools.len().saturating_sub(1), problem));
+        }
+        for (position, pool) in self.pools.iter().enumerate() {
+            if pool.directory.is_empty() {
+                return Err(wrong("pool", position, "directory: it needs a name"));
+            }
+            let mut before = self.pools[..position].iter();
+            if before.any(|other| other.directory == pool.directory) {
+                let problem = format!("directory: {:?} is listed twice", pool.directory);
+                return Err(wrong("pool", position, problem));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_told_from_what_is_none() {
+        for good in [
+            "10.0.0.1:7100",
+            "node-1.rack:1",
+            "[::1]:65535",
+            "localhost:3260",
+        ] {
+            assert_eq!(check_address(good, false), Ok(()), "{good}");
+        }
+        for bad in [
+            "nonsense",
+            "",
+            ":",
+            ":7100",
+            "host:",
+            "host:port",
+            "host:65536",
+            "host:+1",
+            "::1:7100",
+            "[]:1",
+            "a b:1",
+            "http://a:1",
+            "host:0",
+        ] {
+            assert!(check_address(bad, false).is_err(), "{bad}");
+        }
+        assert_eq!(check_address("127.0.0.1:0", true), Ok(()));
+        let long = format!("{}:1", "x".repeat(300));
+        assert!(check_address(&long, true).is_err());
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! A disk is attached at the first command that needs it, so several portals may list the same disk
 //! and the one that is used gets it. A lost attachment is taken anew at the next command; the
-//! commands that it cut off end without success, their outcome unknown to the initiator.
+//! commands that it cut off end without success, their outcome unknown to the initiator. A disk whose
+//! last session ended is released, so that another portal gets it without waiting for a lease.
 //! Invariant: a write is never repeated under a new attachment.
 
 use std::collections::BTreeMap;
@@ -15,11 +16,11 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use hedgerow_env::{Env, event};
 use hedgerow_iscsi::{
-    BlockDevice, BlockError, ChapAccount, ChapCredentials, Geometry, LogicalUnit, OperationTag,
-    TargetCatalog, TargetDescription, target_name,
+    BlockDevice, BlockError, ChapAccount, ChapCredentials, Geometry, IscsiServer, LogicalUnit,
+    OperationTag, TargetCatalog, TargetDescription, target_name,
 };
 use hedgerow_net::GroupClient;
-use hedgerow_protocol::{DiskRecord, DiskState, RootAnswer, RootQuery};
+use hedgerow_protocol::{DiskRecord, DiskState, Export, RootAnswer, RootQuery};
 use hedgerow_proxy::{AttachError, IoError, Proxy, VirtualDisk};
 
 use crate::config::{Exports, IscsiConfig};
@@ -34,6 +35,9 @@ const ATTACH_LIMIT: Duration = Duration::from_secs(12);
 /// Pause between attempts to attach.
 const ATTACH_PAUSE: Duration = Duration::from_millis(250);
 
+/// A disk without sessions in so many lists, one after another, is released.
+const LISTS_BEFORE_RELEASE: u32 = 2;
+
 /// The disks that this node exports.
 pub(crate) struct Catalog {
     env: Env,
@@ -43,31 +47,32 @@ pub(crate) struct Catalog {
 }
 
 impl Catalog {
-    /// A catalog that follows the cluster's list of disks.
+    /// A catalog without disks, until [`Catalog::keep_following`].
     #[must_use]
-    pub(crate) fn start(
-        env: Env,
-        proxy: Proxy,
-        groups: GroupClient,
-        config: IscsiConfig,
-    ) -> Arc<Self> {
-        let catalog = Arc::new(Self {
-            env: env.clone(),
+    pub(crate) fn new(env: Env, proxy: Proxy, config: IscsiConfig) -> Arc<Self> {
+        Arc::new(Self {
+            env,
             proxy,
             config,
             disks: Mutex::default(),
-        });
-        let following = Arc::clone(&catalog);
-        env.spawn("export-list", async move {
-            loop {
+        })
+    }
+
+    /// Follows the cluster's list of disks, and ends the sessions at `portal` of those that go.
+    pub(crate) fn keep_following(self: &Arc<Self>, groups: GroupClient, portal: Weak<IscsiServer>) {
+        let following = Arc::clone(self);
+        self.env.spawn("export-list", async move {
+            while let Some(portal) = portal.upgrade() {
                 let query = RootQuery::Disks;
                 if let Ok(RootAnswer::Disks(records)) = groups.root_query(query, LIST_LIMIT).await {
-                    following.follow(&records);
+                    for gone in following.follow(&records) {
+                        portal.withdraw(&gone);
+                    }
                 }
+                drop(portal);
                 following.env.sleep(LIST_PERIOD).await;
             }
         });
-        catalog
     }
 
     fn exports(&self, record: &DiskRecord) -> bool {
@@ -78,14 +83,16 @@ impl Catalog {
         named && record.state == DiskState::Ready && target_name(&record.name).is_ok()
     }
 
-    fn follow(&self, records: &[DiskRecord]) {
+    /// Takes in the list of disks, and answers the targets that are gone: also those whose disk was
+    /// replaced by another of the same name.
+    fn follow(&self, records: &[DiskRecord]) -> Vec<String> {
         let mut disks = self.disks.lock().expect("no panic under this lock");
         let mut listed = BTreeMap::new();
         for record in records.iter().filter(|record| self.exports(record)) {
             let name = target_name(&record.name).expect("checked by exports()");
-            let known = disks
-                .remove(&name)
-                .filter(|disk| disk.record().disk == record.disk);
+            let is_same = |disk: &Arc<ExportedDisk>| disk.record().disk == record.disk;
+            let known = disks.get(&name).is_some_and(is_same);
+            let known = known.then(|| disks.remove(&name)).flatten();
             let disk = known.unwrap_or_else(|| {
                 event!(
                     self.env,
@@ -101,17 +108,22 @@ impl Catalog {
                     state: Mutex::new(ExportState {
                         record: record.clone(),
                         attached: None,
+                        sessions: 0,
+                        lists_without_session: 0,
                     }),
                     attaching: tokio::sync::Mutex::new(()),
                 })
             });
             disk.update(record);
+            disk.release_if_unused();
             listed.insert(name, disk);
         }
-        for (name, gone) in std::mem::replace(&mut *disks, listed) {
+        let gone = std::mem::replace(&mut *disks, listed);
+        for (name, disk) in &gone {
             event!(self.env, Info, "iscsi", "no longer exporting {name}");
-            gone.abandon();
+            disk.abandon();
         }
+        gone.into_keys().collect()
     }
 
     /// Whether an initiator's commands go through this attachment.
@@ -121,13 +133,16 @@ impl Catalog {
         attached.any(|used| used.writer() == attachment.writer())
     }
 
-    /// The target names exported now, with the disk's name.
+    /// The disks exported now, each with its URL at the portal `address`.
     #[must_use]
-    pub(crate) fn listed(&self) -> Vec<(String, String)> {
+    pub(crate) fn urls(&self, address: &str) -> Vec<Export> {
         let disks = self.disks.lock().expect("no panic under this lock");
         disks
             .iter()
-            .map(|(target, disk)| (target.clone(), disk.record().name))
+            .map(|(target, disk)| Export {
+                disk: disk.record().disk,
+                url: format!("iscsi://{address}/{target}/0"),
+            })
             .collect()
     }
 }
@@ -181,6 +196,10 @@ impl TargetCatalog for Catalog {
 struct ExportState {
     record: DiskRecord,
     attached: Option<VirtualDisk>,
+    /// Sessions that use it.
+    sessions: usize,
+    /// So many lists in a row found no session of it.
+    lists_without_session: u32,
 }
 
 /// One exported disk.
@@ -208,10 +227,53 @@ impl ExportedDisk {
 
     fn update(&self, record: &DiskRecord) {
         self.with(|state| {
+            // A list from before the attachment may still have the size from before a cut.
+            if record.generation < state.record.generation {
+                return;
+            }
             if let Some(disk) = &state.attached {
                 disk.set_size_bytes(record.size_bytes);
             }
             state.record = record.clone();
+        });
+    }
+
+    fn taken(&self, disk: &VirtualDisk) {
+        self.with(|state| {
+            // An attachment that this proxy had before may have been told a newer size since.
+            let granted = disk.record();
+            if granted.generation > state.record.generation {
+                state.record = granted.clone();
+            } else {
+                disk.set_size_bytes(state.record.size_bytes);
+            }
+            state.attached = Some(disk.clone());
+        });
+    }
+
+    fn release_if_unused(&self) {
+        let released = self.with(|state| {
+            state.lists_without_session = if state.sessions == 0 {
+                state.lists_without_session + 1
+            } else {
+                0
+            };
+            let due = state.lists_without_session >= LISTS_BEFORE_RELEASE;
+            due.then(|| state.attached.take()).flatten()
+        });
+        let Some(disk) = released else { return };
+        let (env, proxy) = (self.env.clone(), self.proxy.clone());
+        self.env.spawn("export-release", async move {
+            let name = disk.record().name.clone();
+            event!(
+                env,
+                Info,
+                "iscsi",
+                "{name}: no session is left, releasing it"
+            );
+            if let Err(error) = proxy.detach(&disk).await {
+                event!(env, Warn, "iscsi", "{name}: {error}");
+            }
         });
     }
 
@@ -240,10 +302,7 @@ impl ExportedDisk {
             }
             match self.proxy.attach(&name).await {
                 Ok(disk) => {
-                    self.with(|state| {
-                        disk.set_size_bytes(state.record.size_bytes);
-                        state.attached = Some(disk.clone());
-                    });
+                    self.taken(&disk);
                     return Ok(disk);
                 }
                 Err(AttachError::NoSuchDisk(_)) => return Err(BlockError::Gone),
@@ -270,6 +329,10 @@ fn block_error(error: IoError) -> BlockError {
 }
 
 impl BlockDevice for ExportedDisk {
+    fn sessions_changed(&self, count: usize) {
+        self.with(|state| state.sessions = count);
+    }
+
     fn geometry(&self) -> Geometry {
         self.with(|state| {
             let block_size = state.record.policy.block_size;
@@ -358,5 +421,81 @@ impl BlockDevice for ExportedDisk {
             }
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hedgerow_env::{FamilyId, Generation, LayerId, NodeId, TenantId, VirtualDiskId};
+    use hedgerow_net::testing::MemoryNetwork;
+    use hedgerow_net::{Directory, Identity, RoleSet, Rpc, RpcConfig};
+    use hedgerow_protocol::Policy;
+    use hedgerow_proxy::ProxyConfig;
+
+    use super::*;
+
+    fn record(disk: u64, name: &str) -> DiskRecord {
+        DiskRecord {
+            disk: VirtualDiskId(disk),
+            family: FamilyId(disk),
+            name: name.to_owned(),
+            size_bytes: 1 << 30,
+            container_bytes: 1 << 30,
+            policy: Policy::default(),
+            layers: vec![LayerId(1)],
+            generation: Generation(1),
+            attachments: Vec::new(),
+            state: DiskState::Ready,
+            tenant: TenantId::default(),
+            qos_class: 0,
+            description: String::new(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_is_deleted_or_replaced_takes_its_target_with_it() {
+        let env = MemoryNetwork::new(1).env();
+        let identity = Identity {
+            cluster: None,
+            node: NodeId(1),
+            stores: Vec::new(),
+            roles: RoleSet::CLIENT,
+            address: String::new(),
+        };
+        let rpc = Rpc::start_client(env.clone(), identity, RpcConfig::default()).unwrap();
+        let directory = Arc::new(Directory::new(Vec::new()));
+        let groups = GroupClient::new(env.clone(), rpc.clone(), directory);
+        let config = ProxyConfig::default();
+        let proxy = Proxy::start(env.clone(), rpc, groups, NodeId(1), config);
+        let iscsi = IscsiConfig {
+            listen: String::new(),
+            exports: Exports::All,
+            chap: None,
+        };
+        let catalog = Catalog::new(env, proxy, iscsi);
+        let (one, two) = (target_name("one").unwrap(), target_name("two").unwrap());
+
+        assert!(
+            catalog
+                .follow(&[record(1, "one"), record(2, "two")])
+                .is_empty()
+        );
+        assert_eq!(catalog.target_names(), [one.clone(), two.clone()]);
+        assert_eq!(
+            catalog.urls("host:3260")[1],
+            Export {
+                disk: VirtualDiskId(2),
+                url: format!("iscsi://host:3260/{two}/0"),
+            }
+        );
+        // Deleted and made again under its name: the old one's sessions must not reach the new one.
+        let gone = catalog.follow(&[record(3, "one"), record(2, "two")]);
+        assert_eq!(gone, std::slice::from_ref(&one));
+        let deleting = DiskRecord {
+            state: DiskState::Deleting,
+            ..record(2, "two")
+        };
+        assert_eq!(catalog.follow(&[record(3, "one"), deleting]), [two]);
+        assert_eq!(catalog.target_names(), [one]);
     }
 }

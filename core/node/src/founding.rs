@@ -1,7 +1,8 @@
 //! Getting a blank node into a cluster: the driver of the bootstrap decision.
 //!
-//! A founding is durable at the first seed before the first claim goes out, so a crash in its middle
-//! goes on with the same cluster; claims are durable at each seed before they are answered.
+//! A founding is durable at the first seed, with the cluster that it founds, before the first claim
+//! goes out: a crash in its middle goes on with the same cluster. Claims are durable at each seed
+//! before they are answered.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -91,20 +92,22 @@ pub(crate) fn kept_root(stores: &Stores) -> Option<GroupRecord> {
     decode::<GroupRecord>(&stores.value(ROOT_KEY)?).ok()
 }
 
-/// Makes a claim durable: the cluster's identity, and the root's first members.
+/// Makes a claim durable: the cluster's identity, and the root's first members. Answers the cluster
+/// that this node belongs to: another one if it was claimed before.
 pub(crate) async fn accept_claim(
-    stores: &Stores,
+    stores: &Arc<Stores>,
     cluster: ClusterId,
     root: Vec<GroupMember>,
-) -> Result<(), SuperblockError> {
+) -> Result<ClusterId, SuperblockError> {
+    stores.enter(cluster, vec![root_value(root)]).await
+}
+
+fn root_value(root: Vec<GroupMember>) -> (Vec<u8>, Vec<u8>) {
     let record = GroupRecord {
         group: ROOT_GROUP,
         members: root,
     };
-    stores
-        .set_value(ROOT_KEY, Some(encode(&record).to_vec()))
-        .await?;
-    stores.belong_to(cluster).await
+    (ROOT_KEY.to_vec(), encode(&record).to_vec())
 }
 
 /// Gets a blank node into a cluster: joins what a seed reports, or founds one.
@@ -114,6 +117,7 @@ pub(crate) async fn enter_cluster(
     groups: &GroupClient,
     own: &NodeRecord,
     seeds: &[String],
+    tell: &(dyn Fn(&str) + Sync),
 ) -> Result<ClusterId, SuperblockError> {
     let mut told = String::new();
     loop {
@@ -125,13 +129,14 @@ pub(crate) async fn enter_cluster(
             Step::Wait(reason) => {
                 if told != reason {
                     event!(env, Info, "node", "{reason}");
+                    tell(&reason);
                     told = reason;
                 }
                 env.sleep(ROUND_PAUSE).await;
             }
             Step::Join(cluster) => {
                 event!(env, Info, "node", "joining cluster {cluster}");
-                stores.belong_to(cluster).await?;
+                stores.enter(cluster, Vec::new()).await?;
             }
             Step::Found(nodes) => {
                 let bytes = env.secret(16);
@@ -145,10 +150,9 @@ pub(crate) async fn enter_cluster(
                     "founding cluster {cluster} of {} nodes",
                     nodes.len()
                 );
-                stores
-                    .set_value(FOUNDING_KEY, Some(encode_nodes(&nodes)))
-                    .await?;
-                accept_claim(stores, cluster, root_members(&nodes)).await?;
+                let founding = (FOUNDING_KEY.to_vec(), encode_nodes(&nodes));
+                let values = vec![founding, root_value(root_members(&nodes))];
+                stores.enter(cluster, values).await?;
             }
         }
     }

@@ -11,16 +11,21 @@ mod bootstrap;
 mod config;
 mod exports;
 mod founding;
+mod halting;
 mod node;
 mod peers;
 mod refresh;
 mod roles;
+mod rollback;
+mod room;
 mod service;
 mod stores;
 
 pub use bootstrap::{Seed, Step, decide};
 pub use config::{
-    Exports, GroupTiming, IscsiConfig, MAXIMUM_POOLS, NodeConfig, PoolConfig, StoreScale,
+    ConfigError, Exports, GroupTiming, IscsiConfig, MAXIMUM_POOLS, NodeConfig, PoolConfig,
+    StoreScale,
 };
 pub use hedgerow_pages::placement::location_of_name;
+pub use hedgerow_proxy::{OperationTag, VirtualDisk};
 pub use node::{Node, NodeError};

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use futures_util::future::{Either, select};
 use hedgerow_disk::journal::CLOSED;
+use hedgerow_disk::superblock::SuperblockError;
 use hedgerow_disk::{Recovery, StoreError};
-use hedgerow_env::{Env, HaltReason, NodeId, event};
+use hedgerow_env::mutants::{Mutant, active};
+use hedgerow_env::{ClusterId, Env, HaltReason, NodeId, event};
 use hedgerow_hblock::DiskStore;
 use hedgerow_net::{
     Directory, GroupClient, Identity, NetError, RoleSet, Rpc, RpcConfig, ServiceId,
@@ -17,11 +19,13 @@ use hedgerow_proxy::Proxy;
 use tokio::sync::Notify;
 
 use crate::admin::{AdminEndpoint, AdminService};
-use crate::config::NodeConfig;
+use crate::config::{ConfigError, NodeConfig};
 use crate::founding;
+use crate::halting;
 use crate::peers::Peers;
 use crate::refresh;
-use crate::roles::{RolesError, Running};
+use crate::roles::{PAGES_DIRECTORY, RolesError, Running};
+use crate::room;
 use crate::service::{NodeEndpoint, NodeService};
 use crate::stores::Stores;
 
@@ -30,7 +34,7 @@ use crate::stores::Stores;
 pub enum NodeError {
     /// Correct the configuration.
     #[error("configuration: {0}")]
-    Configuration(String),
+    Configuration(#[from] ConfigError),
     /// A pool cannot be opened.
     #[error("pool: {0}")]
     Store(#[from] StoreError),
@@ -48,6 +52,14 @@ pub enum NodeError {
     Roles(#[from] RolesError),
 }
 
+impl NodeError {
+    /// Why a node that did not start for this stays down.
+    #[must_use]
+    pub fn halt_reason(&self) -> HaltReason {
+        halting::of_start(self)
+    }
+}
+
 /// A running node. Clones share it.
 #[derive(Clone)]
 pub struct Node(Arc<Inner>);
@@ -61,6 +73,8 @@ struct Inner {
     running: Arc<Running>,
     own: NodeRecord,
     claimed: Arc<Notify>,
+    /// What it waits for while it gets into a cluster; none once it serves.
+    waits_for: std::sync::Mutex<Option<String>>,
     admin: std::sync::Mutex<Option<Arc<AdminService>>>,
 }
 
@@ -70,11 +84,12 @@ impl Node {
     /// # Errors
     /// [`NodeError`].
     pub async fn start(env: Env, config: NodeConfig) -> Result<Self, NodeError> {
-        config.check().map_err(NodeError::Configuration)?;
+        config.check()?;
         let (stores, recoveries) = Stores::open(&env, &config).await?;
         let stores = Arc::new(stores);
         for store in &stores.all {
-            if store.superblock().content().rolled_back {
+            let barred = store.superblock().content().rolled_back;
+            if barred && !active(Mutant::RolledBackStarts) {
                 return Err(NodeError::RolledBack(store.directory().to_owned()));
             }
         }
@@ -111,6 +126,7 @@ impl Node {
             stores,
             own,
             claimed: Arc::default(),
+            waits_for: std::sync::Mutex::new(Some("opening the metadata".into())),
             admin: std::sync::Mutex::default(),
         }));
         node.serve();
@@ -127,7 +143,6 @@ impl Node {
             directory: Arc::clone(inner.groups.directory()),
             running: Arc::clone(&inner.running),
             claimed: Arc::clone(&inner.claimed),
-            claiming: tokio::sync::Mutex::new(()),
         });
         inner
             .rpc
@@ -138,10 +153,13 @@ impl Node {
         let node = self.clone();
         self.0.env.spawn("node-main", async move {
             if let Err(error) = node.main(recoveries).await {
-                event!(node.0.env, Error, "node", "{error}");
-                node.0.env.halt(HaltReason::DiskFailed(error.to_string()));
+                node.halt_over(&error);
             }
         });
+        let system = self.0.stores.system().clone();
+        let pages = format!("{}/{PAGES_DIRECTORY}", system.directory());
+        let room = room::keep(self.0.env.clone(), system, pages);
+        self.0.env.spawn("room", room);
         for store in &self.0.stores.all {
             let (env, store) = (self.0.env.clone(), store.clone());
             let system = store.id() == self.0.stores.system().id();
@@ -175,30 +193,16 @@ impl Node {
             .running
             .open_pages(&inner.config, &inner.stores, system)
             .await?;
-        let entering = founding::enter_cluster(
-            &inner.env,
-            &inner.stores,
-            &inner.groups,
-            &inner.own,
-            &inner.config.seeds,
-        );
-        let entering = std::pin::pin!(entering);
-        // A claim may come while seeds are being asked.
-        let claimed = std::pin::pin!(inner.claimed.notified());
-        let cluster = match select(entering, claimed).await {
-            Either::Left((cluster, _)) => cluster?,
-            Either::Right(((), _)) => inner
-                .stores
-                .cluster()
-                .expect("a claim is durable before it is told"),
-        };
+        let cluster = self.enter_or_be_claimed().await?;
+        self.set_waits_for(Some("waiting for the cluster's majority"));
         self.show_identity();
         if let Some(nodes) = founding::founding_nodes(&inner.stores) {
             founding::claim_seeds(&inner.env, &inner.groups, &inner.own, cluster, &nodes).await;
         }
-        if let Some(root) = founding::kept_root(&inner.stores) {
-            inner.groups.directory().bootstrap_root(root.clone());
-            inner.running.start_root(&inner.stores, &root).await?;
+        if founding::kept_root(&inner.stores).is_some() {
+            self.run_root().await?;
+        } else {
+            self.await_late_claim();
         }
         let fresh = refresh::keep_fresh(
             inner.env.clone(),
@@ -206,13 +210,19 @@ impl Node {
             inner.running.root_finder(),
         );
         inner.env.spawn("directory", fresh);
+        let replicas = refresh::keep_replicas(
+            inner.env.clone(),
+            Arc::clone(inner.groups.directory()),
+            Arc::clone(&inner.running),
+        );
+        inner.env.spawn("replicas", replicas);
         if let Some(nodes) = founding::founding_nodes(&inner.stores) {
             let members = founding::root_members(&nodes);
             inner
                 .running
                 .initialise_cluster(cluster, nodes, members)
                 .await;
-            inner.stores.set_value(founding::FOUNDING_KEY, None).await?;
+            inner.stores.forget_value(founding::FOUNDING_KEY).await?;
         }
         let start = inner.stores.system().session();
         inner.running.join(&inner.own, start).await;
@@ -226,6 +236,7 @@ impl Node {
             Arc::new(AdminEndpoint(Arc::clone(&admin))),
         );
         *inner.admin.lock().expect("no panic under this lock") = Some(admin);
+        self.set_waits_for(None);
         event!(
             inner.env,
             Info,
@@ -235,6 +246,72 @@ impl Node {
         );
         self.keep_stamps().await;
         Ok(())
+    }
+
+    /// Gets into a cluster, by asking seeds or by being claimed.
+    async fn enter_or_be_claimed(&self) -> Result<ClusterId, SuperblockError> {
+        let inner = &self.0;
+        let tell = |reason: &str| self.set_waits_for(Some(reason));
+        let entering = founding::enter_cluster(
+            &inner.env,
+            &inner.stores,
+            &inner.groups,
+            &inner.own,
+            &inner.config.seeds,
+            &tell,
+        );
+        let entering = std::pin::pin!(entering);
+        // A claim may come while seeds are being asked. What waits for it here must end with this
+        // function: it would swallow the news of a late claim.
+        let claimed = std::pin::pin!(inner.claimed.notified());
+        match select(entering, claimed).await {
+            Either::Left((cluster, _)) => cluster,
+            Either::Right(((), _)) => Ok(inner
+                .stores
+                .cluster()
+                .expect("a claim is durable before it is told")),
+        }
+    }
+
+    /// Stops the node over a role that cannot start.
+    fn halt_over(&self, error: &RolesError) {
+        let env = &self.0.env;
+        event!(env, Error, "node", "{error}");
+        env.halt(match self.0.stores.system().journal().is_stopped() {
+            // Whatever the role says of it: it is the consequence of a store that stopped.
+            Some(stopped) if stopped.reason != CLOSED => {
+                HaltReason::DiskFailed(format!("{stopped}; {error}"))
+            }
+            _ => halting::of_roles(error),
+        });
+    }
+
+    fn set_waits_for(&self, reason: Option<&str>) {
+        let mut waits_for = self.0.waits_for.lock().expect("no panic under this lock");
+        *waits_for = reason.map(str::to_owned);
+    }
+
+    /// Starts this node's replica of the root, if it is one of the root's first members.
+    async fn run_root(&self) -> Result<(), RolesError> {
+        let inner = &self.0;
+        if let Some(root) = founding::kept_root(&inner.stores) {
+            inner.groups.directory().bootstrap_root(root.clone());
+            inner.running.start_root(&inner.stores, &root).await?;
+        }
+        Ok(())
+    }
+
+    /// A seed that heard of the cluster from another before the founder's claim reached it has
+    /// joined without knowing the root. The claim still comes, and the root may need this very
+    /// member for its majority.
+    fn await_late_claim(&self) {
+        let node = self.clone();
+        self.0.env.spawn("late-claim", async move {
+            node.0.claimed.notified().await;
+            if let Err(error) = node.run_root().await {
+                node.halt_over(&error);
+            }
+        });
     }
 
     /// Shows the cluster and the newest stamps in handshakes.
@@ -262,6 +339,13 @@ impl Node {
     #[must_use]
     pub fn id(&self) -> NodeId {
         self.0.own.node
+    }
+
+    /// What it waits for before it can serve, for people; none once it serves.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<String> {
+        let waits_for = self.0.waits_for.lock().expect("no panic under this lock");
+        waits_for.clone()
     }
 
     /// Where its RPC server really listens.

@@ -8,10 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use hedgerow_disk::superblock::PeerKnowledge;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{Env, HaltReason, NodeId, StoreId, event};
 use hedgerow_net::{PeerObserver, StoreStamp};
 use tokio::sync::Notify;
 
+use crate::halting;
+use crate::rollback::{History, judge};
 use crate::stores::Stores;
 
 /// The node's memory of stores.
@@ -47,13 +50,11 @@ impl Peers {
             let superblock = self.stores.system().superblock();
             let update = superblock.update(move |content| {
                 for (store, knowledge) in learned {
-                    let known = content.peers.entry(store).or_default();
-                    known.start_count = known.start_count.max(knowledge.start_count);
-                    known.position = known.position.max(knowledge.position);
+                    content.peers.entry(store).or_default().learn(knowledge);
                 }
             });
             if let Err(error) = update.await {
-                self.env.halt(HaltReason::DiskFailed(error.to_string()));
+                self.env.halt(halting::of_superblock(&error));
                 return;
             }
         }
@@ -61,12 +62,14 @@ impl Peers {
 }
 
 impl PeerObserver for Peers {
-    fn knowledge(&self, store: StoreId) -> Option<(u64, u64)> {
+    fn knowledge(&self, store: StoreId) -> Option<StoreStamp> {
         let content = self.stores.system().superblock().content();
-        content
-            .peers
-            .get(&store)
-            .map(|known| (known.start_count, known.position))
+        content.peers.get(&store).map(|known| StoreStamp {
+            store,
+            start_count: known.start_count,
+            start_nonce: known.start_nonce,
+            reported_durable: known.position,
+        })
     }
 
     fn learned(&self, _node: NodeId, stamps: &[StoreStamp]) {
@@ -76,9 +79,14 @@ impl PeerObserver for Peers {
         for stamp in stamps {
             let known = content.peers.get(&stamp.store).copied().unwrap_or_default();
             if stamp.start_count > known.start_count || stamp.reported_durable > known.position {
-                let entry = pending.entry(stamp.store).or_default();
-                entry.start_count = entry.start_count.max(stamp.start_count);
-                entry.position = entry.position.max(stamp.reported_durable);
+                pending
+                    .entry(stamp.store)
+                    .or_default()
+                    .learn(PeerKnowledge {
+                        start_count: stamp.start_count,
+                        start_nonce: stamp.start_nonce,
+                        position: stamp.reported_durable,
+                    });
                 news = true;
             }
         }
@@ -88,6 +96,9 @@ impl PeerObserver for Peers {
     }
 
     fn judged(&self, by: NodeId, known: &[StoreStamp]) {
+        if active(Mutant::RollBackUnjudged) {
+            return;
+        }
         for stamp in known {
             let own = self
                 .stores
@@ -96,18 +107,22 @@ impl PeerObserver for Peers {
                 .find(|store| store.id() == stamp.store);
             let Some(store) = own else { continue };
             let began_at = store.began_at().0;
-            let restored_later_start = stamp.start_count > store.session();
-            let lost_records =
-                stamp.start_count < store.session() && stamp.reported_durable > began_at;
-            if !restored_later_start && !lost_records {
+            let content = store.superblock().content();
+            let own = History {
+                session: store.session(),
+                began_at,
+                starts: &content.starts,
+            };
+            let Some(proof) = judge(own, stamp) else {
                 continue;
-            }
+            };
             let text = format!(
-                "store {}: {by} knows start {} and position {}, this is start {} from position \
-                 {began_at}: an old image was restored. Remove the pool's folder and let the node \
-                 join with a blank store",
+                "store {}: {by} knows start {} ({:016x}) and position {}, this is start {} from \
+                 position {began_at}: {proof}, so an old image was restored. Remove the pool's \
+                 folder and let the node join with a blank store",
                 stamp.store,
                 stamp.start_count,
+                stamp.start_nonce,
                 stamp.reported_durable,
                 store.session()
             );

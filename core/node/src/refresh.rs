@@ -1,12 +1,16 @@
-//! Keeping the directory fresh: nodes with a root replica read it, others ask those.
+//! Keeping the directory fresh: nodes with a root replica read it, others ask those. And keeping to
+//! it: a replica that the table wants here and that was never started is started.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use hedgerow_env::Env;
+use hedgerow_env::{Env, event};
 use hedgerow_net::{Directory, GroupClient, Peer};
 use hedgerow_pages::GroupReplica;
 use hedgerow_pages::root::query::{table, topology};
+use hedgerow_protocol::{MemberId, NodeReply};
+
+use crate::roles::Running;
 
 /// How stale the directory may be; nothing's safety depends on it.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -21,10 +25,11 @@ pub(crate) type RootReplica = Arc<dyn Fn() -> Option<Arc<dyn GroupReplica>> + Se
 /// Refreshes the directory for as long as the node lives.
 pub(crate) async fn keep_fresh(env: Env, groups: GroupClient, root: RootReplica) {
     let mut turn = 0_usize;
+    let mut learned = None;
     loop {
         let directory = Arc::clone(groups.directory());
         match root() {
-            Some(replica) => read_own(&directory, &*replica).await,
+            Some(replica) => read_own(&directory, &*replica, &mut learned).await,
             None => ask_another(&groups, &directory, turn).await,
         }
         turn = turn.wrapping_add(1);
@@ -33,21 +38,77 @@ pub(crate) async fn keep_fresh(env: Env, groups: GroupClient, root: RootReplica)
     }
 }
 
-async fn read_own(directory: &Arc<Directory>, replica: &dyn GroupReplica) {
+/// Starts the replicas that the table names on this node and that do not run, for as long as
+/// the node lives. Whoever made the group may have found this node down; a founder may have died
+/// between its claim and its first root replica.
+///
+/// A replica that was never here has never voted, so it may begin blank; one that was here and is
+/// damaged or retired is refused by the host under its number.
+pub(crate) async fn keep_replicas(env: Env, directory: Arc<Directory>, running: Arc<Running>) {
+    loop {
+        env.sleep(PERIOD).await;
+        let table = directory.table();
+        for record in std::iter::once(table.root).chain(table.shards) {
+            let Some(store) = running.pages_store() else {
+                continue;
+            };
+            let own = record.members.iter().find(|one| one.member.store == store);
+            let Some(member) = own.map(|own| own.member) else {
+                continue;
+            };
+            if running.runs(record.group) {
+                continue;
+            }
+            let group = record.group;
+            let members = record.members.clone();
+            match running.start_replica(group, member, members, false).await {
+                NodeReply::Refused(reason) => {
+                    event!(
+                        env,
+                        Debug,
+                        "node",
+                        "{group}: {member} is wanted here: {reason}"
+                    );
+                }
+                _ => event!(
+                    env,
+                    Info,
+                    "node",
+                    "{group}: {member} was wanted here, and runs"
+                ),
+            }
+        }
+    }
+}
+
+/// Learns from this node's own root replica. `learned` is what it had applied the last time: while
+/// that stands there is nothing to learn.
+async fn read_own(
+    directory: &Arc<Directory>,
+    replica: &dyn GroupReplica,
+    learned: &mut Option<(MemberId, u64)>,
+) {
+    let standing = (replica.member(), replica.applied_index());
+    if *learned == Some(standing) {
+        return;
+    }
     let learning = Arc::clone(directory);
+    let (told, heard) = tokio::sync::oneshot::channel();
     replica
         .read(Box::new(move |view, index| {
             let Ok(view) = view else { return };
-            if let Ok(table) = table(view) {
-                learning.learn_table(table);
-            }
-            if let Ok(mut topology) = topology(view) {
-                // Applies are numbered from 1; the index orders what is learned from any replica.
-                topology.index = topology.index.max(index);
-                learning.learn_topology(topology);
-            }
+            let (Ok(table), Ok(mut topology)) = (table(view), topology(view)) else {
+                return;
+            };
+            learning.learn_table(table);
+            // Applies are numbered from 1; the index orders what is learned from any replica.
+            topology.index = topology.index.max(index);
+            learning.learn_topology(topology);
+            // Nobody else waits for it.
+            told.send(()).ok();
         }))
         .await;
+    *learned = heard.await.is_ok().then_some(standing);
 }
 
 async fn ask_another(groups: &GroupClient, directory: &Arc<Directory>, turn: usize) {

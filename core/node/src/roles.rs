@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hedgerow_disk::Recovery;
 use hedgerow_disk::superblock::SuperblockError;
-use hedgerow_env::{ClusterId, Env, GroupId, event};
+use hedgerow_env::{ClusterId, Env, GroupId, StoreId, event};
 use hedgerow_hblock::{DiskStore, HBlock, HBlockError};
 use hedgerow_iscsi::{IscsiServer, ServerError};
 use hedgerow_net::{GroupClient, Rpc, ServiceId};
@@ -17,8 +17,8 @@ use hedgerow_pages::service::{GroupService, Replicas};
 use hedgerow_pages::shard::ShardMachine;
 use hedgerow_pages::{GroupReplica, Machine};
 use hedgerow_protocol::{
-    GroupMember, GroupRecord, MemberId, NodeRecord, NodeReply, ROOT_GROUP, Roles, RootCommand,
-    RootOutcome, SERVICE_GROUP,
+    Export, GroupMember, GroupRecord, MemberId, NodeRecord, NodeReply, ROOT_GROUP, Roles,
+    RootCommand, RootOutcome, SERVICE_GROUP,
 };
 use hedgerow_proxy::{Proxy, ProxyConfig};
 
@@ -41,19 +41,13 @@ pub enum RolesError {
     Superblock(#[from] SuperblockError),
     /// A replica cannot start.
     #[error("pages: {0}")]
-    Pages(String),
+    Pages(#[from] HostError),
     /// The data service cannot start.
     #[error("hblock: {0}")]
     HBlock(#[from] HBlockError),
     /// The portal cannot listen.
     #[error("iscsi: {0}")]
     Iscsi(String),
-}
-
-impl From<HostError> for RolesError {
-    fn from(error: HostError) -> Self {
-        Self::Pages(error.to_string())
-    }
 }
 
 impl From<ServerError> for RolesError {
@@ -67,8 +61,9 @@ struct Parts {
     pages: Option<Arc<PagesHost>>,
     hblock: Option<HBlock>,
     proxy: Option<Proxy>,
-    portal: Option<IscsiServer>,
+    portal: Option<Arc<IscsiServer>>,
     portal_address: Option<String>,
+    catalog: Option<Arc<Catalog>>,
 }
 
 /// What runs at this node now.
@@ -80,7 +75,7 @@ pub(crate) struct Running {
 }
 
 /// The directory of the system pool that holds Pages' state.
-const PAGES_DIRECTORY: &str = "pages";
+pub(crate) const PAGES_DIRECTORY: &str = "pages";
 
 impl Running {
     pub(crate) fn new(env: Env, rpc: Rpc, groups: GroupClient) -> Arc<Self> {
@@ -210,7 +205,7 @@ impl Running {
     /// and with which stores.
     pub(crate) async fn join(&self, own: &NodeRecord, start: u64) {
         loop {
-            let command = RootCommand::Join {
+            let command = RootCommand::JoinAtStart {
                 record: own.clone(),
                 start,
             };
@@ -247,7 +242,7 @@ impl Running {
             env: self.env.clone(),
             groups: self.groups.clone(),
             proxy: None,
-            portal: None,
+            catalog: None,
         };
         if config.roles.contains(Roles::PROXY) {
             let proxy = Proxy::start(
@@ -260,19 +255,32 @@ impl Running {
             self.with(|parts| parts.proxy = Some(proxy.clone()));
             admin.proxy = Some(proxy.clone());
             if let Some(iscsi) = &config.iscsi {
-                let catalog =
-                    Catalog::start(self.env.clone(), proxy, self.groups.clone(), iscsi.clone());
+                let catalog = Catalog::new(self.env.clone(), proxy, iscsi.clone());
+                admin.catalog = Some(Arc::clone(&catalog));
                 let targets = Arc::clone(&catalog);
                 let server = IscsiServer::start(&self.env, &iscsi.listen, targets).await?;
-                let address = server.address().to_owned();
+                let server = Arc::new(server);
+                catalog.keep_following(self.groups.clone(), Arc::downgrade(&server));
+                let address = reachable(server.address(), &config.advertise);
                 self.with(|parts| {
-                    parts.portal_address = Some(address.clone());
+                    parts.portal_address = Some(address);
                     parts.portal = Some(server);
+                    parts.catalog = Some(catalog);
                 });
-                admin.portal = Some((catalog, address));
             }
         }
         Ok(admin)
+    }
+
+    /// The store whose replicas run here; none before Pages is open.
+    pub(crate) fn pages_store(&self) -> Option<StoreId> {
+        self.pages().map(|host| host.store())
+    }
+
+    /// Whether a replica of `group` runs here.
+    pub(crate) fn runs(&self, group: GroupId) -> bool {
+        self.pages()
+            .is_some_and(|host| host.replica(group).is_some())
     }
 
     pub(crate) async fn start_replica(
@@ -328,6 +336,12 @@ impl Running {
         self.with(|parts| parts.proxy.clone())
     }
 
+    /// The disks that this node exports.
+    pub(crate) fn exports(&self) -> Vec<Export> {
+        let portal = self.with(|parts| parts.catalog.clone().zip(parts.portal_address.clone()));
+        portal.map_or_else(Vec::new, |(catalog, address)| catalog.urls(&address))
+    }
+
     pub(crate) fn portal_address(&self) -> Option<String> {
         self.with(|parts| parts.portal_address.clone())
     }
@@ -348,6 +362,18 @@ impl Running {
         if let Some(host) = self.pages() {
             host.shutdown().await;
         }
+    }
+}
+
+/// Where others reach a portal that listens at `portal`: one that listens at every address is at the
+/// host that the node advertises.
+fn reachable(portal: &str, advertised: &str) -> String {
+    let host = advertised.rsplit_once(':').map(|(host, _)| host);
+    match (portal.parse::<std::net::SocketAddr>(), host) {
+        (Ok(address), Some(host)) if address.ip().is_unspecified() => {
+            format!("{host}:{}", address.port())
+        }
+        _ => portal.to_owned(),
     }
 }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hedgerow_env::{BoxFuture, Env, HaltReason, Instant};
+use hedgerow_env::{BoxFuture, Env, Instant};
 use hedgerow_net::{Caller, Directory, Message, Refusal, RefusalCode, Service};
 use hedgerow_protocol::{NodeRecord, NodeReply, NodeRequest, ShardTable, decode, encode};
 use tokio::sync::Notify;
 
 use crate::founding::accept_claim;
+use crate::halting;
 use crate::roles::Running;
 use crate::stores::Stores;
 
@@ -21,8 +22,6 @@ pub(crate) struct NodeService {
     pub(crate) running: Arc<Running>,
     /// Rung when the node was claimed.
     pub(crate) claimed: Arc<Notify>,
-    /// One claim at a time.
-    pub(crate) claiming: tokio::sync::Mutex<()>,
 }
 
 /// The RPC service around it.
@@ -79,6 +78,7 @@ impl NodeService {
             NodeRequest::Health => NodeReply::Healthy {
                 damaged: self.running.damaged(),
             },
+            NodeRequest::Exports => NodeReply::Exports(self.running.exports()),
         }
     }
 
@@ -87,21 +87,14 @@ impl NodeService {
         cluster: hedgerow_env::ClusterId,
         root: Vec<hedgerow_protocol::GroupMember>,
     ) -> NodeReply {
-        let _one = self.claiming.lock().await;
-        match self.stores.cluster() {
-            Some(own) if own != cluster => return NodeReply::ClaimedElsewhere { cluster: own },
-            Some(_) if crate::founding::kept_root(&self.stores).is_some() => {
-                return NodeReply::Claimed;
-            }
-            _ => {}
-        }
         match accept_claim(&self.stores, cluster, root).await {
-            Ok(()) => {
+            Ok(own) if own != cluster => NodeReply::ClaimedElsewhere { cluster: own },
+            Ok(_) => {
                 self.claimed.notify_one();
                 NodeReply::Claimed
             }
             Err(error) => {
-                self.env.halt(HaltReason::DiskFailed(error.to_string()));
+                self.env.halt(halting::of_superblock(&error));
                 NodeReply::Refused(error.to_string())
             }
         }

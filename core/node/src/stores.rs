@@ -1,15 +1,28 @@
 //! The stores of a node and what their superblocks say of it.
+//!
+//! Invariants: a node enters one cluster, once; what it needs to know of the cluster is durable
+//! together with that, in one update of the system store; entering goes on to its end, whoever
+//! stops waiting for it. Does not: decide which cluster to enter.
+
+use std::sync::Arc;
 
 use hedgerow_disk::superblock::SuperblockError;
 use hedgerow_disk::{Recovery, Store, StoreError};
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{ClusterId, Env, NodeId, event};
 use hedgerow_net::StoreStamp;
 use hedgerow_protocol::{Roles, StoreRecord};
 
 use crate::config::NodeConfig;
 
+/// Values to be kept in the system store's superblock.
+pub(crate) type Values = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The open stores of a node; the first is the system store.
 pub(crate) struct Stores {
+    env: Env,
+    /// Held while the node enters a cluster.
+    entering: tokio::sync::Mutex<()>,
     pub(crate) node: NodeId,
     pub(crate) all: Vec<Store>,
     records: Vec<StoreRecord>,
@@ -54,7 +67,14 @@ impl Stores {
             recoveries.push(recovery);
         }
         let node = node.expect("a configuration has a pool");
-        Ok((Self { node, all, records }, recoveries))
+        let stores = Self {
+            env: env.clone(),
+            entering: tokio::sync::Mutex::default(),
+            node,
+            all,
+            records,
+        };
+        Ok((stores, recoveries))
     }
 
     pub(crate) fn system(&self) -> &Store {
@@ -76,17 +96,53 @@ impl Stores {
         self.system().superblock().content().cluster
     }
 
-    /// Makes every store belong to `cluster`, durably; the system store last, since it decides.
-    pub(crate) async fn belong_to(&self, cluster: ClusterId) -> Result<(), SuperblockError> {
-        for store in self.all.iter().rev() {
+    /// Makes every store belong to `cluster`, durably, and keeps `values`, unless the node belongs
+    /// to another cluster. Answers the cluster that it belongs to.
+    pub(crate) async fn enter(
+        self: &Arc<Self>,
+        cluster: ClusterId,
+        values: Values,
+    ) -> Result<ClusterId, SuperblockError> {
+        let this = Arc::clone(self);
+        let entering = async move { this.enter_now(cluster, values).await };
+        self.env.to_the_end("enter-cluster", entering).await
+    }
+
+    async fn enter_now(
+        &self,
+        cluster: ClusterId,
+        mut values: Values,
+    ) -> Result<ClusterId, SuperblockError> {
+        let _one = self.entering.lock().await;
+        let own = self.cluster();
+        let foreign = own.filter(|own| *own != cluster);
+        if let Some(other) = foreign.filter(|_| !active(Mutant::ClaimOverwrites)) {
+            return Ok(other);
+        }
+        if own.is_some() {
+            // Claimed again, or claimed after it joined: what it keeps stays.
+            values.retain(|(key, _)| self.value(key).is_none());
+            if values.is_empty() {
+                return Ok(cluster);
+            }
+        }
+        // The system store last, since it decides.
+        for store in self.all[1..].iter().rev() {
             if store.superblock().content().cluster != Some(cluster) {
-                store
-                    .superblock()
-                    .update(|content| content.cluster = Some(cluster))
+                let change = store.superblock();
+                change
+                    .update(move |content| content.cluster = Some(cluster))
                     .await?;
             }
         }
-        Ok(())
+        self.system()
+            .superblock()
+            .update(move |content| {
+                content.cluster = Some(cluster);
+                content.values.extend(values);
+            })
+            .await?;
+        Ok(cluster)
     }
 
     /// The stamps that handshakes show.
@@ -94,7 +150,12 @@ impl Stores {
         let stamp = |store: &Store| StoreStamp {
             store: store.id(),
             start_count: store.session(),
-            reported_durable: store.journal().durable().0,
+            start_nonce: store.start_nonce(),
+            reported_durable: if active(Mutant::StampsShowUndurable) {
+                store.journal().end().0
+            } else {
+                store.journal().reported().0
+            },
         };
         self.all.iter().map(stamp).collect()
     }
@@ -109,21 +170,103 @@ impl Stores {
             .cloned()
     }
 
-    /// Sets or removes such a value, durably.
-    pub(crate) async fn set_value(
-        &self,
-        key: &[u8],
-        value: Option<Vec<u8>>,
-    ) -> Result<(), SuperblockError> {
-        let key = key.to_vec();
+    /// Removes such a value, durably.
+    pub(crate) async fn forget_value(&self, key: &'static [u8]) -> Result<(), SuperblockError> {
         self.system()
             .superblock()
             .update(move |content| {
-                match value {
-                    Some(value) => content.values.insert(key, value),
-                    None => content.values.remove(&key),
-                };
+                content.values.remove(key);
             })
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use futures_util::future::join;
+    use hedgerow_disk::testing::World;
+    use hedgerow_protocol::{Location, Residence};
+
+    use super::*;
+    use crate::config::{GroupTiming, PoolConfig, StoreScale};
+
+    const KEY: &[u8] = b"cluster.root";
+
+    async fn open(env: &Env) -> Arc<Stores> {
+        let pool = |number: u32| PoolConfig {
+            directory: format!("pool-{number}"),
+            residence: Residence::Hdd,
+            capacity_bytes: 64 << 20,
+        };
+        let config = NodeConfig {
+            name: "node".into(),
+            listen: "node:1".into(),
+            advertise: "node:1".into(),
+            seeds: vec!["node:1".into()],
+            roles: Roles::ALL,
+            location: Location::default(),
+            pools: vec![pool(0), pool(1)],
+            iscsi: None,
+            shards: 1,
+            timing: GroupTiming::default(),
+            scale: StoreScale::Simulation,
+        };
+        Arc::new(Stores::open(env, &config).await.unwrap().0)
+    }
+
+    fn clusters(stores: &Stores) -> Vec<Option<ClusterId>> {
+        let of = |store: &Store| store.superblock().content().cluster;
+        stores.all.iter().map(of).collect()
+    }
+
+    #[test]
+    fn an_entry_that_nobody_awaits_any_more_goes_on_to_its_end() {
+        let world = World::new(1);
+        let env = world.env();
+        world.run(async move {
+            let stores = open(&env).await;
+            let value = vec![(KEY.to_vec(), b"root".to_vec())];
+            {
+                let mut entering = std::pin::pin!(stores.enter(ClusterId(7), value));
+                std::future::poll_fn(|context| {
+                    assert!(entering.as_mut().poll(context).is_pending());
+                    Poll::Ready(())
+                })
+                .await;
+            }
+            env.sleep(std::time::Duration::from_secs(1)).await;
+            assert_eq!(clusters(&stores), [Some(ClusterId(7)); 2]);
+            assert_eq!(stores.value(KEY), Some(b"root".to_vec()));
+        });
+    }
+
+    #[test]
+    fn of_two_clusters_one_is_entered_with_its_own_values() {
+        let world = World::new(2);
+        let env = world.env();
+        world.run(async move {
+            let stores = open(&env).await;
+            let value = |text: &[u8]| vec![(KEY.to_vec(), text.to_vec())];
+            let (one, two) = join(
+                stores.enter(ClusterId(1), value(b"one")),
+                stores.enter(ClusterId(2), value(b"two")),
+            )
+            .await;
+            let entered = one.unwrap();
+            assert_eq!(two, Ok(entered));
+            assert_eq!(clusters(&stores), [Some(entered); 2]);
+            let expected: &[u8] = if entered == ClusterId(1) {
+                b"one"
+            } else {
+                b"two"
+            };
+            assert_eq!(stores.value(KEY).as_deref(), Some(expected));
+            // Claimed again by the same cluster: what it keeps stays.
+            let again = stores.enter(entered, value(b"other")).await;
+            assert_eq!(again, Ok(entered));
+            assert_eq!(stores.value(KEY).as_deref(), Some(expected));
+        });
     }
 }

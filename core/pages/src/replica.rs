@@ -70,6 +70,11 @@ pub trait GroupReplica: Send + Sync {
     fn propose(&self, batch: Bytes) -> BoxFuture<'static, Result<Proposed, ProposeError>>;
     /// Waits until the local state holds everything acknowledged before this call (read index).
     fn linearize(&self) -> BoxFuture<'static, Result<(), ProposeError>>;
+    /// The index of the last entry applied here, without a look at the state: what is read
+    /// afterwards reflects it or a later one. While it stands, so does every answer.
+    fn applied_index(&self) -> u64;
+    /// For people: its role, term and logs, and how far the others are if it leads.
+    fn describe(&self) -> String;
     /// Runs a job on a consistent view of the local state, away from the async threads.
     fn read(&self, job: ReadJob) -> BoxFuture<'static, ()>;
     /// Adds a learner, waits for it to catch up, and makes `voters` the voters (joint consensus).

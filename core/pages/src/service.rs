@@ -12,19 +12,19 @@ mod placing;
 mod proposals;
 mod reads;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use hedgerow_env::{BoxFuture, Env, GroupId, Instant};
 use hedgerow_net::{Caller, Directory, Message, Refusal, RefusalCode, Service};
 use hedgerow_protocol::{
-    GroupBody, GroupReply, GroupRequest, ROOT_GROUP, RootAnswer, RootReply, RootRequest,
+    GroupBody, GroupReply, GroupRequest, MemberId, ROOT_GROUP, RootAnswer, RootReply, RootRequest,
     ShardReply, ShardRequest, decode, encode,
 };
 
 use crate::shard::query;
-use crate::{GroupReplica, ProposeError, StateError, View, root};
+use crate::{GroupReplica, Leadership, ProposeError, StateError, View, root};
 
 use proposals::{Proposals, RootKind, ShardKind};
 use reads::Reads;
@@ -35,6 +35,14 @@ pub trait Replicas: Send + Sync {
     fn replica(&self, group: GroupId) -> Option<Arc<dyn GroupReplica>>;
     /// The groups that have a replica here, in order.
     fn groups(&self) -> Vec<GroupId>;
+    /// The members of this node whose numbers are retired, while no successor is known here.
+    fn retired(&self) -> Vec<(GroupId, MemberId)> {
+        Vec::new()
+    }
+    /// Its group counts this retired member no more: what it left may go.
+    fn forget(&self, _group: GroupId, _member: MemberId) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
 }
 
 impl Replicas for crate::raft::PagesHost {
@@ -44,6 +52,16 @@ impl Replicas for crate::raft::PagesHost {
 
     fn groups(&self) -> Vec<GroupId> {
         Self::groups(self)
+    }
+
+    fn retired(&self) -> Vec<(GroupId, MemberId)> {
+        Self::retired(self)
+    }
+
+    fn forget(&self, group: GroupId, member: MemberId) -> BoxFuture<'static, ()> {
+        let forgetting = Self::forget(self, group, member);
+        // What a failing disk keeps is tried again later, and belongs to nobody meanwhile.
+        Box::pin(async move { drop(forgetting.await) })
     }
 }
 
@@ -64,6 +82,8 @@ struct Inner {
     replicas: Arc<dyn Replicas>,
     directory: Arc<Directory>,
     fronts: Mutex<BTreeMap<GroupId, Front>>,
+    /// Members of groups led here whose numbers are retired, by their nodes' word.
+    retired: Mutex<BTreeMap<GroupId, BTreeSet<MemberId>>>,
 }
 
 /// How a request ended without an answer of the state machine.
@@ -107,6 +127,7 @@ impl GroupService {
             replicas,
             directory,
             fronts: Mutex::default(),
+            retired: Mutex::default(),
         }))
     }
 
@@ -118,6 +139,23 @@ impl GroupService {
             reads: Reads::new(self.0.env.clone()),
         });
         front.clone()
+    }
+
+    /// Remembers that `member` is retired, as long as the group counts it. Answers whether it does
+    /// not.
+    fn note_retired(&self, group: GroupId, member: MemberId, leadership: &Leadership) -> bool {
+        let is_member = |id: &MemberId| leadership.members.iter().any(|known| known.member == *id);
+        let mut retired = self.0.retired.lock().expect("no panic under this lock");
+        let known = retired.entry(group).or_default();
+        known.insert(member);
+        known.retain(is_member);
+        !known.contains(&member)
+    }
+
+    /// Members of `group` that its leader is to let go.
+    pub(crate) fn retired(&self, group: GroupId) -> BTreeSet<MemberId> {
+        let retired = self.0.retired.lock().expect("no panic under this lock");
+        retired.get(&group).cloned().unwrap_or_default()
     }
 
     /// Answers a request to a group; also for callers within the process.
@@ -133,6 +171,10 @@ impl GroupService {
             return GroupReply::NotLeader {
                 leader: leadership.leader,
             };
+        }
+        if let GroupBody::Retired(member) = body {
+            let is_gone = self.note_retired(group, member, &leadership);
+            return GroupReply::Retired { is_gone };
         }
         let front = self.front(group);
         let answered = match body {
@@ -241,6 +283,10 @@ impl Asked<'_> {
                 after,
                 limit,
             } => {
+                if self.replica.applied_index() == after {
+                    // Most pulls of an idle shard: answered without a look at the state.
+                    return Ok(query::no_changes(after));
+                }
                 // A feed is a prefix of the log: one that is not the newest misleads nobody.
                 let ask =
                     move |view: &dyn View, index| query::pull(view, index, store, after, limit);
@@ -264,7 +310,13 @@ fn ask_shard(view: &dyn View, index: u64, request: ShardRequest) -> Result<Shard
             blocks,
         } => query::look_up(view, index, container, &layers, first_block, blocks),
         ShardRequest::Names { store: _, names } => query::names(view, &names),
-        ShardRequest::Containers {
+        ShardRequest::Containers { .. } => {
+            let reason = "ask for the containers of a disk page by page".into();
+            Ok(ShardReply::Refused(
+                hedgerow_protocol::ShardRefusal::Malformed { reason },
+            ))
+        }
+        ShardRequest::ContainersAfter {
             family,
             disk,
             after,

@@ -1,6 +1,6 @@
 //! Requests to a node as such: bootstrap, joining, heartbeats, the shard table.
 
-use hedgerow_env::{ClusterId, GroupId, MapEpoch, NodeId};
+use hedgerow_env::{ClusterId, GroupId, MapEpoch, NodeId, VirtualDiskId};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::envelope;
@@ -50,6 +50,17 @@ pub enum NodeRequest {
     },
     /// This node's own counters, for status.
     Health,
+    /// The disks that this node exports.
+    Exports,
+}
+
+/// A disk as one node exports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Export {
+    /// The disk.
+    pub disk: VirtualDiskId,
+    /// Where it can be reached there, such as `iscsi://host:port/iqn/lun`.
+    pub url: String,
 }
 
 /// The answer of a node.
@@ -86,6 +97,8 @@ pub enum NodeReply {
     },
     /// Refused.
     Refused(String),
+    /// The disks that are exported, by target name.
+    Exports(Vec<Export>),
 }
 
 envelope! { NodeRequest = 50 v 1, NodeReply = 51 v 1, ShardTable = 52 v 1, Topology = 53 v 1 }

@@ -6,6 +6,7 @@
 //! Does not: know where a store lies; whoever asks names each target's domain.
 
 use hedgerow_env::StoreId;
+use hedgerow_env::mutants::{self, Mutant};
 
 /// The rule for the targets of one write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +35,8 @@ impl Quorum {
             return Err("a target stands twice".to_owned());
         }
         // One copy cannot span two domains; where more are needed and can, they must.
-        let span = needed >= 2 && domains.iter().any(|domain| *domain != domains[0]);
+        let one = mutants::active(Mutant::QuorumInOneDomain);
+        let span = !one && needed >= 2 && domains.iter().any(|domain| *domain != domains[0]);
         let domain = |index: usize| domains.get(index).copied();
         let targets = targets.iter().enumerate();
         Ok(Self {

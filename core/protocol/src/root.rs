@@ -104,14 +104,8 @@ pub enum RootCommand {
         /// The root's own members.
         members: Vec<GroupMember>,
     },
-    /// A node joins, or came back with a new address, location, role or store. Refused when a later
-    /// start of that node is known: a request that was delayed brings nothing old back.
-    Join {
-        /// The node.
-        record: NodeRecord,
-        /// The start count of its system store.
-        start: u64,
-    },
+    /// As [`RootCommand::JoinAtStart`], without a start: only builds before that one propose it.
+    Join(NodeRecord),
     /// A verdict or an operator's decision on a node.
     SetNodeState {
         /// The node.
@@ -150,27 +144,13 @@ pub enum RootCommand {
         /// For people.
         description: String,
     },
-    /// Sets the size of a disk that still has the size and generation which the requester saw: a
-    /// request that was delayed changes nothing. To be smaller a disk must be held by nobody; its
-    /// generation is raised, its floors become pending, and a *cut* stands until what lay beyond the
-    /// end is zeroed. While it stands the disk cannot grow. Repeated, it answers as the first time.
+    /// As [`RootCommand::Resize`], whatever the disk's present size: only builds before that one
+    /// propose it.
     ResizeDisk {
         /// The disk.
         disk: VirtualDiskId,
-        /// The size that the requester saw.
-        from_bytes: u64,
-        /// The generation that it saw.
-        generation: Generation,
         /// The new size in bytes.
         size_bytes: u64,
-    },
-    /// Everything beyond the end of a disk that was made smaller is zeroed: the cut is done. Refused
-    /// when the generation is another than that under which it was zeroed.
-    CutDone {
-        /// The disk.
-        disk: VirtualDiskId,
-        /// The generation of the attachment that zeroed it.
-        generation: Generation,
     },
     /// Deletes a disk: its name is free at once, its generation is raised, its shards are told.
     DeleteDisk {
@@ -226,6 +206,36 @@ pub enum RootCommand {
         /// The level.
         feature_level: u16,
     },
+    /// A node joins, or came back with a new address, location, role or store. Refused when a later
+    /// start of that node is known: a request that was delayed brings nothing old back.
+    JoinAtStart {
+        /// The node.
+        record: NodeRecord,
+        /// The start count of its system store.
+        start: u64,
+    },
+    /// Sets the size of a disk that still has the size and generation which the requester saw: a
+    /// request that was delayed changes nothing. To be smaller a disk must be held by nobody; its
+    /// generation is raised, its floors become pending, and a *cut* stands until what lay beyond the
+    /// end is zeroed. While it stands the disk cannot grow. Repeated, it answers as the first time.
+    Resize {
+        /// The disk.
+        disk: VirtualDiskId,
+        /// The size that the requester saw.
+        from_bytes: u64,
+        /// The generation that it saw.
+        generation: Generation,
+        /// The new size in bytes.
+        size_bytes: u64,
+    },
+    /// Everything beyond the end of a disk that was made smaller is zeroed: the cut is done. Refused
+    /// when the generation is another than that under which it was zeroed.
+    CutDone {
+        /// The disk.
+        disk: VirtualDiskId,
+        /// The generation of the attachment that zeroed it.
+        generation: Generation,
+    },
 }
 
 /// Why the root refused; nothing was changed.
@@ -270,6 +280,14 @@ pub enum RootRefusal {
         /// The identity that stands.
         cluster: ClusterId,
     },
+    /// Never to be retried: refused by the committed feature level.
+    #[error("needs feature level {needed}, {committed} is committed")]
+    FeatureLevel {
+        /// What the command needs.
+        needed: u16,
+        /// What is committed.
+        committed: u16,
+    },
     /// Look again: the disk is not as the requester saw it.
     #[error("the disk was changed meanwhile: {size_bytes} bytes under {generation}")]
     Changed {
@@ -284,14 +302,6 @@ pub enum RootRefusal {
         /// The size to which it is being cut.
         size_bytes: u64,
     },
-    /// Never to be retried: refused by the committed feature level.
-    #[error("needs feature level {needed}, {committed} is committed")]
-    FeatureLevel {
-        /// What the command needs.
-        needed: u16,
-        /// What is committed.
-        committed: u16,
-    },
 }
 
 /// The result of a root command.
@@ -301,13 +311,6 @@ pub enum RootOutcome {
     Done,
     /// The disk as it stands now.
     Disk(DiskRecord),
-    /// The disk has its new size.
-    Resized {
-        /// The disk as it stands now.
-        disk: DiskRecord,
-        /// The end of what lies beyond the disk's and is not zeroed yet, in bytes.
-        cut_from_bytes: Option<u64>,
-    },
     /// The grant.
     Granted(Grant),
     /// The lease stands.
@@ -319,6 +322,13 @@ pub enum RootOutcome {
     Replica(ReplicaNumber),
     /// Refused; nothing changed.
     Refused(RootRefusal),
+    /// The disk has its new size.
+    Resized {
+        /// The disk as it stands now.
+        disk: DiskRecord,
+        /// The end of what lies beyond the disk's and is not zeroed yet, in bytes.
+        cut_from_bytes: Option<u64>,
+    },
 }
 
 /// A linearizable question to the root.
@@ -404,6 +414,9 @@ pub enum GroupBody {
     Root(RootRequest),
     /// Of a shard.
     Shard(crate::ShardRequest),
+    /// From a member's node to the leader: this number is retired for ever. Let it go, and take
+    /// the store in again under a new one.
+    Retired(MemberId),
 }
 
 /// The reply of a group.
@@ -433,6 +446,11 @@ pub enum GroupReply {
     Unknown {
         /// Why.
         reason: String,
+    },
+    /// To `Retired`: whether the group counts it as a member no more.
+    Retired {
+        /// Else: ask again later.
+        is_gone: bool,
     },
 }
 

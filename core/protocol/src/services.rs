@@ -10,3 +10,5 @@ pub const SERVICE_HBLOCK: u16 = 3;
 pub const SERVICE_NODE: u16 = 4;
 /// Operators' requests: [`crate::AdminRequest`].
 pub const SERVICE_ADMIN: u16 = 5;
+/// Requests to a replica's log store, whether the replica runs or not: [`crate::LogFetch`].
+pub const SERVICE_LOG: u16 = 6;

@@ -447,14 +447,13 @@ pub enum ShardRequest {
         /// The names.
         names: Vec<BlobName>,
     },
-    /// Containers of a disk that exist in this shard, in order, some at a time.
+    /// All containers of a disk at once: refused, for there is no limit to them. Only builds before
+    /// [`ShardRequest::ContainersAfter`] ask so.
     Containers {
         /// The family.
         family: FamilyId,
         /// The disk.
         disk: VirtualDiskId,
-        /// Those after this one.
-        after: Option<ContainerIndex>,
     },
     /// Counters for status and oracles.
     Statistics,
@@ -464,6 +463,15 @@ pub enum ShardRequest {
         store: StoreId,
         /// Those after this one.
         after: Option<BlobName>,
+    },
+    /// Containers of a disk that exist in this shard, in order, some at a time.
+    ContainersAfter {
+        /// The family.
+        family: FamilyId,
+        /// The disk.
+        disk: VirtualDiskId,
+        /// Those after this one.
+        after: Option<ContainerIndex>,
     },
 }
 
@@ -507,13 +515,8 @@ pub enum ShardReply {
     },
     /// One state for each name.
     Names(Vec<NameState>),
-    /// Containers of a disk.
-    Containers {
-        /// Each with its placement; one that has only holes has none.
-        found: Vec<(ContainerId, Option<Placement>)>,
-        /// Whether there are more after the last of them.
-        more: bool,
-    },
+    /// The containers with their placements; builds before [`ShardReply::ContainersAfter`] answer so.
+    Containers(Vec<(ContainerId, Placement)>),
     /// The counters.
     Statistics(ShardStatistics),
     /// Refused; nothing changed.
@@ -524,6 +527,13 @@ pub enum ShardReply {
         names: Vec<BlobName>,
         /// Where to go on; none at the end.
         next: Option<BlobName>,
+    },
+    /// Containers of a disk.
+    ContainersAfter {
+        /// Each with its placement; one that has only holes has none.
+        found: Vec<(ContainerId, Option<Placement>)>,
+        /// Whether there are more after the last of them.
+        more: bool,
     },
 }
 

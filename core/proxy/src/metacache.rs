@@ -116,11 +116,11 @@ impl Metacache {
     /// All of `range`, clipped to it and in order; none when a part is not known or not settled.
     #[must_use]
     pub fn look_up(&self, range: &Range<u32>) -> Option<Vec<KnownExtent>> {
-        if self
+        let outstanding = self
             .commits
             .values()
-            .any(|commit| overlap(&commit.range, range))
-        {
+            .any(|commit| overlap(&commit.range, range));
+        if outstanding && !active(Mutant::CacheAnswersDuringCommit) {
             return None;
         }
         let mut found = Vec::new();
@@ -183,7 +183,9 @@ impl Metacache {
 
     /// A commit of `range` is about to be proposed.
     pub fn begin_commit(&mut self, range: Range<u32>) -> CommitToken {
-        self.forget(&range);
+        if !active(Mutant::CacheAnswersDuringCommit) {
+            self.forget(&range);
+        }
         self.poison_fills(&range);
         let mut poisoned = false;
         for other in self.commits.values_mut() {
@@ -203,7 +205,8 @@ impl Metacache {
             return;
         };
         self.poison_fills(&commit.range);
-        if !commit.poisoned && !extents.is_empty() {
+        let poisoned = commit.poisoned && !active(Mutant::CommitsFillInAnyOrder);
+        if !poisoned && !extents.is_empty() {
             self.insert(&commit.range, extents);
         }
     }

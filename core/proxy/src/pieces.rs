@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BLOCK_UNIT_BYTES, ContainerIndex};
 
 /// A part of a range within one container.
@@ -45,7 +46,12 @@ impl Piece {
     /// When `data` is not the range that was cut.
     #[must_use]
     pub fn slice(&self, data: &Bytes) -> Bytes {
-        let from = usize::try_from(self.offset_bytes).expect("a request fits memory");
+        let offset = if active(Mutant::PieceFromStart) {
+            0
+        } else {
+            self.offset_bytes
+        };
+        let from = usize::try_from(offset).expect("a request fits memory");
         let length = usize::try_from(self.length_bytes()).expect("a request fits memory");
         data.slice(from..from + length)
     }
@@ -70,9 +76,14 @@ pub fn pieces(offset: u64, length: u64, container_bytes: u64, largest_bytes: u64
         // Pieces end at multiples of the largest piece, so that neighbours never share a unit.
         let room = largest_bytes - within % largest_bytes;
         let size = room.min(length - done).min(container_bytes - within);
+        let from = if active(Mutant::PieceInFirstContainer) {
+            offset
+        } else {
+            at
+        };
         cut.push(Piece {
             index: ContainerIndex(
-                u32::try_from(at / container_bytes).expect("disk sizes keep indices within u32"),
+                u32::try_from(from / container_bytes).expect("disk sizes keep indices within u32"),
             ),
             first_block: blocks(within),
             blocks: blocks(size),

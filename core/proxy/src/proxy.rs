@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{Env, NodeId, Random, VirtualDiskId, event};
 use hedgerow_net::{GroupClient, GroupError, Rpc};
 use hedgerow_protocol::{
@@ -14,6 +16,10 @@ use hedgerow_protocol::{
 use crate::commit::Committers;
 use crate::disk::VirtualDisk;
 use crate::lease::Lease;
+
+/// How long a clean stop tries to settle and release each disk. The root and a quorum answer in
+/// milliseconds when they answer at all, and the lease ends five seconds after the last renewal.
+const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Times of a proxy.
 #[derive(Debug, Clone)]
@@ -268,14 +274,22 @@ impl Proxy {
             .map_err(|error| AttachError::TryAgain(error.to_string()))
     }
 
-    /// Releases everything; for a clean stop.
+    /// Releases everything, within [`RELEASE_LIMIT`]; for a clean stop. What cannot be released by
+    /// then (a write without a quorum, a root without a leader) is left to the end of the lease.
     pub async fn shutdown(&self) {
         self.with(|state| state.stopping = true);
-        for disk in self.attached() {
-            if let Err(error) = self.detach(&disk).await {
-                event!(self.0.env, Warn, "proxy", "{}: {error}", disk.record().name);
-            }
-        }
+        let releasing = self.attached().into_iter().map(|disk| async move {
+            let release = self.0.env.timeout(RELEASE_LIMIT, self.detach(&disk));
+            let text = match release.await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(elapsed) => elapsed.to_string(),
+            };
+            disk.lose("the node is stopping");
+            let name = &disk.record().name;
+            event!(self.0.env, Warn, "proxy", "{name}: not released: {text}");
+        });
+        join_all(releasing).await;
     }
 
     fn end_session(&self, session: ProxySession) {
@@ -292,6 +306,9 @@ impl Proxy {
             state.lease = Arc::default();
             std::mem::take(&mut state.disks).into_values().collect()
         });
+        if active(Mutant::EndedLeaseKeepsDisks) {
+            return;
+        }
         for disk in ended {
             disk.lose("the lease was ended");
         }

@@ -44,7 +44,7 @@ impl Shared {
         let mut pause = RETRY_FIRST;
         let mut distrust_cache = false;
         loop {
-            if self.is_lost() {
+            if self.is_lost() && !active(Mutant::LostAttachmentReads) {
                 return Err(IoError::Fenced);
             }
             if !active(Mutant::FenceSkippedOnRead) {
@@ -66,7 +66,8 @@ impl Shared {
                 let fetched = self.fetch(&container, &range, &extents, &lacking).await;
                 self.look_again(&container, &range, lacking.into_inner().expect("no panic"));
                 if let Some(bytes) = fetched {
-                    if !from_cache || self.lease_holds() {
+                    let kept = active(Mutant::LeaseUncheckedAfterRead);
+                    if !from_cache || kept || self.lease_holds() {
                         return Ok(bytes);
                     }
                     continue;
@@ -179,8 +180,10 @@ impl Shared {
             }
         }
         let fetches = wanted.iter().map(|(blob, want)| async move {
-            let fetched = self.fetch_blob(container, *blob, want, lacking).await;
-            fetched.ok_or(())
+            match self.fetch_blob(container, *blob, want, lacking).await {
+                None if active(Mutant::MissingUnitReadsAsZeros) => Ok(Vec::new()),
+                fetched => fetched.ok_or(()),
+            }
         });
         let fetched = try_join_all(fetches).await.ok()?;
         let units: Units = fetched.into_iter().flatten().collect();
@@ -393,7 +396,10 @@ fn assemble(range: &Range<u32>, extents: &[KnownExtent], units: &Units) -> Bytes
         else {
             continue;
         };
-        let plain = units.get(&(blob, unit)).expect("every unit was fetched");
+        let plain = match units.get(&(blob, unit)) {
+            None if active(Mutant::MissingUnitReadsAsZeros) => continue,
+            plain => plain.expect("every unit was fetched"),
+        };
         let at = bytes(extent.first_block - range.start);
         let start = from(unit_offset_blocks);
         let length = bytes(extent.blocks);

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use hedgerow_env::Sequence;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_protocol::MAXIMUM_MARKS;
 
 /// Hands out sequences and knows which are unsettled.
@@ -50,6 +51,9 @@ impl Sequences {
     /// The lowest sequence that is neither applied nor void.
     #[must_use]
     pub fn low_water(&self) -> Sequence {
+        if active(Mutant::LowWaterPassesUnsettled) {
+            return Sequence(self.unsettled.last().copied().unwrap_or(self.next));
+        }
         Sequence(self.unsettled.first().copied().unwrap_or(self.next))
     }
 

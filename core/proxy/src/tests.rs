@@ -133,11 +133,11 @@ impl Other {
                 ShardReply::Outcomes(commands.iter().map(|command| self.apply(command)).collect())
             }
             // A page for each: the second has only holes.
-            ShardRequest::Containers { after: None, .. } => ShardReply::Containers {
+            ShardRequest::ContainersAfter { after: None, .. } => ShardReply::ContainersAfter {
                 found: vec![(container(0), Some(placement()))],
                 more: true,
             },
-            ShardRequest::Containers { .. } => ShardReply::Containers {
+            ShardRequest::ContainersAfter { .. } => ShardReply::ContainersAfter {
                 found: vec![(container(7), None)],
                 more: false,
             },
@@ -229,6 +229,7 @@ impl Service for Groups {
         let reply = match request.body {
             GroupBody::Root(request) => GroupReply::Root(self.0.root(request)),
             GroupBody::Shard(request) => GroupReply::Shard(self.0.shard(request)),
+            other @ GroupBody::Retired(_) => panic!("not asked here: {other:?}"),
         };
         Box::pin(async move { Ok(Message::new(encode(&reply), Bytes::new())) })
     }

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BlobName, Sequence, StoreId, event};
 use hedgerow_net::{CallOptions, Message, Peer, ServiceId};
 use hedgerow_protocol::{
@@ -77,10 +78,14 @@ impl Shared {
                 sequence,
                 frame,
             };
-            let token = container.with(|state| state.cache.begin_commit(range.clone()));
+            let zeroes_beside = attempt.frame.is_none() && active(Mutant::ZeroLeavesCache);
+            let concerned = if zeroes_beside { 0..0 } else { range.clone() };
+            let token = container.with(|state| state.cache.begin_commit(concerned));
             let ended = self.run_attempt(&attempt).await;
             let known = match &ended {
-                Ok((Ended::Applied, acknowledged)) => self.known(&attempt, acknowledged),
+                Ok((Ended::Applied, acknowledged)) if !zeroes_beside => {
+                    self.known(&attempt, acknowledged)
+                }
                 _ => Vec::new(),
             };
             container.with(|state| {
@@ -90,6 +95,11 @@ impl Shared {
                 }
             });
             match ended?.0 {
+                Ended::Applied
+                    if operation.is_cancelled() && active(Mutant::AppliedTakenForCancelled) =>
+                {
+                    return Err(IoError::Cancelled);
+                }
                 Ended::Applied => return Ok(()),
                 Ended::Void if operation.is_cancelled() => return Err(IoError::Cancelled),
                 Ended::Void => {}
@@ -149,11 +159,16 @@ impl Shared {
         attempt: &Attempt<'_>,
     ) -> Result<(Ended, BTreeSet<StoreId>), IoError> {
         let mut pause = RETRY_FIRST;
+        // Stays empty but for a mutant.
+        let mut former = BTreeSet::new();
         loop {
             if self.is_lost() {
                 return Err(IoError::Fenced);
             }
             if attempt.operation.is_cancelled() {
+                if active(Mutant::CancelAnsweredBeforeVoid) {
+                    return Ok((Ended::Void, BTreeSet::new()));
+                }
                 let ended = self.void(attempt).await?;
                 return Ok((ended, BTreeSet::new()));
             }
@@ -161,9 +176,19 @@ impl Shared {
                 self.pause(&mut pause, Some(attempt.operation)).await;
                 continue;
             };
-            let commit = self.commit_of(attempt, epoch, &acknowledged);
+            if active(Mutant::StaleAcknowledgementsCount) {
+                former.extend(&acknowledged);
+            }
+            let counted = former.union(&acknowledged).copied().collect();
+            let commit = self.commit_of(attempt, epoch, &counted);
             match self.commit(attempt, commit).await? {
                 Some(ended) => return Ok((ended, acknowledged)),
+                None if active(Mutant::UnknownTakenForApplied) => {
+                    return Ok((Ended::Applied, acknowledged));
+                }
+                None if active(Mutant::RetryWithoutVoid) => {
+                    return Ok((Ended::Void, acknowledged));
+                }
                 None => self.pause(&mut pause, Some(attempt.operation)).await,
             }
         }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{DiskError, Env, File, OpenMode, StoreId};
 
 use super::format::{
@@ -104,7 +105,9 @@ impl Extents {
         let bytes = file.read_at(DATA_AT, narrow(end - DATA_AT)).await?;
         file.write_at(DATA_AT, vec![bytes]).await?;
         // Synced apart: a footer that outlived a crash without its entries would be believed.
-        file.sync().await?;
+        if !active(Mutant::FooterBeforeEntries) {
+            file.sync().await?;
+        }
         let mut entries: Vec<&Found> = live.iter().chain(&dead).collect();
         entries.sort_by_key(|found| found.place.ordinal);
         let encoded: Vec<u8> = entries

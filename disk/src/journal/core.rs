@@ -78,6 +78,7 @@ struct InFlight {
     start: u64,
     end: u64,
     head: u64,
+    mark: bool,
     written: bool,
     waiters: Vec<oneshot::Sender<()>>,
 }
@@ -87,6 +88,7 @@ pub(super) struct Start {
     pub(super) store: StoreId,
     pub(super) session: u64,
     pub(super) end: u64,
+    pub(super) reported: u64,
     pub(super) next_sequence: u64,
     pub(super) head: u64,
     /// Files exist for the segments `head..available_end`.
@@ -108,6 +110,9 @@ pub(super) struct Core {
     /// The end of the last frame that is laid out for good.
     laid_out: u64,
     durable: u64,
+    /// The end of the last durable frame with records. Peers are shown this: a mark behind it is the
+    /// one frame whose loss nothing tells from a torn tail, and nothing is lost with it.
+    reported: u64,
     /// A frame was issued after which no mark was.
     mark_wanted: bool,
     live: BTreeMap<Position, Live>,
@@ -158,6 +163,7 @@ impl Core {
             in_flight_bytes: 0,
             laid_out: start.end,
             durable: start.end,
+            reported: start.reported,
             mark_wanted: true,
             live: start.live,
             live_in_segment,
@@ -401,8 +407,9 @@ impl Core {
         });
     }
 
-    /// The next thing to do, if any.
-    pub(super) fn next_action(&mut self) -> Option<Action> {
+    /// The next thing to do, if any. A closing mark waits until `is_mark_due`, unless space is
+    /// short: what was freed can be used only once a durable frame says so.
+    pub(super) fn next_action(&mut self, is_mark_due: bool) -> Option<Action> {
         if self.stopped.is_some() {
             return None;
         }
@@ -415,7 +422,11 @@ impl Core {
         if self.closed.is_empty() {
             if self.building.has_records() {
                 self.close_building(false);
-            } else if self.in_flight.is_empty() && self.wants_mark() && self.has_mark_room() {
+            } else if self.in_flight.is_empty()
+                && self.wants_mark()
+                && (is_mark_due || self.waits_for_freed_space())
+                && self.has_mark_room()
+            {
                 self.close_building(true);
             }
         }
@@ -425,6 +436,15 @@ impl Core {
 
     fn wants_mark(&self) -> bool {
         self.mark_wanted || self.head > self.issued_head
+    }
+
+    fn waits_for_freed_space(&self) -> bool {
+        self.head > self.issued_head && self.is_short_of_space()
+    }
+
+    /// Whether a closing mark is to be written once it is due.
+    pub(super) fn is_mark_awaited(&mut self) -> bool {
+        self.stopped.is_none() && self.wants_mark() && self.has_mark_room()
     }
 
     /// Whether a file exists for the mark's segment; moves the mark there when it must.
@@ -439,7 +459,7 @@ impl Core {
     fn issue(&mut self, frame: Closed) -> Action {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        self.mark_wanted = !frame.mark;
+        self.mark_wanted = !frame.mark && !active(Mutant::ClosingMarkSkipped);
         self.issued_head = self.head;
         let header = FrameHeader {
             store: self.store,
@@ -466,6 +486,7 @@ impl Core {
                 start: frame.start,
                 end: frame.end,
                 head: self.head,
+                mark: frame.mark,
                 written: false,
                 waiters: frame.waiters,
             },
@@ -483,6 +504,11 @@ impl Core {
         if let Some(frame) = self.in_flight.get_mut(&sequence) {
             frame.written = true;
         }
+        if active(Mutant::LaterFrameSpeaksForEarlier) {
+            for (_, frame) in self.in_flight.range_mut(..sequence) {
+                frame.written = true;
+            }
+        }
         let before = self.durable;
         while self
             .in_flight
@@ -492,6 +518,9 @@ impl Core {
             let (_, frame) = self.in_flight.pop_first().expect("it was there just now");
             assert!(frame.end > self.durable, "frames become durable in order");
             self.durable = frame.end;
+            if !frame.mark {
+                self.reported = frame.end;
+            }
             self.durable_head = self.durable_head.max(frame.head);
             self.in_flight_bytes -= narrow(frame.end - frame.start);
             for waiter in frame.waiters {
@@ -550,7 +579,8 @@ impl Core {
         let oldest_live = self
             .live_in_segment
             .first_key_value()
-            .map(|(segment, _)| *segment);
+            .map(|(segment, _)| *segment)
+            .filter(|_| !active(Mutant::SegmentFreedEarly));
         let head = oldest_live.map_or(durable_segment, |live| live.min(durable_segment));
         assert!(
             head >= self.head,
@@ -620,7 +650,12 @@ impl Core {
     }
 
     fn next_recycle(&mut self) -> Option<Action> {
-        if self.recycling || self.oldest_file >= self.durable_head {
+        let head = if active(Mutant::SegmentRecycledEarly) {
+            self.head
+        } else {
+            self.durable_head
+        };
+        if self.recycling || self.oldest_file >= head {
             return None;
         }
         self.recycling = true;
@@ -674,6 +709,13 @@ impl Core {
         self.stopped.is_some() || self.queued_bytes() < self.config.queue_bytes / 2
     }
 
+    /// Whether data records have a segment of their own to go on in.
+    pub(super) fn has_data_room(&self) -> bool {
+        let next = self.building.start / self.config.segment_bytes + 1;
+        let kept_free = MARK_SEGMENTS + self.config.reserve_segments;
+        self.stopped.is_some() || next + kept_free < self.available_end
+    }
+
     pub(super) fn live(&self, position: Position) -> Option<Live> {
         self.live.get(&position).copied()
     }
@@ -684,6 +726,10 @@ impl Core {
 
     pub(super) fn durable(&self) -> Position {
         Position(self.durable)
+    }
+
+    pub(super) fn reported(&self) -> Position {
+        Position(self.reported)
     }
 
     /// Where everything appended so far ends.

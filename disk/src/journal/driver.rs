@@ -1,37 +1,53 @@
 //! Performs what the journal's core decides: several frames in flight, one recycling at a time.
 //!
 //! Invariants: a frame is reported written only after the sync that followed its write; the first
-//! failure stops the journal.
+//! failure stops the journal; a closing mark follows within [`MARK_PAUSE`] of the last frame.
 //! Does not: decide anything.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{BoxFuture, DiskError, OpenMode};
+use hedgerow_env::{BoxFuture, DiskError, Instant, OpenMode};
 
 use super::core::Action;
 use super::format::segment_path;
 use super::{Shared, UNPOISONED};
 
+/// How long an idle journal waits before its closing mark. A client that makes one small write after
+/// the other leaves such gaps: the next frame says all that the mark would, without a sync of its
+/// own.
+const MARK_PAUSE: Duration = Duration::from_millis(5);
+
 /// Runs until the journal stops.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut running: FuturesUnordered<BoxFuture<'static, Result<(), DiskError>>> =
         FuturesUnordered::new();
+    // When the closing mark is due, while one is wanted and nothing is in flight.
+    let mut mark_at: Option<Instant> = None;
     loop {
         loop {
-            let action = shared.core().next_action();
+            let is_mark_due = mark_at.is_some_and(|at| shared.env.now() >= at);
+            let action = shared.core().next_action(is_mark_due);
             let Some(action) = action else { break };
+            mark_at = None;
             running.push(Box::pin(perform(Arc::clone(&shared), action)));
         }
         if shared.core().is_stopped() {
             return;
         }
         let outcome = if running.is_empty() {
-            shared.work.notified().await;
+            if shared.core().is_mark_awaited() {
+                let at = *mark_at.get_or_insert_with(|| shared.env.now() + MARK_PAUSE);
+                let work = std::pin::pin!(shared.work.notified());
+                select(work, shared.env.sleep_until(at)).await;
+            } else {
+                shared.work.notified().await;
+            }
             None
         } else {
             // Completions first: they make room for what is queued.
@@ -78,11 +94,22 @@ async fn write(
     let file = shared
         .file(segment)
         .expect("the core names available segments only");
-    file.write_at(offset, parts).await?;
     if active(Mutant::AcknowledgeBeforeSync) {
+        file.write_at(offset, parts).await?;
         shared.core().written(sequence);
+        return file.sync().await;
     }
-    file.sync().await
+    let outcome = match file.write_durably(offset, parts) {
+        Ok(written) => written.await,
+        Err(parts) => {
+            file.write_at(offset, parts).await?;
+            file.sync().await
+        }
+    };
+    match outcome {
+        Err(_) if active(Mutant::FailedSyncRetried) => file.sync().await,
+        outcome => outcome,
+    }
 }
 
 /// Gives a freed file its next number. Its old frames are foreign there: they carry other

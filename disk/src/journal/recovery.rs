@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use hedgerow_env::StoreId;
+use hedgerow_env::mutants::{Mutant, active};
 
 use super::core::Live;
 use super::format::{
@@ -41,6 +42,9 @@ pub(super) struct Scan {
     pub(super) watermark: u64,
     /// Where the next session starts.
     pub(super) end: u64,
+    /// No record that was ever durable ended behind this, and it never falls from one start to the
+    /// next unless such a record is lost.
+    pub(super) reported: u64,
     pub(super) next_sequence: u64,
     pub(super) highest_session: u64,
     /// Headers of the last frame's records, whose second copies may not be written yet.
@@ -87,6 +91,7 @@ impl Scanner {
         let watermark = watermark
             .map(|frame| frame.header.watermark)
             .max()
+            .filter(|_| !active(Mutant::DamageTakenForTail))
             .unwrap_or(0);
         let frames = without_overwritten(self.frames);
         let walk = |head| {
@@ -173,6 +178,8 @@ struct Walk {
 impl Walk {
     fn run(&mut self, frames: &[DecodedFrame]) {
         self.scan.end = self.scan.head * self.segment_bytes;
+        // Frames before the head may be gone; records of theirs ended there or earlier.
+        self.scan.reported = self.scan.end;
         let mut previous: Option<(u64, u64)> = None;
         for frame in frames {
             let start = frame.header.position;
@@ -225,6 +232,9 @@ impl Walk {
     fn take(&mut self, frame: &DecodedFrame) {
         self.scan.end = frame.end;
         self.scan.last_headers.clear();
+        if frame.records.iter().any(|record| !record.is_copies) {
+            self.scan.reported = frame.end;
+        }
         for record in &frame.records {
             if record.is_copies {
                 self.take_copies(record, frame.header.position);
@@ -295,11 +305,16 @@ impl Walk {
                 // Only the unused end of a segment.
                 continue;
             }
+            let complete = missing == Some(1);
+            if !complete || !records.is_empty() {
+                // What is lost there was or may have been a record.
+                self.scan.reported = self.scan.reported.max(end);
+            }
             self.scan.damaged.push(DamagedRange {
                 start: Position(start),
                 end: Position(end),
                 records,
-                complete: missing == Some(1),
+                complete,
             });
         }
     }

@@ -275,6 +275,32 @@ fn the_last_acknowledged_record_of_an_idle_journal_is_covered_by_the_closing_mar
 }
 
 #[test]
+fn writes_that_follow_each_other_need_no_marks_between_them() {
+    let world = World::new(31);
+    let (env, disk) = (world.env(), world.disk().clone());
+    world.run(async move {
+        let (journal, _) = open(&env).await;
+        journal
+            .append(record(0, 100))
+            .unwrap()
+            .durable()
+            .await
+            .unwrap();
+        let before = disk.operations();
+        for number in 1..=20 {
+            let receipt = journal.append(record(number, 100)).unwrap();
+            receipt.durable().await.unwrap();
+        }
+        assert_eq!(disk.operations() - before, 40, "a write and a sync each");
+        // Idle for longer than a gap between writes: the mark, once.
+        env.sleep(std::time::Duration::from_secs(1)).await;
+        assert_eq!(disk.operations() - before, 42);
+        journal.close().await;
+        assert_eq!(disk.operations() - before, 42);
+    });
+}
+
+#[test]
 fn a_lost_segment_file_is_damage_not_silence() {
     let world = World::new(8);
     let positions = write_and_close(&world, 60, 600);
@@ -594,4 +620,65 @@ fn golden_frame() {
         "01000000000000000707070707070707",
     ];
     assert_eq!(hex, golden.concat());
+}
+
+#[test]
+fn a_lost_mark_takes_nothing_with_it_that_was_reported() {
+    let world = World::new(40);
+    let env = world.env();
+    let (reported, end) = world.run(async move {
+        let (journal, _) = open(&env).await;
+        for number in 0..3 {
+            let receipt = journal.append(record(number, 100)).unwrap();
+            receipt.durable().await.unwrap();
+        }
+        journal.close().await;
+        (journal.reported(), journal.durable())
+    });
+    let mark = Position(end.0 - 512);
+    assert_eq!(reported, mark, "the closing mark is the last frame");
+    let (path, offset) = file_of(mark);
+    world.disk().rot(&path, offset + 8, 1);
+    let recovery = recover(&world);
+    assert_eq!(recovery.began_at, mark, "it looks like a torn tail");
+    assert!(recovery.damaged.is_empty());
+    assert_eq!(numbers(&recovery), [0, 1, 2]);
+    assert!(
+        recovery.began_at >= reported,
+        "no peer knows more of this store than it still has"
+    );
+}
+
+#[test]
+fn what_was_reported_never_falls() {
+    let world = World::new(41);
+    let mut before = Position(0);
+    for round in 0..12 {
+        let env = world.env();
+        let reported = world.run(async move {
+            let (journal, _) = open(&env).await;
+            let at_start = journal.reported();
+            if round % 3 == 2 {
+                // Starts without any record, and starts that free most of the journal.
+                journal.close().await;
+                return (at_start, journal.reported());
+            }
+            for number in 0..20 {
+                let receipt = journal.append(record(number, 3000)).unwrap();
+                let position = receipt.position();
+                receipt.durable().await.unwrap();
+                assert!(journal.reported() > position);
+                journal.release(position);
+            }
+            journal.release_stream(RAFT);
+            journal.close().await;
+            (at_start, journal.reported())
+        });
+        assert!(
+            reported.0 >= before && reported.1 >= reported.0,
+            "round {round}: {reported:?} after {before:?}"
+        );
+        before = reported.1;
+        world.power_cut();
+    }
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BlockingFile, Disk, DiskError, Env, OpenMode};
 
 use super::format::{
@@ -198,7 +199,7 @@ impl VerifiedFile {
                 entry
             }
         };
-        if page_checksum(page, target) == entry.checksum {
+        if page_checksum(page, target) == entry.checksum || active(Mutant::PageUnverified) {
             return Ok(());
         }
         Err(VerifiedError::Mismatch {
@@ -330,7 +331,9 @@ impl VerifiedFile {
         if !commit {
             return Ok(());
         }
-        self.log.sync()?;
+        if !active(Mutant::PageLogUnsynced) {
+            self.log.sync()?;
+        }
         writer.synced = writer.sequence - 1;
         self.state.write().expect(UNPOISONED).commit();
         self.write_mark(writer)
@@ -391,10 +394,16 @@ impl VerifiedFile {
             }
             self.pages.write_at(page * wide(PAGE_BYTES), &bytes)?;
         }
-        self.pages.sync()?;
+        let late = active(Mutant::TableBeforePages);
+        if !late {
+            self.pages.sync()?;
+        }
         let target = &self.tables[narrow(table.generation % 2)];
         target.write_at(0, &encode_table(&table))?;
         target.sync()?;
+        if late {
+            self.pages.sync()?;
+        }
         let length = whole_pages(table.length);
         self.state.write().expect(UNPOISONED).checkpointed(table);
         *writer = LogWriter::new();

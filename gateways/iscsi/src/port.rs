@@ -103,6 +103,10 @@ pub enum BlockError {
 /// Offsets and lengths are in bytes and always whole logical blocks inside the geometry last
 /// answered; an implementation checks again and answers [`BlockError::OutOfRange`].
 pub trait BlockDevice: Send + Sync {
+    /// So many sessions use the device from now on; called whenever that changes. A device that
+    /// nobody uses may be given up, so that another access path can have it.
+    fn sessions_changed(&self, _count: usize) {}
+
     /// The present shape. Called for every command, so it is cheap and does not block.
     fn geometry(&self) -> Geometry;
 

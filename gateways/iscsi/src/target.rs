@@ -202,7 +202,9 @@ impl Unit {
             attentions,
             block_count,
         };
-        self.lock().members.insert(session, member);
+        let mut state = self.lock();
+        state.members.insert(session, member);
+        self.device().sessions_changed(state.members.len());
     }
 
     fn detach(&self, session: SessionId) {
@@ -215,6 +217,7 @@ impl Unit {
             .any(|task| task.session == session && task.running.is_some());
         assert!(!leftover, "a session ends after all of its operations");
         state.tasks.retain(|_, task| task.session != session);
+        self.device().sessions_changed(state.members.len());
     }
 
     /// Enters a task.

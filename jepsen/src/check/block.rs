@@ -14,6 +14,7 @@ use super::judge::judge_txn;
 use super::spec::Call;
 use super::specs::Txn;
 use super::zones::{ZoneAnswer, ZoneChecker};
+use crate::history::{Event, EventKind, History, Process, Value};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
@@ -93,12 +94,15 @@ struct Entry {
     invoke: u64,
     op: BlockOp,
     end: Option<(u64, Outcome)>,
+    /// The places of beginning and ending in the order in which they were recorded.
+    steps: (u64, u64),
 }
 
 /// A history of requests to one block device, in the order in which they began.
 #[derive(Clone, Debug, Default)]
 pub struct BlockHistory {
     entries: Vec<Entry>,
+    steps: u64,
 }
 
 /// What one request did to one block.
@@ -131,7 +135,9 @@ impl BlockHistory {
             invoke: time,
             op,
             end: None,
+            steps: (self.steps, 0),
         });
+        self.steps += 1;
         id
     }
 
@@ -170,6 +176,8 @@ impl BlockHistory {
             }
         }
         entry.end = Some((time, outcome));
+        entry.steps.1 = self.steps;
+        self.steps += 1;
         Ok(())
     }
 
@@ -194,6 +202,64 @@ impl BlockHistory {
             "{}: process {} from {}: {:?}, {end}",
             id.0, entry.process, entry.invoke, entry.op
         ))
+    }
+
+    /// The same history as events, by time, and at equal times in the order in which they were
+    /// recorded: a client may begin at the moment at which its last operation ended. (For
+    /// [`BlockHistory::check`] equal times are concurrent, here there is an order.)
+    /// [`History::calls`] numbers the calls as [`OpId`]s do if operations were begun in the order
+    /// of their times.
+    pub fn to_history(&self) -> History {
+        let mut events: Vec<((u64, u64), Event)> = Vec::new();
+        for entry in &self.entries {
+            let (function, asked) = match entry.op {
+                BlockOp::Write {
+                    first_block,
+                    count,
+                    tag,
+                } => (
+                    "write",
+                    vec![number(first_block), number(count), number(tag)],
+                ),
+                BlockOp::Zero { first_block, count } => {
+                    ("zero", vec![number(first_block), number(count)])
+                }
+                BlockOp::Read { first_block, count } => {
+                    ("read", vec![number(first_block), number(count)])
+                }
+            };
+            let event = |kind, time: u64, value| Event {
+                line: 0,
+                kind,
+                process: Process::Client(entry.process),
+                function: function.to_owned(),
+                key: None,
+                value: Value::Vector(value),
+                time_ns: i64::try_from(time).ok(),
+                error: None,
+            };
+            let begun = event(EventKind::Invoke, entry.invoke, asked.clone());
+            events.push(((entry.invoke, entry.steps.0), begun));
+            let Some((time, outcome)) = &entry.end else {
+                continue;
+            };
+            let (kind, answer) = match outcome {
+                Outcome::Ok(tags) => (EventKind::Ok, tags.as_ref()),
+                Outcome::Fail => (EventKind::Fail, None),
+                Outcome::Info => (EventKind::Info, None),
+            };
+            let seen = answer.map(|tags| Value::Vector(tags.iter().copied().map(number).collect()));
+            let value = asked.into_iter().chain(seen).collect();
+            events.push(((*time, entry.steps.1), event(kind, *time, value)));
+        }
+        events.sort_by_key(|&(place, _)| place);
+        let numbered = events.into_iter().zip(1..);
+        History {
+            events: numbered
+                .map(|((_, event), line)| Event { line, ..event })
+                .collect(),
+            dropped_bytes: 0,
+        }
     }
 
     /// Judges every block. The first block (by number) that cannot be explained gives the witness.
@@ -258,6 +324,11 @@ impl BlockHistory {
         }
         blocks
     }
+}
+
+/// A block, count or tag as a value; a tag above what EDN's integers hold is written as text.
+fn number(number: u64) -> Value {
+    i64::try_from(number).map_or_else(|_| Value::String(number.to_string()), Value::Int)
 }
 
 /// What happened to each block, with the operation's number.

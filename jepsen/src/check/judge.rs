@@ -6,6 +6,7 @@ use super::search::{Limits, SearchAnswer, search};
 use super::spec::{Call, Spec};
 use super::specs::{MultiRegister, Queue, QueueOp, Set, SetOp, Sum, SumOp, Text, TextOp, Txn};
 use super::verify::Witnessed;
+use super::zone_blocks::NOTHING_WROTE;
 use super::zones::{ZoneAnswer, ZoneChecker};
 use super::{Verdict, Witness, append, minimise, queues, sets};
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,19 +63,25 @@ fn judge<S: Witnessed>(
     calls: &[Call<S::Op>],
     fast: impl Fn(&S, &[Call<S::Op>]) -> Fast,
 ) -> Verdict {
-    let (hint, stuck) = match fast(spec, calls) {
+    let (hint, stuck, whole) = match fast(spec, calls) {
         Fast::Valid => return Verdict::Valid,
-        Fast::Invalid { hint, .. } => (hint, None),
+        Fast::Invalid { hint, explanation } => (hint, None, explanation),
         Fast::NotApplicable => match search(spec, calls, Limits::default()) {
             SearchAnswer::Linearizable => return Verdict::Valid,
             SearchAnswer::TooLarge(why) => return Verdict::Unknown(why),
-            SearchAnswer::Stuck { call } => (vec![call], Some(call)),
+            SearchAnswer::Stuck { call } => (vec![call], Some(call), String::new()),
         },
     };
     let chosen = minimise::minimise(spec, calls, &hint, stuck);
     let weak = spec.weaken(calls, &chosen);
     let explanation = match fast(spec, &weak) {
-        Fast::Invalid { explanation, .. } => explanation,
+        // A witness may do without the write of a value if other writes in it covered that value: of
+        // the whole history it would be wrong to say that nothing wrote it.
+        Fast::Invalid { explanation, .. } if explanation == whole => explanation,
+        Fast::Invalid { explanation, .. } => explanation.replace(
+            NOTHING_WROTE,
+            "that was overwritten before, or never written",
+        ),
         Fast::Valid | Fast::NotApplicable => explain(spec, &weak),
     };
     Verdict::Invalid(Witness::new(

@@ -10,6 +10,9 @@ use super::repeatable::Zone;
 use super::zones::{AFTER_ALL, BEFORE_ALL, Cluster, Mark, NO_OP, Writer, ZoneAnswer};
 use crate::hash::FixedMap;
 
+/// How an explanation says that a value came from nowhere.
+pub(super) const NOTHING_WROTE: &str = "that nothing wrote";
+
 /// A chain of clusters that stands together in every explaining order.
 #[derive(Clone, Debug)]
 pub(super) struct Block {
@@ -230,7 +233,7 @@ impl<'a> Chains<'a> {
         let op = cluster.first_read_finish.op;
         Err(invalid(
             vec![op],
-            format!("operation {op} returned a value that nothing wrote"),
+            format!("operation {op} returned a value {NOTHING_WROTE}"),
         ))
     }
 
@@ -241,7 +244,7 @@ impl<'a> Chains<'a> {
         }
         Err(invalid(
             vec![writer.op, seen.op],
-            format!("operation {} found a value that nothing wrote", writer.op),
+            format!("operation {} found a value {NOTHING_WROTE}", writer.op),
         ))
     }
 

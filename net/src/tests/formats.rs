@@ -47,6 +47,7 @@ fn introduction() -> Introduction {
             stores: vec![StoreStamp {
                 store: StoreId(0x5),
                 start_count: 3,
+                start_nonce: 0xabcd,
                 reported_durable: 4096,
             }],
             roles: RoleSet::PAGES | RoleSet::PROXY,
@@ -105,6 +106,7 @@ fn the_messages_of_a_handshake_are_as_documented() {
         "0100",
         "0500000000000000",
         "0300000000000000",
+        "cdab000000000000",
         "0010000000000000",
     );
     let hello = Hello {
@@ -119,6 +121,7 @@ fn the_messages_of_a_handshake_are_as_documented() {
     let known = StoreStamp {
         store: StoreId(5),
         start_count: 2,
+        start_nonce: 0x1234,
         reported_durable: 512,
     };
     let judgement = Judgement {
@@ -133,6 +136,7 @@ fn the_messages_of_a_handshake_are_as_documented() {
         "0100",
         "0500000000000000",
         "0200000000000000",
+        "3412000000000000",
         "0002000000000000"
     );
     let reply = HelloReply {

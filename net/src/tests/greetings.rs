@@ -13,6 +13,7 @@ fn stamp(store: u64, start_count: u64, reported_durable: u64) -> StoreStamp {
     StoreStamp {
         store: StoreId(store),
         start_count,
+        start_nonce: store * 1000 + start_count,
         reported_durable,
     }
 }
@@ -34,10 +35,9 @@ impl Memory {
 }
 
 impl PeerObserver for Memory {
-    fn knowledge(&self, store: StoreId) -> Option<(u64, u64)> {
+    fn knowledge(&self, store: StoreId) -> Option<StoreStamp> {
         let known = self.known.lock().unwrap();
-        let stamp = known.iter().find(|stamp| stamp.store == store)?;
-        Some((stamp.start_count, stamp.reported_durable))
+        known.iter().find(|stamp| stamp.store == store).copied()
     }
 
     fn learned(&self, _node: NodeId, stores: &[StoreStamp]) {
@@ -189,8 +189,8 @@ async fn peers_remember_each_others_stores() {
         .call(&peer(1), ECHO, message("x"), SECOND)
         .await
         .unwrap();
-    assert_eq!(at_server.knowledge(StoreId(22)), Some((5, 500)));
-    assert_eq!(at_client.knowledge(StoreId(11)), Some((1, 100)));
+    assert_eq!(at_server.knowledge(StoreId(22)), Some(stamp(22, 5, 500)));
+    assert_eq!(at_client.knowledge(StoreId(11)), Some(stamp(11, 1, 100)));
     // Each side heard what the other knew of it; what it never met is left out.
     assert_eq!(
         *at_client.judged.lock().unwrap(),
@@ -221,6 +221,32 @@ async fn a_rolled_back_store_learns_of_it_from_whoever_it_calls() {
         observer.judged.lock().unwrap()[0],
         (NodeId(1), vec![stamp(22, 5, 900)])
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_start_of_the_same_count_is_refused_though_it_shows_more() {
+    let cluster = Cluster::new();
+    let (server, to) = cluster.serving(1, Arc::new(Echo::default())).await;
+    let known = stamp(22, 5, 900);
+    server.on_peer(Memory::knowing(&[known]));
+    let old_image = Identity {
+        stores: vec![StoreStamp {
+            start_nonce: known.start_nonce + 1,
+            reported_durable: 4000,
+            ..known
+        }],
+        ..member(2)
+    };
+    let client = cluster.node_as(2, old_image).await;
+    let observer = Memory::knowing(&[]);
+    client.on_peer(observer.clone());
+    let outcome = client.call(&to, ECHO, message("x"), SECOND).await;
+    assert!(
+        matches!(&outcome, Err(CallError::Unreachable { reason, .. })
+            if reason.contains("rolled back")),
+        "{outcome:?}"
+    );
+    assert_eq!(observer.judged.lock().unwrap()[0], (NodeId(1), vec![known]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,8 @@
-//! After quiescence every live blob is whole on every member of its container, the members follow
-//! the policy, and no two copies differ.
+//! After quiescence every live blob is whole on every writable member of its container, no two copies
+//! differ, and each container has as many writable members as its policy says, one a node.
+//!
+//! Does not: ask a placement for its domains. A member is taken where one is to be had; moving it when
+//! its rack's own nodes are back is rebalancing, which is not there yet.
 //!
 //! The look-up goes to the shard, the copies are read from the stores themselves: neither is asked
 //! about the other.
@@ -7,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hedgerow_env::{BlobName, ContainerId, ContainerIndex, StoreId};
+use hedgerow_env::{BlobName, ContainerId, ContainerIndex, NodeId, StoreId};
 use hedgerow_protocol::{
     BlobHeader, DiskRecord, MapTarget, MapView, Placement, ShardReply, ShardRequest, decode, digest,
 };
@@ -50,12 +53,37 @@ pub async fn check(cluster: &Cluster, disk: &DiskRecord) -> Result<(), Failure> 
             no_writable_member_lacks(&view)?;
             at += PAGE_BLOCKS;
         }
+        for (container, placement) in &placements {
+            check_policy(disk, *container, placement)?;
+        }
         for (blob, units) in named {
             let placement = placements.get(&blob.container).ok_or_else(|| {
                 Failure::correctness(ORACLE, format!("{blob}: its container has no placement"))
             })?;
             check_blob(cluster, blob, &units, placement).await?;
         }
+    }
+    Ok(())
+}
+
+/// Replication factor, and one member a node.
+fn check_policy(
+    disk: &DiskRecord,
+    container: ContainerId,
+    placement: &Placement,
+) -> Result<(), Failure> {
+    let wrong = |text: String| {
+        let text = format!("{container} ({placement:?}): {text}");
+        Err(Failure::correctness(ORACLE, text))
+    };
+    let members: Vec<_> = placement.writable().collect();
+    let factor = usize::from(disk.policy.replication_factor);
+    if members.len() != factor {
+        return wrong(format!("{} members for {factor} copies", members.len()));
+    }
+    let nodes: BTreeSet<NodeId> = members.iter().map(|member| member.node).collect();
+    if nodes.len() != factor {
+        return wrong("two members on one node".into());
     }
     Ok(())
 }

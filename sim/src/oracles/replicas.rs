@@ -1,14 +1,20 @@
-//! After quiescence the replicas of a Raft group hold the same contents: key by key, value by value.
+//! After quiescence every member of every Raft group runs, has caught up, and holds the same contents
+//! as the others: key by key, value by value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hedgerow_env::GroupId;
 use hedgerow_pages::GroupReplica;
+use hedgerow_protocol::{GroupRecord, ShardTable};
 
 use crate::scenario::{Cluster, Failure};
-use crate::world::NodeIndex;
+use crate::world::{NodeIndex, World};
 
+const ORACLE: &str = "replicas";
+/// Members that lag behind have caught up within this time.
+const LIMIT: Duration = Duration::from_secs(60);
 /// Pairs read at once.
 const PAGE: usize = 512;
 
@@ -38,35 +44,99 @@ async fn contents(replica: &dyn GroupReplica) -> Option<(u64, Contents)> {
     found.take()
 }
 
-/// Compares the replicas of every group that have applied the same index.
+/// Waits until every member of every group runs, whole, at one index with the others, and compares
+/// them there.
 ///
 /// # Errors
-/// Two replicas at one index differ.
-pub async fn check_groups(cluster: &Cluster) -> Result<(), Failure> {
-    let mut seen: BTreeMap<GroupId, Vec<(NodeIndex, u64, Contents)>> = BTreeMap::new();
+/// Two replicas at one index differ; or some member lags, is damaged or does not run for too long.
+pub async fn check_groups(world: &World, cluster: &Cluster) -> Result<(), Failure> {
+    let give_up_ns = world.now_ns() + u64::try_from(LIMIT.as_nanos()).expect("a minute");
+    let mut open: BTreeSet<GroupId> = groups(cluster);
+    if open.is_empty() {
+        return Err(Failure::liveness(ORACLE, "no node knows a group"));
+    }
+    let mut last = String::new();
+    while world.now_ns() < give_up_ns {
+        for group in open.clone() {
+            match compare(cluster, group).await? {
+                None => {
+                    open.remove(&group);
+                }
+                Some(reason) => last = format!("{group}: {reason}"),
+            }
+        }
+        if open.is_empty() {
+            return Ok(());
+        }
+        world.sleep(LIMIT / 120).await;
+    }
+    let text = format!("{} groups after {LIMIT:?}; {last}", open.len());
+    Err(Failure::liveness(ORACLE, text))
+}
+
+fn records(table: ShardTable) -> Vec<GroupRecord> {
+    let mut records = table.shards;
+    records.push(table.root);
+    records
+}
+
+fn groups(cluster: &Cluster) -> BTreeSet<GroupId> {
+    let nodes = cluster.nodes().into_iter();
+    nodes
+        .flat_map(|(_, node)| records(node.groups().directory().table()))
+        .map(|record| record.group)
+        .collect()
+}
+
+/// None: all members stand at one index and are equal. Else: why they cannot be compared yet.
+async fn compare(cluster: &Cluster, group: GroupId) -> Result<Option<String>, Failure> {
+    let tables = cluster.nodes().into_iter();
+    let newest = tables
+        .map(|(_, node)| node.groups().directory().table())
+        .max_by_key(|table| table.epoch);
+    let record = newest
+        .into_iter()
+        .flat_map(records)
+        .find(|record| record.group == group);
+    let Some(record) = record else {
+        return Ok(Some("no table names it".into()));
+    };
+    let mut seen: Vec<(NodeIndex, u64, Contents)> = Vec::new();
+    let mut described = String::new();
     for (index, node) in cluster.nodes() {
         for replica in node.replicas() {
-            if let Some((applied, contents)) = contents(&*replica).await {
-                seen.entry(replica.group())
-                    .or_default()
-                    .push((index, applied, contents));
+            let named = replica.group() == group
+                && record
+                    .members
+                    .iter()
+                    .any(|one| one.member == replica.member());
+            if named && let Some((applied, contents)) = contents(&*replica).await {
+                seen.push((index, applied, contents));
+                described.push_str(&format!("\n  node {index}: {}", replica.describe()));
             }
         }
     }
-    for (group, replicas) in seen {
-        for (position, (node, applied, contents)) in replicas.iter().enumerate() {
-            for (other, other_applied, other_contents) in &replicas[..position] {
-                if applied == other_applied && contents != other_contents {
-                    let key = first_difference(contents, other_contents);
-                    return Err(Failure::correctness(
-                        "replica-contents",
-                        format!("{group} at index {applied}: nodes {node} and {other}: {key}"),
-                    ));
-                }
+    for (position, (node, applied, contents)) in seen.iter().enumerate() {
+        for (other, other_applied, other_contents) in &seen[..position] {
+            if applied == other_applied && contents != other_contents {
+                let key = first_difference(contents, other_contents);
+                return Err(Failure::correctness(
+                    ORACLE,
+                    format!("{group} at index {applied}: nodes {node} and {other}: {key}"),
+                ));
             }
         }
     }
-    Ok(())
+    let indexes: Vec<u64> = seen.iter().map(|(_, applied, _)| *applied).collect();
+    let together = indexes.windows(2).all(|pair| pair[0] == pair[1]);
+    if seen.len() == record.members.len() && together {
+        return Ok(None);
+    }
+    let members = record.members.len();
+    Ok(Some(format!(
+        "{} of {members} members answer, at {indexes:?}{described}",
+        seen.len()
+    )))
 }
 
 fn first_difference(one: &Contents, other: &Contents) -> String {

@@ -5,18 +5,23 @@
 //! either releases it or goes on reading from what it believes to hold, as a proxy does whose
 //! network or clock failed. An operation whose node dies stays open: its outcome is unknown.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hedgerow_env::{Env, Random, event};
+use hedgerow_env::{Env, event};
 use hedgerow_jepsen::check::{BlockHistory, BlockOp, OpId, Outcome};
 use hedgerow_node::Node;
 use hedgerow_proxy::{IoError, OperationTag, VirtualDisk};
 
 use crate::world::{NodeIndex, World};
 
+use super::operations::{ClientId, ClientOperation, Deed, Operations};
 use super::plan::Plan;
+
+/// A client that waits looks this often whether it is to stop; no pause is longer.
+const CLIENT_LOOK_NS: u64 = 50_000_000;
 
 /// The disk of a run.
 pub(super) const DISK: &str = "d0";
@@ -27,33 +32,36 @@ pub(super) const GARBAGE: u64 = u64::MAX;
 pub struct Agents {
     world: World,
     plan: Plan,
+    operations: Arc<Mutex<Operations>>,
     state: Mutex<State>,
 }
 
 struct State {
     history: BlockHistory,
     designated: NodeIndex,
-    /// Whether a former holder releases the disk when the designation moves.
-    releases: bool,
+    /// Until when a former holder goes on; others release the disk when the designation moves.
+    goes_on_until_ns: BTreeMap<NodeIndex, u64>,
     running: bool,
-    next_tag: u64,
+    /// The beginning of the safety phase.
+    began_ns: u64,
     next_process: u64,
     succeeded: u64,
 }
 
 impl Agents {
-    /// Clients that begin when [`Agents::run`] is called.
+    /// Clients that begin when [`Agents::begin_safety`] is called and do what `operations` has.
     #[must_use]
-    pub fn new(world: &World, plan: &Plan) -> Arc<Self> {
+    pub fn new(world: &World, plan: &Plan, operations: Arc<Mutex<Operations>>) -> Arc<Self> {
         Arc::new(Self {
             world: world.clone(),
             plan: plan.clone(),
+            operations,
             state: Mutex::new(State {
                 history: BlockHistory::new(),
                 designated: NodeIndex(0),
-                releases: true,
+                goes_on_until_ns: BTreeMap::new(),
                 running: false,
-                next_tag: 1,
+                began_ns: 0,
                 next_process: 1,
                 succeeded: 0,
             }),
@@ -64,16 +72,64 @@ impl Agents {
         act(&mut self.state.lock().expect("no panic under this lock"))
     }
 
+    pub(super) fn operations(&self) -> std::sync::MutexGuard<'_, Operations> {
+        self.operations.lock().expect("no panic under this lock")
+    }
+
+    /// The safety phase begins: clients run, and their times count from here.
+    pub fn begin_safety(&self) {
+        let now_ns = self.world.now_ns();
+        self.with(|state| {
+            state.running = true;
+            state.began_ns = now_ns;
+        });
+    }
+
     /// Lets the clients run, or has them pause.
     pub fn run(&self, running: bool) {
         self.with(|state| state.running = running);
     }
 
-    /// Moves the disk to another node.
-    pub fn designate(&self, node: NodeIndex, releases: bool) {
+    /// Clients whose lists end go on with operations of their own: to show that they are served.
+    pub fn go_on_after_list(&self) {
+        self.operations().generate_after_list();
+    }
+
+    /// Whether listed operations are still to come.
+    #[must_use]
+    pub fn awaits_listed(&self) -> bool {
+        let now_ns = self.since_began(self.world.now_ns());
+        let until_ns = self.operations().listed_until_ns();
+        until_ns.is_some_and(|until_ns| now_ns <= until_ns)
+    }
+
+    fn since_began(&self, at_ns: u64) -> u64 {
+        at_ns.saturating_sub(self.with(|state| state.began_ns))
+    }
+
+    /// Who holds the disk by plan while clients run; none while they do not.
+    pub(super) fn holder(&self) -> Option<NodeIndex> {
+        self.with(|state| state.running.then_some(state.designated))
+    }
+
+    /// How many initiators there are.
+    pub(super) fn initiators(&self) -> u32 {
+        self.plan.initiators
+    }
+
+    /// Bytes of a block.
+    pub(super) fn block_bytes(&self) -> u32 {
+        self.plan.policy.block_size
+    }
+
+    /// Moves the disk to another node; the former holder goes on for a while, unless that is zero.
+    pub fn designate(&self, node: NodeIndex, former_goes_on_ns: u64) {
+        let until_ns = self.world.now_ns() + former_goes_on_ns;
         self.with(|state| {
-            state.designated = node;
-            state.releases = releases;
+            if state.designated != node {
+                state.goes_on_until_ns.insert(state.designated, until_ns);
+                state.designated = node;
+            }
         });
     }
 
@@ -89,24 +145,42 @@ impl Agents {
         self.with(|state| state.succeeded)
     }
 
-    /// The byte offset of a hot block: blocks are spread over the containers.
-    fn offset(&self, block: u64) -> u64 {
-        let plan = &self.plan;
-        let containers = u64::from(plan.containers);
-        let within = block / containers * u64::from(plan.policy.block_size);
-        assert!(
-            within < plan.container_bytes,
-            "no two hot blocks share a place"
-        );
-        block % containers * plan.container_bytes + within
+    /// Where the operation's range begins, and its bytes.
+    pub(super) fn range(&self, operation: &ClientOperation) -> (u64, u64) {
+        let size = u64::from(self.plan.policy.block_size);
+        (self.plan.offset(operation.block), operation.count * size)
     }
 
-    fn begin(&self, process: u64, op: BlockOp) -> OpId {
+    /// The bytes that the operation writes.
+    pub(super) fn contents(&self, operation: &ClientOperation) -> Bytes {
+        let size = usize::try_from(self.plan.policy.block_size).expect("a small size");
+        let blocks = operation.block..operation.block + operation.count;
+        let one = |block| content(operation.tag(), block, size);
+        blocks.flat_map(one).collect::<Vec<u8>>().into()
+    }
+
+    /// The tags of the blocks that a read returned.
+    pub(super) fn tags(&self, env: &Env, operation: &ClientOperation, bytes: &Bytes) -> Vec<u64> {
+        let size = usize::try_from(self.plan.policy.block_size).expect("a small size");
+        let tag = |(block, bytes): (u64, &[u8])| {
+            let tag = tag_of(bytes, block);
+            if tag == GARBAGE {
+                describe_garbage(env, block, bytes);
+            }
+            tag
+        };
+        (operation.block..)
+            .zip(bytes.chunks(size))
+            .map(tag)
+            .collect()
+    }
+
+    pub(super) fn begin(&self, process: u64, op: BlockOp) -> OpId {
         let time = self.world.now_ns();
         self.with(|state| state.history.begin(process, time, op))
     }
 
-    fn finish(&self, id: OpId, outcome: Outcome) {
+    pub(super) fn finish(&self, id: OpId, outcome: Outcome) {
         let time = self.world.now_ns();
         self.with(|state| {
             state.succeeded += u64::from(matches!(outcome, Outcome::Ok(_)));
@@ -123,13 +197,10 @@ pub(super) async fn run_agents(agents: &Arc<Agents>, index: NodeIndex, node: Nod
     let env = node.env().clone();
     let mut held: Option<VirtualDisk> = None;
     loop {
-        let (designated, running, releases) =
-            agents.with(|state| (state.designated, state.running, state.releases));
-        if !running || designated != index {
+        if !agents.holds(index) {
             if let Some(disk) = held.take() {
-                if running && !releases {
-                    haunt(agents, &env, &disk).await;
-                }
+                let former = [ClientId::FORMER_HOLDER];
+                session(agents, &env, index, &disk, former, || agents.haunts(index)).await;
                 if let Some(proxy) = node.proxy() {
                     drop(proxy.detach(&disk).await);
                 }
@@ -147,50 +218,105 @@ pub(super) async fn run_agents(agents: &Arc<Agents>, index: NodeIndex, node: Nod
             }
         }
         match &held {
-            Some(disk) => work(agents, &env, index, disk).await,
+            Some(disk) => {
+                let clients = 1..=agents.plan.clients;
+                let rightful = session(agents, &env, index, disk, clients, || agents.holds(index));
+                // A rightful client may hang in a write when the disk moves; this one goes on.
+                let former = outstay(agents, &env, index, disk);
+                futures_util::future::join(rightful, former).await;
+            }
             None => env.sleep(Duration::from_millis(200)).await,
         }
     }
 }
 
-/// The clients of a holder, until the disk is lost or the designation moves.
-async fn work(agents: &Arc<Agents>, env: &Env, index: NodeIndex, disk: &VirtualDisk) {
-    let clients = (0..agents.plan.clients).map(|_| async {
-        let mut random = env.random("client");
-        let mut process = fresh_process(agents);
-        loop {
-            let go_on = agents.with(|state| state.running && state.designated == index);
-            if !go_on || disk.is_lost() {
-                return;
+impl Agents {
+    /// Whether the node's clients are those of the rightful holder.
+    pub(super) fn holds(&self, index: NodeIndex) -> bool {
+        self.with(|state| state.running && state.designated == index)
+    }
+
+    /// Whether the node goes on although the disk has moved.
+    pub(super) fn haunts(&self, index: NodeIndex) -> bool {
+        let now_ns = self.world.now_ns();
+        self.with(|state| {
+            let until_ns = state.goes_on_until_ns.get(&index);
+            state.running
+                && state.designated != index
+                && until_ns.is_some_and(|until_ns| now_ns < *until_ns)
+        })
+    }
+}
+
+/// The client that goes on with the disk when it has moved, as long as the plan says.
+async fn outstay(agents: &Arc<Agents>, env: &Env, index: NodeIndex, disk: &VirtualDisk) {
+    while agents.holds(index) && !disk.is_lost() {
+        env.sleep(Duration::from_nanos(CLIENT_LOOK_NS / 2)).await;
+    }
+    let former = [ClientId::FORMER_HOLDER];
+    session(agents, env, index, disk, former, || agents.haunts(index)).await;
+}
+
+/// Some clients of a node, until the disk is lost or they are not to go on.
+async fn session(
+    agents: &Arc<Agents>,
+    env: &Env,
+    index: NodeIndex,
+    disk: &VirtualDisk,
+    clients: impl IntoIterator<Item = u32>,
+    may: impl Fn() -> bool,
+) {
+    let go_on = || !disk.is_lost() && may();
+    let clients = clients.into_iter().map(|client| {
+        let id = ClientId {
+            node: index,
+            client,
+        };
+        let go_on = &go_on;
+        async move {
+            let mut process = fresh_process(agents);
+            while let Some(operation) = turn(agents, id, go_on).await {
+                agents.operations().performs(&operation);
+                if !operate(agents, env, disk, &operation, process).await {
+                    process = fresh_process(agents);
+                }
             }
-            if !operate(agents, env, disk, &mut random, process, true).await {
-                process = fresh_process(agents);
-            }
-            let most = u64::try_from(agents.plan.pause.as_millis()).expect("short");
-            env.sleep(Duration::from_millis(random.below(most + 1)))
-                .await;
         }
     });
     futures_util::future::join_all(clients).await;
 }
 
-/// A holder that does not know that it should be none: it reads, and writes now and then.
-async fn haunt(agents: &Arc<Agents>, env: &Env, disk: &VirtualDisk) {
-    let mut random = env.random("haunt");
-    let mut process = fresh_process(agents);
-    for _ in 0..400 {
-        if disk.is_lost() || !agents.with(|state| state.running) {
-            return;
+/// Waits for the client's next operation; none when it is to stop first.
+pub(super) async fn turn(
+    agents: &Agents,
+    client: ClientId,
+    go_on: impl Fn() -> bool,
+) -> Option<ClientOperation> {
+    let world = &agents.world;
+    let mut drawn = None;
+    loop {
+        if !go_on() {
+            return None;
         }
-        let writes = random.chance(1, 8);
-        if !operate(agents, env, disk, &mut random, process, writes).await {
-            process = fresh_process(agents);
+        let now_ns = world.now_ns();
+        if drawn.is_none() {
+            let since_began_ns = agents.since_began(now_ns);
+            drawn = agents.operations().next(client, since_began_ns);
         }
-        env.sleep(Duration::from_millis(1 + random.below(40))).await;
+        let look_ns = now_ns + CLIENT_LOOK_NS;
+        let due_ns = match &drawn {
+            Some(operation) => agents.with(|state| state.began_ns) + operation.at_ns,
+            // Its list is at its end, unless the service phase lets it go on.
+            None => look_ns,
+        };
+        if due_ns <= now_ns {
+            return drawn;
+        }
+        world.sleep_until_ns(due_ns.min(look_ns)).await;
     }
 }
 
-fn fresh_process(agents: &Agents) -> u64 {
+pub(super) fn fresh_process(agents: &Agents) -> u64 {
     agents.with(|state| {
         state.next_process += 1;
         state.next_process
@@ -202,45 +328,32 @@ async fn operate(
     agents: &Arc<Agents>,
     env: &Env,
     disk: &VirtualDisk,
-    random: &mut Random,
+    operation: &ClientOperation,
     process: u64,
-    may_write: bool,
 ) -> bool {
-    let block = random.below(agents.plan.hot_blocks);
-    if may_write && random.chance(1, 2) {
-        if random.chance(1, 6) {
-            zero(agents, disk, block, process).await
-        } else {
-            {
-                let cancel = random.chance(1, 8);
-                let after = Duration::from_micros(random.below(60_000));
-                write(agents, env, disk, block, process, cancel.then_some(after)).await
-            }
+    match operation.deed {
+        Deed::Read => read(agents, env, disk, operation, process).await,
+        Deed::Zero => zero(agents, disk, operation, process).await,
+        Deed::Write => write(agents, env, disk, operation, process, None).await,
+        Deed::WriteThenCancel { after_us } => {
+            let after = Duration::from_micros(after_us);
+            write(agents, env, disk, operation, process, Some(after)).await
         }
-    } else {
-        read(agents, env, disk, block, process).await
     }
 }
 
-fn tag(agents: &Agents) -> u64 {
-    agents.with(|state| {
-        state.next_tag += 1;
-        state.next_tag
-    })
-}
-
 /// A block's bytes: the tag and the block, over and over, so that misplaced and torn blocks show.
-pub(super) fn content(tag: u64, block: u64, size: usize) -> Bytes {
+fn content(tag: u64, block: u64, size: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(size);
     while bytes.len() < size {
         bytes.extend_from_slice(&tag.to_le_bytes());
         bytes.extend_from_slice(&block.to_le_bytes());
     }
-    bytes.into()
+    bytes
 }
 
 /// The tag of a block's bytes: 0 for zeros, [`GARBAGE`] for anything that was never written there.
-pub(super) fn tag_of(bytes: &[u8], block: u64) -> u64 {
+fn tag_of(bytes: &[u8], block: u64) -> u64 {
     let word = |at: usize| {
         let word: [u8; 8] = bytes[at..at + 8].try_into().expect("eight bytes");
         u64::from_le_bytes(word)
@@ -259,22 +372,14 @@ async fn write(
     agents: &Arc<Agents>,
     env: &Env,
     disk: &VirtualDisk,
-    block: u64,
+    operation: &ClientOperation,
     process: u64,
     cancel_after: Option<Duration>,
 ) -> bool {
-    let tag = tag(agents);
-    let size = usize::try_from(agents.plan.policy.block_size).expect("a small size");
-    let id = agents.begin(
-        process,
-        BlockOp::Write {
-            first_block: block,
-            count: 1,
-            tag,
-        },
-    );
-    let data = content(tag, block, size);
-    let writing = disk.write(agents.offset(block), data, OperationTag(tag));
+    let tag = operation.tag();
+    let id = agents.begin(process, operation.recorded());
+    let (offset, _) = agents.range(operation);
+    let writing = disk.write(offset, agents.contents(operation), OperationTag(tag));
     let result = match cancel_after {
         None => writing.await,
         Some(after) => {
@@ -285,30 +390,37 @@ async fn write(
             futures_util::future::join(writing, cancelling).await.0
         }
     };
-    settle(agents, id, result)
+    settle(agents, operation, id, result)
 }
 
-async fn zero(agents: &Arc<Agents>, disk: &VirtualDisk, block: u64, process: u64) -> bool {
-    let tag = tag(agents);
-    let id = agents.begin(
-        process,
-        BlockOp::Zero {
-            first_block: block,
-            count: 1,
-        },
-    );
-    let size = u64::from(agents.plan.policy.block_size);
-    let result = disk
-        .zero(agents.offset(block), size, OperationTag(tag))
-        .await;
-    settle(agents, id, result)
+async fn zero(
+    agents: &Arc<Agents>,
+    disk: &VirtualDisk,
+    operation: &ClientOperation,
+    process: u64,
+) -> bool {
+    let id = agents.begin(process, operation.recorded());
+    let (offset, length) = agents.range(operation);
+    let tag = OperationTag(operation.tag());
+    let result = disk.zero(offset, length, tag).await;
+    settle(agents, operation, id, result)
 }
 
-fn settle(agents: &Agents, id: OpId, result: Result<(), IoError>) -> bool {
+fn settle(
+    agents: &Agents,
+    operation: &ClientOperation,
+    id: OpId,
+    result: Result<(), IoError>,
+) -> bool {
     match result {
         Ok(()) => {
             agents.finish(id, Outcome::Ok(None));
             true
+        }
+        // A cancelled write of several blocks may have been done in part.
+        Err(IoError::Cancelled) if operation.count > 1 => {
+            agents.finish(id, Outcome::Info);
+            false
         }
         Err(IoError::Cancelled | IoError::OutOfRange | IoError::Misaligned { .. }) => {
             agents.finish(id, Outcome::Fail);
@@ -344,45 +456,40 @@ async fn read(
     agents: &Arc<Agents>,
     env: &Env,
     disk: &VirtualDisk,
-    block: u64,
+    operation: &ClientOperation,
     process: u64,
 ) -> bool {
-    let id = agents.begin(
-        process,
-        BlockOp::Read {
-            first_block: block,
-            count: 1,
-        },
-    );
-    let size = u64::from(agents.plan.policy.block_size);
-    match disk.read(agents.offset(block), size).await {
-        Ok(bytes) => {
-            let tag = tag_of(&bytes, block);
-            if tag == GARBAGE {
-                describe_garbage(env, block, &bytes);
-            }
-            agents.finish(id, Outcome::Ok(Some(vec![tag])));
-        }
+    let id = agents.begin(process, operation.recorded());
+    let (offset, length) = agents.range(operation);
+    let outcome = match disk.read(offset, length).await {
+        Ok(bytes) => Outcome::Ok(Some(agents.tags(env, operation, &bytes))),
         // A read that failed says nothing.
-        Err(_) => agents.finish(id, Outcome::Fail),
-    }
+        Err(_) => Outcome::Fail,
+    };
+    agents.finish(id, outcome);
     true
 }
 
 /// Reads every hot block once; false when some could not be read.
-pub(super) async fn read_all(agents: &Arc<Agents>, disk: &VirtualDisk) -> bool {
+pub(super) async fn read_all(agents: &Arc<Agents>, env: &Env, disk: &VirtualDisk) -> bool {
     let process = fresh_process(agents);
     for block in 0..agents.plan.hot_blocks {
-        let id = agents.begin(
-            process,
-            BlockOp::Read {
-                first_block: block,
-                count: 1,
-            },
-        );
-        let size = u64::from(agents.plan.policy.block_size);
-        match disk.read(agents.offset(block), size).await {
-            Ok(bytes) => agents.finish(id, Outcome::Ok(Some(vec![tag_of(&bytes, block)]))),
+        let operation = ClientOperation {
+            at_ns: 0,
+            node: NodeIndex(0),
+            client: ClientId::FORMER_HOLDER,
+            number: 0,
+            block,
+            count: 1,
+            deed: Deed::Read,
+        };
+        let id = agents.begin(process, operation.recorded());
+        let (offset, length) = agents.range(&operation);
+        match disk.read(offset, length).await {
+            Ok(bytes) => {
+                let tags = agents.tags(env, &operation, &bytes);
+                agents.finish(id, Outcome::Ok(Some(tags)));
+            }
             Err(_) => {
                 agents.finish(id, Outcome::Fail);
                 return false;

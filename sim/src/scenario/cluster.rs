@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hedgerow_env::{Env, HaltReason, event};
-use hedgerow_node::{GroupTiming, Node, NodeConfig, PoolConfig, StoreScale};
+use hedgerow_env::{Env, event};
+use hedgerow_node::{Exports, GroupTiming, IscsiConfig, Node, NodeConfig, PoolConfig, StoreScale};
 use hedgerow_protocol::{Location, Residence, Roles};
 
 use crate::world::{NodeIndex, NodeSpec, World};
 
 use super::clients::{Agents, run_agents};
+use super::initiators::{PORTAL_PORT, run_initiators};
 use super::plan::Plan;
 
 /// The RPC port of every node.
@@ -24,6 +25,8 @@ struct Inner {
     world: World,
     plan: Plan,
     indexes: Vec<NodeIndex>,
+    /// Where the initiators run; not one of the cluster's nodes.
+    machine: NodeIndex,
     live: Mutex<BTreeMap<NodeIndex, Node>>,
     agents: Arc<Agents>,
 }
@@ -45,13 +48,19 @@ impl Cluster {
                 &format!("dc-{}", rack % plan.data_centres),
             );
             let index = world.add_node(spec);
-            world.set_drift(index, plan.drift_ppm[usize::from(number)]);
+            world.set_drift(index, plan.drift(index));
             indexes.push(index);
         }
+        let machine = world.add_node(NodeSpec::new("initiators", "rack-0", "dc-0"));
+        let initiators = Arc::clone(&agents);
+        drop(world.start(machine, move |env| {
+            Box::pin(run_initiators(Arc::clone(&initiators), env))
+        }));
         let cluster = Self(Arc::new(Inner {
             world: world.clone(),
             plan: plan.clone(),
             indexes,
+            machine,
             live: Mutex::default(),
             agents,
         }));
@@ -63,6 +72,12 @@ impl Cluster {
             }));
         }
         cluster
+    }
+
+    /// The machine of the initiators.
+    #[must_use]
+    pub fn machine(&self) -> NodeIndex {
+        self.0.machine
     }
 
     /// The nodes.
@@ -115,7 +130,11 @@ impl Cluster {
                 residence: Residence::Hdd,
                 capacity_bytes: 256 << 20,
             }],
-            iscsi: None,
+            iscsi: Some(IscsiConfig {
+                listen: format!("node-{}:{PORTAL_PORT}", index.0),
+                exports: Exports::All,
+                chap: None,
+            }),
             shards: self.0.plan.shards,
             timing: GroupTiming {
                 heartbeat: Duration::from_millis(250),
@@ -132,7 +151,7 @@ impl Cluster {
             Ok(node) => node,
             Err(error) => {
                 event!(env, Error, "sim", "node did not start: {error}");
-                env.halt(HaltReason::DiskFailed(error.to_string()));
+                env.halt(error.halt_reason());
                 return;
             }
         };

@@ -6,10 +6,15 @@
 
 mod clients;
 mod cluster;
+mod initiators;
 mod nemesis;
+mod operations;
 mod plan;
 mod run;
+mod script;
 
 pub use cluster::Cluster;
-pub use plan::Plan;
-pub use run::{Failure, FailureKind, Report, run_plan};
+pub use operations::{ClientId, ClientOperation, Deed, Operations};
+pub use plan::{Move, Plan};
+pub use run::{Failure, FailureKind, Report, run_plan, run_script};
+pub use script::{SERVICE_SUCCESSES, Script};

@@ -6,7 +6,16 @@ use std::time::Duration;
 
 use hedgerow_env::Random;
 
-use crate::world::{Crash, DiskFaults, FaultAction, LinkRules, NodeIndex, TimedFault};
+use crate::world::{Crash, DiskFaults, FaultAction, LinkRules, LinkState, NodeIndex, TimedFault};
+
+use super::plan::Move;
+
+/// Faults while the cluster forms are over after this time.
+const FORMATION_NS: u64 = 12_000_000_000;
+/// Longer than a lease and the wait for its end, so that another holder comes in.
+const AMBUSH_NS: u64 = 9_000_000_000;
+/// How fast and slow the clocks of an ambush go; the bound is 100,000.
+const EXTREME_DRIFT_PPM: i32 = 98_000;
 
 /// The kinds, each with its weight in the mix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,9 +36,17 @@ enum Kind {
     Drift,
     StepWall,
     RackPower,
+    PauseTwo,
+    CutPairs,
+    GrayLinks,
+    LateMessages,
+    Bridge,
+    Ring,
+    AmbushHolder,
+    LateRenewal,
 }
 
-const KINDS: [Kind; 16] = [
+const KINDS: [Kind; 24] = [
     Kind::Kill,
     Kind::PowerLoss,
     Kind::CrashBetweenCalls,
@@ -46,16 +63,87 @@ const KINDS: [Kind; 16] = [
     Kind::Drift,
     Kind::StepWall,
     Kind::RackPower,
+    Kind::PauseTwo,
+    Kind::CutPairs,
+    Kind::GrayLinks,
+    Kind::LateMessages,
+    Kind::Bridge,
+    Kind::Ring,
+    Kind::AmbushHolder,
+    Kind::LateRenewal,
 ];
+
+/// Where and how long faults strike.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ground {
+    pub(super) nodes: u16,
+    pub(super) racks: u16,
+    pub(super) safety: Duration,
+}
+
+/// Nothing passes.
+const CUT: LinkRules = LinkRules {
+    state: LinkState::Cut,
+    loss_ppm: 0,
+    duplicate_ppm: 0,
+    reorder_ppm: 0,
+    reorder_ns: 0,
+    corrupt_ppm: 0,
+    delay_ns: 0,
+    jitter_ns: 0,
+    bytes_per_second: 0,
+};
 
 struct Draw<'a> {
     random: &'a mut Random,
     nodes: u16,
+    racks: u16,
+    moves: &'a mut Vec<Move>,
     faults: Vec<TimedFault>,
 }
 
-/// Draws the faults of a safety phase of length `safety`.
-pub(super) fn draw(random: &mut Random, nodes: u16, safety: Duration) -> Vec<TimedFault> {
+/// Draws what strikes while the cluster forms: in one seed of three, and over soon.
+pub(super) fn draw_formation(random: &mut Random, nodes: u16) -> Vec<TimedFault> {
+    if !random.chance(1, 3) {
+        return Vec::new();
+    }
+    let count = 1 + random.below(4);
+    let mut moves = Vec::new();
+    let mut draw = Draw {
+        random,
+        nodes,
+        racks: 1,
+        moves: &mut moves,
+        faults: Vec::new(),
+    };
+    const SHORT: [Kind; 6] = [
+        Kind::Kill,
+        Kind::PowerLoss,
+        Kind::CrashBetweenCalls,
+        Kind::Pause,
+        Kind::Isolate,
+        Kind::CutPairs,
+    ];
+    for _ in 0..count {
+        let kind = SHORT[draw.random.index(SHORT.len())];
+        let at = 1 + draw.random.below(FORMATION_NS / 2);
+        draw.strike(kind, at);
+    }
+    let mut faults = draw.faults;
+    for fault in &mut faults {
+        fault.at_ns = fault.at_ns.min(FORMATION_NS);
+    }
+    faults.sort_by_key(|fault| fault.at_ns);
+    faults
+}
+
+/// Draws the faults of a safety phase; an ambush moves the disk, too.
+pub(super) fn draw(random: &mut Random, ground: Ground, moves: &mut Vec<Move>) -> Vec<TimedFault> {
+    let Ground {
+        nodes,
+        racks,
+        safety,
+    } = ground;
     let mut weights = Vec::new();
     for kind in KINDS {
         for _ in 0..random.below(4) {
@@ -68,6 +156,8 @@ pub(super) fn draw(random: &mut Random, nodes: u16, safety: Duration) -> Vec<Tim
     let mut draw = Draw {
         random,
         nodes,
+        racks,
+        moves,
         faults: Vec::new(),
     };
     let end = u64::try_from(safety.as_nanos()).expect("a run is short");
@@ -80,6 +170,7 @@ pub(super) fn draw(random: &mut Random, nodes: u16, safety: Duration) -> Vec<Tim
     }
     let mut faults = draw.faults;
     faults.sort_by_key(|fault| fault.at_ns);
+    moves.sort_by_key(|one| one.at_ns);
     faults
 }
 
@@ -118,16 +209,20 @@ impl Draw<'_> {
                 self.push(at, FaultAction::Pause(node));
                 self.push(until, FaultAction::Resume(node));
             }
-            Kind::Isolate => {
-                let rest = self
-                    .all()
-                    .into_iter()
-                    .filter(|other| *other != node)
-                    .collect();
-                self.push(at, FaultAction::Partition(vec![vec![node], rest]));
+            Kind::PauseTwo => {
+                for node in [node, self.node()] {
+                    self.push(at, FaultAction::Pause(node));
+                    self.push(until, FaultAction::Resume(node));
+                }
+            }
+            Kind::Isolate | Kind::Split | Kind::Bridge | Kind::Ring => {
+                let groups = self.groups(kind, node);
+                self.push(at, FaultAction::Partition(groups));
                 self.push(until, FaultAction::HealLinks);
             }
-            Kind::Split => self.split(at, until),
+            Kind::CutPairs | Kind::GrayLinks | Kind::LateMessages => self.links(kind, at, until),
+            Kind::AmbushHolder => self.ambush_holder(at),
+            Kind::LateRenewal => self.late_renewal(at),
             Kind::OneWay => self.one_way(at, until, node),
             Kind::LossyLink => self.lossy(at, until, node),
             Kind::SlowDisk | Kind::StuckDisk | Kind::SyncError => {
@@ -155,26 +250,137 @@ impl Draw<'_> {
         }
     }
 
-    /// Nodes stand in racks by their number modulo the racks: the plan has three.
+    /// Nodes stand in racks by their number modulo the racks.
     fn rack_power(&mut self, at: u64, until: u64, node: NodeIndex) {
-        let rack = node.0 % 3;
-        for node in self.all().into_iter().filter(|node| node.0 % 3 == rack) {
+        let racks = self.racks;
+        let rack = node.0 % racks;
+        for node in self.all().into_iter().filter(|node| node.0 % racks == rack) {
             self.down(at, until, node, Crash::POWER);
         }
     }
 
-    fn split(&mut self, at: u64, until: u64) {
-        let mut left = Vec::new();
+    /// Groups whose members talk; whoever stands in two groups is a bridge.
+    fn groups(&mut self, kind: Kind, node: NodeIndex) -> Vec<Vec<NodeIndex>> {
+        let others: Vec<NodeIndex> = self.all().into_iter().filter(|one| *one != node).collect();
+        let mut left = vec![node];
         let mut right = Vec::new();
-        for node in self.all() {
-            if self.random.chance(1, 2) {
-                left.push(node)
-            } else {
-                right.push(node)
+        match kind {
+            Kind::Isolate => right = others,
+            Kind::Ring => {
+                let all = self.all();
+                let next = |at: usize| all[(at + 1) % all.len()];
+                let pair = |(at, one): (usize, &NodeIndex)| vec![*one, next(at)];
+                return all.iter().enumerate().map(pair).collect();
+            }
+            _ => {
+                if kind == Kind::Bridge {
+                    right.push(node);
+                }
+                for other in others {
+                    let side = if self.random.chance(1, 2) {
+                        &mut left
+                    } else {
+                        &mut right
+                    };
+                    side.push(other);
+                }
             }
         }
-        self.push(at, FaultAction::Partition(vec![left, right]));
-        self.push(until, FaultAction::HealLinks);
+        vec![left, right]
+    }
+
+    /// Rules for some links from now `until`, each way by itself unless the links are cut.
+    fn links(&mut self, kind: Kind, at: u64, until: u64) {
+        let all = self.all();
+        for from in &all {
+            for to in all.iter().filter(|to| *to != from) {
+                if (kind == Kind::CutPairs && to < from) || !self.random.chance(1, 3) {
+                    continue;
+                }
+                let rules = self.link_rules(kind);
+                self.link(at, until, *from, *to, rules);
+                if kind == Kind::CutPairs {
+                    self.link(at, until, *to, *from, rules);
+                }
+            }
+        }
+    }
+
+    fn link_rules(&mut self, kind: Kind) -> LinkRules {
+        match kind {
+            Kind::CutPairs => CUT,
+            Kind::GrayLinks => LinkRules {
+                delay_ns: 1_000_000 * self.random.below(1_500),
+                jitter_ns: 1_000_000 * self.random.below(500),
+                ..LinkRules::default()
+            },
+            _ => LinkRules {
+                reorder_ppm: 5_000 + u32::try_from(self.random.below(60_000)).expect("small"),
+                reorder_ns: 1_000_000 * (200 + self.random.below(6_000)),
+                ..LinkRules::default()
+            },
+        }
+    }
+
+    fn link(&mut self, at: u64, until: u64, from: NodeIndex, to: NodeIndex, rules: LinkRules) {
+        self.push(at, FaultAction::Link(from, to, rules));
+        self.push(until, FaultAction::Link(from, to, LinkRules::default()));
+    }
+
+    /// Who the plan has hold the disk at `at`.
+    fn holder(&self, at: u64) -> NodeIndex {
+        let before = self.moves.iter().filter(|one| one.at_ns <= at);
+        before
+            .max_by_key(|one| one.at_ns)
+            .map_or(NodeIndex(0), |one| one.to)
+    }
+
+    /// Another node is to take the disk at `at` while the holder goes on.
+    fn take_over(&mut self, at_ns: u64, holder: NodeIndex) {
+        let step = 1 + u16::try_from(self.random.below(u64::from(self.nodes) - 1)).expect("small");
+        self.moves.push(Move {
+            at_ns,
+            to: NodeIndex((holder.0 + step) % self.nodes),
+            former_goes_on_ns: AMBUSH_NS,
+        });
+    }
+
+    /// The holder loses some nodes, perhaps the root's leader among them, but not all; messages
+    /// between the others dawdle; and another proxy takes the disk.
+    fn ambush_holder(&mut self, at: u64) {
+        let holder = self.holder(at);
+        let until = at + AMBUSH_NS;
+        for other in self.all().into_iter().filter(|other| *other != holder) {
+            if self.random.chance(1, 2) {
+                self.link(at, until, holder, other, CUT);
+                self.link(at, until, other, holder, CUT);
+            }
+        }
+        if self.random.chance(1, 2) {
+            self.links(Kind::GrayLinks, at + 1, until);
+        }
+        let after = at + 1_000_000 * self.random.below(1_000);
+        self.take_over(after, holder);
+    }
+
+    /// Answers reach the holder late, then nothing of its reaches anyone: its last renewal counts
+    /// from long before it heard of it. Its clock is slow, the others' are fast.
+    fn late_renewal(&mut self, at: u64) {
+        let holder = self.holder(at);
+        let silent = at + 1_000_000 * (1_500 + self.random.below(2_000));
+        let until = silent + AMBUSH_NS;
+        let late = LinkRules {
+            delay_ns: 1_000_000 * (300 + self.random.below(1_200)),
+            ..LinkRules::default()
+        };
+        for other in self.all().into_iter().filter(|other| *other != holder) {
+            self.push(at, FaultAction::Drift(other, EXTREME_DRIFT_PPM));
+            self.link(at, until, other, holder, late);
+            self.link(silent, until, holder, other, CUT);
+        }
+        self.push(at, FaultAction::Drift(holder, -EXTREME_DRIFT_PPM));
+        let after = silent + 1_000_000 * self.random.below(500);
+        self.take_over(after, holder);
     }
 
     fn down(&mut self, at: u64, until: u64, node: NodeIndex, crash: Crash) {
@@ -196,14 +402,10 @@ impl Draw<'_> {
     }
 
     fn one_way(&mut self, at: u64, until: u64, node: NodeIndex) {
-        let cut = LinkRules {
-            state: crate::world::LinkState::Cut,
-            ..LinkRules::default()
-        };
         let inward = self.random.chance(1, 2);
         for other in self.all().into_iter().filter(|other| *other != node) {
             let (from, to) = if inward { (other, node) } else { (node, other) };
-            self.push(at, FaultAction::Link(from, to, cut));
+            self.push(at, FaultAction::Link(from, to, CUT));
         }
         self.push(until, FaultAction::HealLinks);
     }

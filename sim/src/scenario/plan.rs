@@ -8,9 +8,26 @@ use hedgerow_env::Random;
 use hedgerow_protocol::{PlacementRule, Policy};
 use serde::{Deserialize, Serialize};
 
-use crate::world::TimedFault;
+use crate::world::{NodeIndex, TimedFault};
 
 use super::nemesis;
+
+/// The disk moves to another proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Move {
+    /// When, from the beginning of the safety phase.
+    pub at_ns: u64,
+    /// Where to.
+    pub to: NodeIndex,
+    /// The former holder goes on for so long, as if it knew nothing of it; zero: it releases.
+    pub former_goes_on_ns: u64,
+}
+
+/// Bytes of one operation at most.
+const OPERATION_BYTES: u64 = 65_536;
+/// Blocks of one operation at most.
+const OPERATION_BLOCKS: u64 = 5;
 
 /// A run's plan. Written to and read from a tape, it needs no seed to be drawn from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,14 +52,20 @@ pub struct Plan {
     pub hot_blocks: u64,
     /// Client tasks of the node that holds the disk.
     pub clients: u32,
+    /// Initiators on a machine of their own, which use the portal of the node that holds the disk.
+    #[serde(default)]
+    pub initiators: u32,
     /// Pause between a client's operations, at most.
     pub pause: Duration,
     /// How long faults strike.
     pub safety: Duration,
-    /// The disk moves to another proxy about this often.
-    pub move_every: Duration,
-    /// Clock drift of each node, in parts per million.
+    /// Where the disk moves when; it begins at node 0, where it also is once the faults have ended.
+    pub moves: Vec<Move>,
+    /// Clock drift of each node, in parts per million; none where the list has ended.
     pub drift_ppm: Vec<i32>,
+    /// What strikes while the cluster forms, counted from the beginning of the run.
+    #[serde(default)]
+    pub formation: Vec<TimedFault>,
     /// What strikes when, counted from the beginning of the safety phase.
     pub faults: Vec<TimedFault>,
 }
@@ -53,21 +76,96 @@ fn stream(seed: u64, label: u64) -> Random {
 }
 
 impl Plan {
+    /// The least that a plan can hold: what a tape does not mention.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self {
+            seed: 0,
+            nodes: 1,
+            racks: 1,
+            data_centres: 1,
+            shards: 1,
+            policy: Policy::default(),
+            containers: 1,
+            container_bytes: 1 << 20,
+            hot_blocks: 1,
+            clients: 1,
+            initiators: 0,
+            pause: Duration::from_millis(10),
+            safety: Duration::from_secs(1),
+            moves: Vec::new(),
+            drift_ppm: Vec::new(),
+            formation: Vec::new(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// The clock drift of a node outside its faults, in parts per million.
+    #[must_use]
+    pub fn drift(&self, node: NodeIndex) -> i32 {
+        self.drift_ppm
+            .get(node.position())
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// The blocks in use lie in windows around the borders of neighbouring containers.
+    fn windows(&self) -> u64 {
+        u64::from(self.containers).saturating_sub(1).max(1)
+    }
+
+    /// Blocks of a window; the last one may be shorter.
+    #[must_use]
+    pub fn window_blocks(&self) -> u64 {
+        self.hot_blocks.div_ceil(self.windows()).max(1)
+    }
+
+    /// How many blocks can be in use at most.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.windows() * (self.container_bytes / u64::from(self.policy.block_size))
+    }
+
+    /// Blocks of one operation at most.
+    #[must_use]
+    pub fn most_blocks(&self) -> u64 {
+        (OPERATION_BYTES / u64::from(self.policy.block_size)).clamp(1, OPERATION_BLOCKS)
+    }
+
+    /// Where a block in use begins, in bytes. Those of a window follow one another.
+    #[must_use]
+    pub fn offset(&self, block: u64) -> u64 {
+        assert!(block < self.room(), "no two blocks share a place");
+        let size = u64::from(self.policy.block_size);
+        let (window, within) = (block / self.window_blocks(), block % self.window_blocks());
+        let before_border = if self.containers > 1 {
+            self.window_blocks() / 2 * size
+        } else {
+            self.container_bytes
+        };
+        (window + 1) * self.container_bytes - before_border + within * size
+    }
+
     /// The plan of `seed`.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
         let mut shape = stream(seed, 1);
-        let nodes = 5;
-        let racks = 3;
         let mut disk = stream(seed, 2);
-        let factors: [u8; 8] = [3, 3, 3, 3, 3, 5, 2, 1];
+        let factors: [u8; 10] = [3, 3, 3, 3, 3, 5, 2, 1, 4, 6];
         let rules = [
             PlacementRule::Agnostic,
             PlacementRule::RackAware,
             PlacementRule::DataCentreAware,
         ];
+        let replication_factor = factors[disk.index(factors.len())];
+        // One member a node: six copies need six nodes, and one to spare.
+        let nodes = [5, 5, 5, 5, 5, 5, 6, 7][shape.index(8)].max(match replication_factor {
+            6 => 7,
+            _ => 5,
+        });
+        let racks = 3;
         let policy = Policy {
-            replication_factor: factors[disk.index(factors.len())],
+            replication_factor,
             placement: rules[disk.index(rules.len())],
             block_size: [512, 4096, 4096, 65_536][disk.index(4)],
             compression: disk.chance(1, 3),
@@ -78,9 +176,15 @@ impl Plan {
         let mut clocks = stream(seed, 4);
         let containers = 1 + u32::try_from(disk.below(4)).expect("small");
         let container_bytes = 1 << 20;
-        let room = u64::from(containers) * (container_bytes / u64::from(policy.block_size));
         let drift = |_| i32::try_from(clocks.below(180_000)).expect("small") - 90_000;
-        Self {
+        let mut moves = draw_moves(&mut stream(seed, 6), nodes, safety);
+        let ground = nemesis::Ground {
+            nodes,
+            racks,
+            safety,
+        };
+        let faults = nemesis::draw(&mut stream(seed, 5), ground, &mut moves);
+        let mut plan = Self {
             seed,
             nodes,
             racks,
@@ -89,13 +193,36 @@ impl Plan {
             policy,
             containers,
             container_bytes,
-            hot_blocks: (4 + work.below(28)).min(room),
-            clients: 2 + u32::try_from(work.below(4)).expect("small"),
+            hot_blocks: 4 + work.below(28),
+            clients: 1 + u32::try_from(work.below(4)).expect("small"),
+            initiators: u32::try_from(work.below(4)).expect("small"),
             pause: Duration::from_millis([2, 10, 50][work.index(3)]),
             safety,
-            move_every: Duration::from_millis(2_000 + work.below(12_000)),
+            moves,
             drift_ppm: (0..nodes).map(drift).collect(),
-            faults: nemesis::draw(&mut stream(seed, 5), nodes, safety),
-        }
+            formation: nemesis::draw_formation(&mut stream(seed, 7), nodes),
+            faults,
+        };
+        plan.hot_blocks = plan.hot_blocks.min(plan.room());
+        plan
     }
+}
+
+fn draw_moves(random: &mut Random, nodes: u16, safety: Duration) -> Vec<Move> {
+    let end = u64::try_from(safety.as_nanos()).expect("a run is short");
+    let every = 1_000_000 * (2_000 + random.below(12_000));
+    let mut at_ns = every;
+    let mut moves = Vec::new();
+    while at_ns < end {
+        let to = NodeIndex(u16::try_from(random.below(u64::from(nodes))).expect("few nodes"));
+        let goes_on = random.chance(1, 2);
+        let former_goes_on_ns = u64::from(goes_on) * 1_000_000_000 * (1 + random.below(10));
+        moves.push(Move {
+            at_ns,
+            to,
+            former_goes_on_ns,
+        });
+        at_ns += every / 2 + random.below(every);
+    }
+    moves
 }

@@ -1,23 +1,30 @@
 //! Running a plan: form, break, heal, converge, judge.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hedgerow_env::{HaltReason, Random};
+use hedgerow_jepsen::check::BlockHistory;
 use hedgerow_net::GroupClient;
 use hedgerow_protocol::{
     DiskRecord, RootCommand, RootOutcome, ShardReply, ShardRequest, ShardStatistics,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::oracles;
 use crate::world::{
-    Crash, DiskFaults, NodeIndex, NodeStatus, Recording, TimedFault, World, WorldConfig,
-    run_in_world,
+    Crash, DiskFaults, FaultAction, NodeIndex, NodeStatus, Recording, Strike, TimedFault, World,
+    WorldConfig, run_in_world,
 };
 
 use super::clients::{Agents, DISK, read_all};
 use super::cluster::Cluster;
+use super::operations::{ClientOperation, Operations, identity_seed};
 use super::plan::Plan;
+use super::script::Script;
 
-/// A cluster without faults forms within this time.
+/// A cluster forms within this time; faults may strike in its first twelve seconds.
 const FORM_LIMIT: Duration = Duration::from_secs(60);
 /// After the last fault is healed the cluster serves again within this time: an election, the wait
 /// for a lease, back-offs, and the recovery of stores.
@@ -30,11 +37,14 @@ const RUN_LIMIT: Duration = Duration::from_secs(1_200);
 const NEVER: u64 = 1 << 60;
 /// Pause between two looks at the cluster.
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
+/// The operator starts a node that stopped itself so long after he sees it, at most.
+const OPERATOR_WAIT_MAXIMUM_MS: u64 = 4_000;
 /// One question to a group.
 const ASK_LIMIT: Duration = Duration::from_secs(3);
 
 /// What kind of failure a run ended with; each has its exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// Wrong data, lost data, a policy not kept: exit 10.
     Correctness,
@@ -122,77 +132,139 @@ pub struct Report {
     pub virtual_time: Duration,
     /// Client operations, all and those that succeeded.
     pub operations: (u64, u64),
-    /// The last events, when they were kept.
+    /// Operations that clients drew; as a list they give the same run.
+    pub drawn: Vec<ClientOperation>,
+    /// Those of them that began.
+    pub performed: Vec<ClientOperation>,
+    /// The safety phase began so long after the run did, if it came to that.
+    pub safety_began_ns: Option<u64>,
+    /// Messages and disk calls that were struck; unknown after a panic.
+    pub strikes: Vec<Strike>,
+    /// The trace's hash after each [`crate::world::CHECKPOINT_EVENTS`] events.
+    pub checkpoints: Vec<u64>,
+    /// The events that were kept.
     pub recorded: Vec<crate::world::TraceEvent>,
+    /// What clients saw; empty after a panic.
+    pub history: BlockHistory,
+}
+
+/// What outlives a run, also one that panics.
+#[derive(Clone)]
+struct Journal {
+    operations: Arc<Mutex<Operations>>,
+    safety_began_ns: Arc<Mutex<Option<u64>>>,
 }
 
 /// Runs `plan` in a new world.
 #[must_use]
 pub fn run_plan(plan: &Plan, recording: Recording, print: bool) -> Report {
-    let mut config = WorldConfig::new(plan.seed);
+    run_script(&Script::from(plan.clone()), recording, print)
+}
+
+/// Runs `script` in a new world.
+#[must_use]
+pub fn run_script(script: &Script, recording: Recording, print: bool) -> Report {
+    let mut config = WorldConfig::new(script.plan.seed);
     config.time_limit = RUN_LIMIT;
     config.recording = recording;
     config.print = print;
-    if print {
+    if print || config.recording != Recording::HashOnly {
         config.level = hedgerow_env::Level::Debug;
     }
-    let planned = plan.clone();
+    config.describe = Some(crate::timeline::describe);
+    let operations = Operations::new(&script.plan, script.operations.as_deref());
+    let journal = Journal {
+        operations: Arc::new(Mutex::new(operations)),
+        safety_began_ns: Arc::default(),
+    };
+    let (planned, kept) = (script.clone(), journal.clone());
     let run = run_in_world(config, move |world| async move {
-        let agents = Agents::new(&world, &planned);
-        let verdict = scenario(&world, &planned, &agents).await;
-        let all = u64::try_from(agents.history().len()).expect("usize fits 64 bits");
-        (verdict, (all, agents.succeeded()))
+        let operations = Arc::clone(&kept.operations);
+        let agents = Agents::new(&world, &planned.plan, operations);
+        for strike in &planned.strikes {
+            world.script(strike.clone());
+        }
+        let verdict = scenario(&world, &planned, &agents, &kept).await;
+        (
+            verdict,
+            agents.succeeded(),
+            world.take_strikes(),
+            agents.history(),
+        )
     });
-    match run {
-        Ok(run) => Report {
-            verdict: run.value.0,
-            trace_hash: run.trace.hash,
-            events: run.trace.events,
-            virtual_time: Duration::from_nanos(run.trace.virtual_ns),
-            operations: run.value.1,
-            recorded: run.trace.recorded,
-        },
-        Err(failure) => Report {
-            verdict: Err(Failure::crash("panic", failure.message.clone())),
-            trace_hash: failure.trace.hash,
-            events: failure.trace.events,
-            virtual_time: Duration::from_nanos(failure.trace.virtual_ns),
-            operations: (0, 0),
-            recorded: failure.trace.recorded,
-        },
+    let (outcome, trace) = match run {
+        Ok(run) => (run.value, run.trace),
+        Err(failure) => {
+            let verdict = Err(Failure::crash("panic", failure.message));
+            (
+                (verdict, 0, Vec::new(), BlockHistory::new()),
+                *failure.trace,
+            )
+        }
+    };
+    let (verdict, succeeded, strikes, history) = outcome;
+    let all = u64::try_from(history.len()).expect("usize fits 64 bits");
+    // A panic may have come while these were held; what they note is whole all the same.
+    let began_ns = journal.safety_began_ns.lock();
+    let operations = journal.operations.lock();
+    let operations = operations.unwrap_or_else(std::sync::PoisonError::into_inner);
+    Report {
+        verdict,
+        trace_hash: trace.hash,
+        events: trace.events,
+        virtual_time: Duration::from_nanos(trace.virtual_ns),
+        operations: (all, succeeded),
+        drawn: operations.drawn().to_vec(),
+        performed: operations.performed(),
+        safety_began_ns: *began_ns.unwrap_or_else(std::sync::PoisonError::into_inner),
+        strikes,
+        checkpoints: trace.checkpoints,
+        recorded: trace.recorded,
+        history,
     }
 }
 
 async fn scenario(
     world: &World,
-    plan: &Plan,
-    agents: &std::sync::Arc<Agents>,
+    script: &Script,
+    agents: &Arc<Agents>,
+    journal: &Journal,
 ) -> Result<(), Failure> {
-    let cluster = Cluster::start(world, plan, std::sync::Arc::clone(agents));
+    let plan = &script.plan;
+    let cluster = Cluster::start(world, plan, Arc::clone(agents));
+    world.schedule(shifted(&plan.formation, world.now_ns(), &cluster));
     let disk = form(world, plan, &cluster).await?;
-    agents.run(true);
+    agents.begin_safety();
+    *journal.safety_began_ns.lock().expect("no panic under it") = Some(world.now_ns());
     strike(world, plan, &cluster, agents).await?;
     heal(world, plan, &cluster);
-    serve(world, &cluster, agents).await?;
+    serve(world, &cluster, agents, script.service).await?;
     agents.run(false);
     no_invariant_broke(world, &cluster)?;
     converge(world, &cluster).await?;
     final_reads(world, &cluster, agents).await?;
     oracles::linearizability::check(&agents.history())?;
-    oracles::replicas::check_groups(&cluster).await?;
+    oracles::replicas::check_groups(world, &cluster).await?;
     oracles::copies::check(&cluster, &disk).await?;
     no_invariant_broke(world, &cluster)
 }
 
-/// Waits for the cluster, and makes the disk.
+/// Waits for the cluster, every node of it, and makes the disk.
 async fn form(world: &World, plan: &Plan, cluster: &Cluster) -> Result<DiskRecord, Failure> {
     let give_up = world.now_ns() + nanoseconds(FORM_LIMIT);
     let mut last = String::from("no node runs");
+    let mut operator = Operator::default();
     while world.now_ns() < give_up {
         no_invariant_broke(world, cluster)?;
+        operator.look(world, cluster);
         for (_, node) in cluster.nodes() {
             if node.groups().directory().shards().is_empty() {
                 "the shards are not there".clone_into(&mut last);
+                continue;
+            }
+            let joined = node.groups().directory().topology().nodes.len();
+            if joined < usize::from(plan.nodes) {
+                last = format!("{joined} of {} nodes have joined", plan.nodes);
                 continue;
             }
             let command = RootCommand::CreateDisk {
@@ -255,36 +327,69 @@ async fn strike(
     agents: &Agents,
 ) -> Result<(), Failure> {
     let began = world.now_ns();
-    let shifted = plan.faults.iter().map(|fault| TimedFault {
-        at_ns: began + fault.at_ns,
-        action: fault.action.clone(),
-    });
-    world.schedule(shifted.collect::<Vec<_>>());
-    let mut random = world.random("designation");
+    world.schedule(shifted(&plan.faults, began, cluster));
     let end = began + nanoseconds(plan.safety);
-    let mut move_at = began + nanoseconds(plan.move_every);
+    let mut moves = plan.moves.iter().peekable();
+    let mut operator = Operator::default();
     while world.now_ns() < end {
         world.sleep(LOOK_PAUSE).await;
         no_invariant_broke(world, cluster)?;
-        // A node that stopped itself over its disk is started again by its operator, now and then.
-        for index in cluster.indexes() {
-            if matches!(
-                world.status(index),
-                NodeStatus::Halted(_) | NodeStatus::Exited
-            ) && random.chance(1, 8)
-            {
-                world.restart_if_down(index);
-            }
-        }
-        if world.now_ns() >= move_at {
-            let node =
-                NodeIndex(u16::try_from(random.below(u64::from(plan.nodes))).expect("few nodes"));
-            agents.designate(node, random.chance(1, 2));
-            move_at += nanoseconds(plan.move_every) / 2
-                + random.below(nanoseconds(plan.move_every).max(1));
+        operator.look(world, cluster);
+        while let Some(due) = moves.next_if(|due| began + due.at_ns <= world.now_ns()) {
+            agents.designate(due.to, due.former_goes_on_ns);
         }
     }
     Ok(())
+}
+
+/// The faults at their true times. The initiators' machine is on every side of a partition: what
+/// comes between an initiator and a portal is the sessions' business, not the cluster's.
+fn shifted(faults: &[TimedFault], began_ns: u64, cluster: &Cluster) -> Vec<TimedFault> {
+    let shift = |fault: &TimedFault| {
+        let mut action = fault.action.clone();
+        if let FaultAction::Partition(groups) = &mut action {
+            for group in groups {
+                group.push(cluster.machine());
+            }
+        }
+        TimedFault {
+            at_ns: began_ns + fault.at_ns,
+            action,
+        }
+    };
+    faults.iter().map(shift).collect()
+}
+
+/// Starts nodes that stopped themselves, over their disks as a rule, a while later.
+#[derive(Default)]
+struct Operator {
+    restart_at_ns: BTreeMap<(NodeIndex, u32), u64>,
+}
+
+impl Operator {
+    fn look(&mut self, world: &World, cluster: &Cluster) {
+        for index in cluster.indexes() {
+            if !matches!(
+                world.status(index),
+                NodeStatus::Halted(_) | NodeStatus::Exited
+            ) {
+                continue;
+            }
+            let incarnation = world.incarnation(index);
+            let at_ns = self
+                .restart_at_ns
+                .entry((index, incarnation))
+                .or_insert_with(|| {
+                    let identity = [u64::from(index.0), u64::from(incarnation)];
+                    let seed = identity_seed(world.seed(), "operator", identity);
+                    let wait_ms = Random::from_seed(seed).below(OPERATOR_WAIT_MAXIMUM_MS);
+                    world.now_ns() + wait_ms * 1_000_000
+                });
+            if *at_ns <= world.now_ns() {
+                world.restart_if_down(index);
+            }
+        }
+    }
 }
 
 /// Ends every fault and starts every node.
@@ -294,16 +399,24 @@ fn heal(world: &World, plan: &Plan, cluster: &Cluster) {
         world.set_disk_faults(index, DiskFaults::default());
         // A crash that is still armed never comes.
         world.crash_after_calls(index, NEVER, Crash::KILL);
-        world.set_drift(index, plan.drift_ppm[index.position()]);
+        world.set_drift(index, plan.drift(index));
         world.resume(index);
         world.restart_if_down(index);
     }
 }
 
-/// Waits until clients succeed again.
-async fn serve(world: &World, cluster: &Cluster, agents: &Agents) -> Result<(), Failure> {
+/// Waits until clients succeed again, `wanted` times; for zero, until the listed operations ended.
+async fn serve(
+    world: &World,
+    cluster: &Cluster,
+    agents: &Agents,
+    wanted: u64,
+) -> Result<(), Failure> {
     let before = agents.succeeded();
-    agents.designate(NodeIndex(0), true);
+    agents.designate(NodeIndex(0), 0);
+    if wanted > 0 {
+        agents.go_on_after_list();
+    }
     let give_up = world.now_ns() + nanoseconds(SERVE_LIMIT);
     while world.now_ns() < give_up {
         world.sleep(LOOK_PAUSE).await;
@@ -312,7 +425,7 @@ async fn serve(world: &World, cluster: &Cluster, agents: &Agents) -> Result<(), 
             // Scheduled faults may have struck after the healing: their ends are scheduled too.
             world.restart_if_down(index);
         }
-        if agents.succeeded() >= before + 20 {
+        if agents.succeeded() >= before + wanted && (wanted > 0 || !agents.awaits_listed()) {
             return Ok(());
         }
     }
@@ -381,7 +494,7 @@ async fn statistics(groups: &GroupClient) -> Option<ShardStatistics> {
 async fn final_reads(
     world: &World,
     cluster: &Cluster,
-    agents: &std::sync::Arc<Agents>,
+    agents: &Arc<Agents>,
 ) -> Result<(), Failure> {
     let give_up = world.now_ns() + nanoseconds(SERVE_LIMIT);
     let mut turn = 1;
@@ -393,12 +506,13 @@ async fn final_reads(
         };
         turn += 1;
         let Some(proxy) = node.proxy() else { continue };
-        let reading = std::sync::Arc::clone(agents);
+        let reading = Arc::clone(agents);
+        let env = node.env().clone();
         let work = async move {
             let Ok(disk) = proxy.attach(DISK).await else {
                 return false;
             };
-            let complete = read_all(&reading, &disk).await;
+            let complete = read_all(&reading, &env, &disk).await;
             drop(proxy.detach(&disk).await);
             complete
         };
@@ -412,11 +526,11 @@ async fn final_reads(
     ))
 }
 
-/// No node may have stopped itself over a broken invariant, or believe itself rolled back.
+/// No node may have stopped itself but over a disk, and that only where its disk failed it.
 fn no_invariant_broke(world: &World, cluster: &Cluster) -> Result<(), Failure> {
     for index in cluster.indexes() {
         if let Some(reason) = world.halted(index)
-            && !matches!(reason, hedgerow_env::HaltReason::DiskFailed(_))
+            && !is_excused(&reason, world.disk_failed(index))
         {
             return Err(Failure::crash("halt", format!("node {index}: {reason}")));
         }
@@ -424,6 +538,30 @@ fn no_invariant_broke(world: &World, cluster: &Cluster) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether a node may halt for `reason`, given whether a call of its disk failed in that life.
+fn is_excused(reason: &HaltReason, disk_failed: bool) -> bool {
+    matches!(reason, HaltReason::DiskFailed(_)) && disk_failed
+}
+
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).expect("less than 584 years")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_disk_that_failed_excuses_a_halt() {
+        let text = || String::from("why");
+        assert!(is_excused(&HaltReason::DiskFailed(text()), true));
+        assert!(!is_excused(&HaltReason::DiskFailed(text()), false));
+        for reason in [
+            HaltReason::Invariant(text()),
+            HaltReason::RolledBack(text()),
+            HaltReason::CannotServe(text()),
+        ] {
+            assert!(!is_excused(&reason, true), "{reason}");
+        }
+    }
 }

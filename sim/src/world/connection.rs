@@ -31,7 +31,8 @@ pub(super) type EndIndex = usize;
 
 /// What travels.
 pub(super) enum Packet {
-    Data(Vec<Bytes>),
+    /// One write, and when it was sent.
+    Data(Vec<Bytes>, u64),
     Finish,
     Reset,
 }
@@ -88,7 +89,7 @@ fn size_of(parts: &[Bytes]) -> usize {
     parts.iter().map(Bytes::len).sum()
 }
 
-fn checksum_of(parts: &[Bytes]) -> u64 {
+pub(super) fn checksum_of(parts: &[Bytes]) -> u64 {
     match parts {
         [only] => xxh3_64(only),
         _ => {
@@ -180,7 +181,7 @@ impl Connection {
             link.judge((from, to), self.kind, (now_ns, length), &world.0.faults)
         });
         let Some(mut at_ns) = passage.arrives_ns else {
-            world.record(EventKind::Lose, Some(to), u64::from(from.0), length, 0);
+            world.record_message(EventKind::Lose, (from, to), now_ns, &parts);
             self.refund(end, size);
             return;
         };
@@ -190,13 +191,18 @@ impl Connection {
             target.last_arrival_ns = at_ns;
         }
         if let Some(again_ns) = passage.again_ns {
-            self.post(world, 1 - end, again_ns, Packet::Data(parts.clone()));
+            self.post(
+                world,
+                1 - end,
+                again_ns,
+                Packet::Data(parts.clone(), now_ns),
+            );
         }
         let parts = match passage.flip {
             Some(bit) => flipped(&parts, bit),
             None => parts,
         };
-        self.post(world, 1 - end, at_ns, Packet::Data(parts));
+        self.post(world, 1 - end, at_ns, Packet::Data(parts, now_ns));
     }
 
     /// Has `packet` arrive at end `to` at `at_ns`.
@@ -234,12 +240,9 @@ impl Connection {
         let waits = !self.lock()[to].stalled.is_empty();
         match (state, &packet) {
             (LinkState::Cut | LinkState::Clogged, Packet::Reset) => {}
-            (LinkState::Cut, Packet::Data(parts)) if self.kind == StreamKind::Rpc => {
-                let size = size_of(parts);
-                let length = u64::try_from(size).expect("a length fits 64 bits");
-                let sender = u64::from(from_node.0);
-                world.record(EventKind::Lose, Some(to_node), sender, length, 0);
-                self.refund(1 - to, size);
+            (LinkState::Cut, Packet::Data(parts, sent_ns)) if self.kind == StreamKind::Rpc => {
+                world.record_message(EventKind::Lose, (from_node, to_node), *sent_ns, parts);
+                self.refund(1 - to, size_of(parts));
                 self.give_up_later(world, to);
             }
             (LinkState::Cut, Packet::Finish) if self.kind == StreamKind::Rpc => {}
@@ -312,12 +315,12 @@ impl Connection {
                 end.finished = true;
                 end.wake();
             }
-            Packet::Data(_) if end.closed() => {
+            Packet::Data(..) if end.closed() => {
                 drop(ends);
                 self.send_control(world, to, Packet::Reset);
             }
-            Packet::Data(_) if end.broken.is_some() => {}
-            Packet::Data(parts) => {
+            Packet::Data(..) if end.broken.is_some() => {}
+            Packet::Data(parts, sent_ns) => {
                 let size = size_of(&parts);
                 end.inbox_bytes += size;
                 end.inbox
@@ -326,10 +329,7 @@ impl Connection {
                     waker.wake();
                 }
                 drop(ends);
-                let length = u64::try_from(size).expect("a length fits 64 bits");
-                let sender = u64::from(from_node.0);
-                let checksum = checksum_of(&parts);
-                world.record(EventKind::Deliver, Some(to_node), sender, length, checksum);
+                world.record_message(EventKind::Deliver, (from_node, to_node), sent_ns, &parts);
             }
         }
     }

@@ -77,6 +77,7 @@ pub enum SyncMode {
 
 /// What a disk does wrong, from now on. Rates are in parts per million of the calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DiskFaults {
     /// Reads that fail.
     pub read_error_ppm: u32,
@@ -127,6 +128,8 @@ struct DeviceState {
     numbers: BTreeMap<(u64, DiskCall), u64>,
     power_losses: u64,
     stuck: Vec<Waker>,
+    /// A call failed in the present or last life of the process.
+    failed: bool,
 }
 
 /// A file that a call concerns.
@@ -162,20 +165,13 @@ impl Device {
                 numbers: BTreeMap::new(),
                 power_losses: 0,
                 stuck: Vec::new(),
+                failed: false,
             }),
         }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, DeviceState> {
         self.state.lock().expect("no panic while a disk is held")
-    }
-
-    fn error(path: &str, operation: &'static str, reason: &str) -> DiskError {
-        DiskError::Device {
-            path: path.to_owned(),
-            operation,
-            reason: reason.to_owned(),
-        }
     }
 
     /// The dice and the fault of the next call of a kind on a path.
@@ -236,7 +232,7 @@ impl Device {
         let base_ns = self.spec.read_ns + self.pages_ns(bytes);
         let (done_ns, work_ns) = self.serve(&mut state, world.now_ns(), base_ns, dice);
         let result = if state.faults.lost || fault == Some(DiskFault::Error) {
-            Err(Self::error(&handle.path, "read", "input/output error"))
+            Err(state.fail(&handle.path, "read", "input/output error"))
         } else {
             let stale = fault == Some(DiskFault::Stale);
             let mut data = state.files.file(handle.file).read(offset, length, stale);
@@ -273,7 +269,7 @@ impl Device {
         let (done_ns, work_ns) = self.serve(&mut state, now_ns, base_ns, dice);
         let at_ns = if immediate { now_ns } else { done_ns };
         if state.faults.lost {
-            let result = Err(Self::error(&handle.path, "write", "no such device"));
+            let result = Err(state.fail(&handle.path, "write", "no such device"));
             return Taken {
                 done_ns,
                 work_ns,
@@ -288,7 +284,7 @@ impl Device {
                     .files
                     .file(handle.file)
                     .write_partly(offset, data, at_ns, dice);
-                Err(Self::error(&handle.path, "write", "input/output error"))
+                Err(state.fail(&handle.path, "write", "input/output error"))
             }
             Some(DiskFault::Phantom) => Ok(true),
             Some(DiskFault::Misdirect { sector }) if length > bytes => {
@@ -324,7 +320,7 @@ impl Device {
         let (done_ns, work_ns) = self.serve(&mut state, now_ns, self.spec.write_ns, dice);
         let at_ns = if immediate { now_ns } else { done_ns };
         let result = if state.faults.lost || fault == Some(DiskFault::Error) {
-            Err(Self::error(&handle.path, "resize", "input/output error"))
+            Err(state.fail(&handle.path, "resize", "input/output error"))
         } else {
             full_unless(state.files.resize(handle.file, length, at_ns), &handle.path)
         };
@@ -346,7 +342,7 @@ impl Device {
         let base_ns = self.spec.sync_ns + self.pages_ns(dirty);
         let (done_ns, work_ns) = self.serve(&mut state, now_ns, base_ns, dice);
         let (failed, lied) = state.sync_outcome(fault);
-        let error = failed.then(|| Self::error(&handle.path, "sync", "input/output error"));
+        let error = failed.then(|| state.fail(&handle.path, "sync", "input/output error"));
         let fault = if lied {
             Some(DiskFault::Phantom)
         } else {
@@ -385,7 +381,7 @@ impl Device {
         let now_ns = world.now_ns();
         let (done_ns, work_ns) = self.serve(&mut state, now_ns, self.spec.write_ns, dice);
         let result = if state.faults.lost || fault == Some(DiskFault::Error) {
-            Err(Self::error(path, operation, "input/output error"))
+            Err(state.fail(path, operation, "input/output error"))
         } else {
             // Names change at once; only a directory sync begun later covers them.
             act(&mut state.files, now_ns)
@@ -404,11 +400,7 @@ impl Device {
         let mut state = self.lock();
         let (failed, lied) = state.sync_outcome(None);
         if failed && taken.result.is_ok() {
-            taken.result = Err(Self::error(
-                directory,
-                "sync directory",
-                "input/output error",
-            ));
+            taken.result = Err(state.fail(directory, "sync directory", "input/output error"));
         }
         if lied {
             taken.fault = Some(DiskFault::Phantom);
@@ -444,9 +436,19 @@ impl Device {
     pub(super) fn length(&self, handle: &Handle) -> Result<u64, DiskError> {
         let mut state = self.lock();
         if state.faults.lost {
-            return Err(Self::error(&handle.path, "length", "no such device"));
+            return Err(state.fail(&handle.path, "length", "no such device"));
         }
         Ok(state.files.file(handle.file).length())
+    }
+
+    /// A process begins to use the disk.
+    pub(super) fn process_began(&self) {
+        self.lock().failed = false;
+    }
+
+    /// Whether a call failed in the present or last life of the process.
+    pub(super) fn failed(&self) -> bool {
+        self.lock().failed
     }
 
     /// The process that used the disk is gone.
@@ -558,6 +560,15 @@ impl Device {
 }
 
 impl DeviceState {
+    fn fail(&mut self, path: &str, operation: &'static str, reason: &str) -> DiskError {
+        self.failed = true;
+        DiskError::Device {
+            path: path.to_owned(),
+            operation,
+            reason: reason.to_owned(),
+        }
+    }
+
     /// Whether the next sync fails, and whether it lies.
     fn sync_outcome(&mut self, fault: Option<DiskFault>) -> (bool, bool) {
         let mode = self.faults.sync;

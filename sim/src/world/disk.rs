@@ -47,6 +47,10 @@ impl NodeDisk {
         world.record(EventKind::DiskFault, None, survival as u64, 0, checksum);
     }
 
+    pub(super) fn process_began(&self) {
+        self.device.process_began();
+    }
+
     pub(super) fn process_ended(&self) {
         *self.crash_at.lock().expect("no panic while held") = None;
         self.device.process_ended();
@@ -85,6 +89,13 @@ impl World {
     #[must_use]
     pub fn disk_faults(&self, node: NodeIndex) -> DiskFaults {
         self.node(node).disk.device.faults()
+    }
+
+    /// Whether a call of the node's disk failed in the node's present or last life: only then may
+    /// it say that its disk failed. A full disk refuses calls and does not fail.
+    #[must_use]
+    pub fn disk_failed(&self, node: NodeIndex) -> bool {
+        self.node(node).disk.device.failed()
     }
 
     /// Flips a bit of a file on the medium; false when nothing was ever written there.

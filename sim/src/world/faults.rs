@@ -213,6 +213,29 @@ pub enum FaultAction {
     StepWall(NodeIndex, i64),
 }
 
+impl FaultAction {
+    /// Every node that it names, to be checked or renumbered.
+    pub fn nodes_mut(&mut self) -> Vec<&mut NodeIndex> {
+        match self {
+            Self::Crash(node, _)
+            | Self::CrashAfterCalls(node, ..)
+            | Self::Restart(node)
+            | Self::Pause(node)
+            | Self::Resume(node)
+            | Self::Disk(node, _)
+            | Self::Rot(node, _)
+            | Self::WipeDisk(node)
+            | Self::Drift(node, _)
+            | Self::StepWall(node, _) => vec![node],
+            Self::Link(one, other, _)
+            | Self::BreakConnections(one, other)
+            | Self::HalfOpen(one, other) => vec![one, other],
+            Self::Partition(groups) => groups.iter_mut().flatten().collect(),
+            Self::HealLinks => Vec::new(),
+        }
+    }
+}
+
 /// A [`FaultAction`] with its true virtual time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimedFault {

@@ -89,6 +89,7 @@ impl World {
                 .clone()
                 .expect("a node is started before it is restarted");
             state.incarnation += 1;
+            node.disk.process_began();
             let life = Arc::new(Life::new(node.index, state.incarnation, spawner));
             state.life = Some(Arc::clone(&life));
             state.ended = None;

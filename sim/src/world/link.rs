@@ -38,6 +38,7 @@ pub enum LinkState {
 
 /// What a directed link does to messages. Rates in parts per million apply to Rpc streams alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct LinkRules {
     /// Whether anything passes.
     pub state: LinkState,

@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hedgerow_env::Random;
 use madsim::time::TimeHandle;
 
@@ -42,6 +43,7 @@ pub use network::NetworkSpec;
 pub use node::NodeStatus;
 pub use run::{Run, RunFailure, WorldConfig, run_in_world};
 pub use seeds::PPM;
+pub use tasks::TaskLabel;
 pub use topology::{Latency, LatencyMatrix, NodeIndex, NodeSpec};
 pub use trace::{CHECKPOINT_EVENTS, EventKind, Recording, TraceEvent, TraceSummary};
 
@@ -243,6 +245,34 @@ impl World {
         self.record_text(kind, node, [subject, size, checksum], String::new());
     }
 
+    /// Records that a message of `parts`, sent at `sent_ns`, arrived or was lost.
+    fn record_message(
+        &self,
+        kind: EventKind,
+        (from, to): (NodeIndex, NodeIndex),
+        sent_ns: u64,
+        parts: &[Bytes],
+    ) {
+        let describe = self.0.config.describe.filter(|_| self.trace().records());
+        let checksum = match kind {
+            EventKind::Lose => 0,
+            _ => connection::checksum_of(parts),
+        };
+        let size = parts.iter().map(Bytes::len).sum::<usize>();
+        self.0.trace.record(TraceEvent {
+            number: 0,
+            at_ns: self.now_ns(),
+            node: Some(to),
+            kind,
+            subject: u64::from(from.0),
+            size: u64::try_from(size).expect("a length fits 64 bits"),
+            checksum,
+            since_ns: sent_ns,
+            text: describe.map(|describe| describe(parts)).unwrap_or_default(),
+            task: None,
+        });
+    }
+
     fn record_text(
         &self,
         kind: EventKind,
@@ -260,7 +290,9 @@ impl World {
             subject,
             size,
             checksum,
+            since_ns: at_ns,
             text,
+            task: None,
         });
     }
 
@@ -275,11 +307,13 @@ impl World {
         }
     }
 
-    fn count_spawn(&self) {
+    /// The number of a task that is about to be spawned, from one.
+    fn count_spawn(&self) -> u64 {
         let spawns = self.0.spawns.fetch_add(1, Ordering::Relaxed) + 1;
         if spawns.is_multiple_of(tasks::SPAWNS_BETWEEN_SWEEPS) {
             // Counting the tasks makes madsim drop its records of those that ended.
             let _ = self.0.madsim.metrics().num_tasks();
         }
+        spawns
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hedgerow_env::Level;
 
 use super::disk::DiskSpec;
@@ -37,6 +38,8 @@ pub struct WorldConfig {
     pub level: Level,
     /// Print log lines to standard error as they come.
     pub print: bool,
+    /// Says of a recorded message what it is. The world itself does not know.
+    pub describe: Option<fn(&[Bytes]) -> String>,
 }
 
 impl WorldConfig {
@@ -52,6 +55,7 @@ impl WorldConfig {
             recording: Recording::HashOnly,
             level: Level::Info,
             print: false,
+            describe: None,
         }
     }
 }

@@ -1,11 +1,14 @@
 //! Tasks of a node: they run on the node's madsim node, stand still while it is paused and are
 //! dropped, never polled again, once its life is over.
 
+use std::cell::Cell;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hedgerow_env::{AbortHandle, BoxFuture, HaltReason, TaskHandle, Tasks};
+use serde::{Deserialize, Serialize};
 
 use super::World;
 use super::lifecycle::Crash;
@@ -16,8 +19,58 @@ use super::timers::TrueSleep;
 /// of each for as long as its node lives.
 pub(super) const SPAWNS_BETWEEN_SWEEPS: u64 = 4_096;
 
+/// A task's name, for those who read a trace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskLabel {
+    /// What the code that spawned it calls it.
+    pub name: String,
+    /// Its number among all tasks of the run, in the order of their spawning.
+    pub number: u64,
+}
+
+impl fmt::Display for TaskLabel {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.name, self.number)
+    }
+}
+
+/// A task, as long as nobody has to read its name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TaskKey {
+    name: &'static str,
+    number: u64,
+}
+
+impl From<TaskKey> for TaskLabel {
+    fn from(key: TaskKey) -> Self {
+        Self {
+            name: key.name.to_owned(),
+            number: key.number,
+        }
+    }
+}
+
+thread_local! {
+    /// The task that runs now; a world has its thread to itself.
+    static PRESENT: Cell<Option<TaskKey>> = const { Cell::new(None) };
+}
+
+/// The task that runs now, if it is one of a node.
+pub(super) fn present() -> Option<TaskKey> {
+    PRESENT.get()
+}
+
+/// Does `act` in the name of `task`.
+pub(super) fn in_name_of<T>(task: Option<TaskKey>, act: impl FnOnce() -> T) -> T {
+    let before = PRESENT.replace(task);
+    let value = act();
+    PRESENT.set(before);
+    value
+}
+
 /// One task of one life.
 struct NodeTask {
+    key: TaskKey,
     world: World,
     life: Arc<Life>,
     future: BoxFuture<'static, ()>,
@@ -31,7 +84,7 @@ impl Future for NodeTask {
             return Poll::Pending;
         }
         self.world.count_poll();
-        self.future.as_mut().poll(context)
+        in_name_of(Some(self.key), || self.future.as_mut().poll(context))
     }
 }
 
@@ -44,13 +97,14 @@ impl AbortHandle for Abort {
 }
 
 impl Tasks for NodeEnv {
-    fn spawn(&self, _name: &'static str, future: BoxFuture<'static, ()>) -> TaskHandle {
+    fn spawn(&self, name: &'static str, future: BoxFuture<'static, ()>) -> TaskHandle {
+        let number = self.world.count_spawn();
         let task = NodeTask {
+            key: TaskKey { name, number },
             world: self.world.clone(),
             life: Arc::clone(&self.life),
             future,
         };
-        self.world.count_spawn();
         let handle = self.life.spawner.spawn(task);
         TaskHandle::new(Arc::new(Abort(handle.abort_handle())))
     }

@@ -17,6 +17,7 @@ use madsim::time::TimeHandle;
 
 use super::World;
 use super::node::Life;
+use super::tasks::{self, TaskKey};
 use super::trace::EventKind;
 
 /// More timers than any scenario has use for: a loop that sends or sleeps without ever waiting.
@@ -33,9 +34,31 @@ pub(super) enum Action {
     Call(Box<dyn FnOnce(&World) + Send>),
 }
 
+/// An armed timer.
+struct Timer {
+    action: Action,
+    /// The task that armed it.
+    task: Option<TaskKey>,
+}
+
+impl Action {
+    fn fire(self, world: &World, at_ns: u64) {
+        match self {
+            Self::Wake(waker, life) => {
+                let node = life.as_ref().map(|life| life.node);
+                if life.is_none_or(|life| !life.hold_if_paused(&waker)) {
+                    world.record(EventKind::Timer, node, 0, at_ns, 0);
+                    waker.wake();
+                }
+            }
+            Self::Call(call) => call(world),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Queue {
-    timers: BTreeMap<TimerKey, Action>,
+    timers: BTreeMap<TimerKey, Timer>,
     sequence: u64,
     /// Times for which madsim will wake the driver.
     armed: BTreeSet<u64>,
@@ -62,7 +85,8 @@ impl Timers {
         if queue.closed {
             return key;
         }
-        queue.timers.insert(key, action);
+        let task = tasks::present();
+        queue.timers.insert(key, Timer { action, task });
         let count = queue.timers.len();
         queue.arm(time);
         drop(queue);
@@ -75,7 +99,12 @@ impl Timers {
 
     /// Gives an armed timer another waker; false when it is no longer armed.
     pub(super) fn rewake(&self, key: TimerKey, waker: &Waker) -> bool {
-        match self.lock().timers.get_mut(&key) {
+        match self
+            .lock()
+            .timers
+            .get_mut(&key)
+            .map(|timer| &mut timer.action)
+        {
             Some(Action::Wake(present, _)) => {
                 present.clone_from(waker);
                 true
@@ -94,7 +123,7 @@ impl Timers {
     /// Fires all sleeping timers of `life` early: its clock changed, each must look again.
     pub(super) fn wake_all_of(&self, life: &Arc<Life>) {
         let mut wakers = Vec::new();
-        self.lock().timers.retain(|_, action| match action {
+        self.lock().timers.retain(|_, timer| match &timer.action {
             Action::Wake(waker, Some(owner)) if Arc::ptr_eq(owner, life) => {
                 wakers.push(waker.clone());
                 false
@@ -122,29 +151,20 @@ impl Timers {
         drop(timers);
     }
 
-    fn pop_due(&self, now_ns: u64) -> Option<(u64, Action)> {
+    fn pop_due(&self, now_ns: u64) -> Option<(u64, Timer)> {
         let mut queue = self.lock();
         let entry = queue.timers.first_entry()?;
         if entry.key().0 > now_ns {
             return None;
         }
-        let ((at_ns, _), action) = entry.remove_entry();
-        Some((at_ns, action))
+        let ((at_ns, _), timer) = entry.remove_entry();
+        Some((at_ns, timer))
     }
 
     /// One poll of the driver: fires what is due, then sees that madsim will wake it again.
     fn drive(&self, world: &World, waker: &Waker) {
-        while let Some((at_ns, action)) = self.pop_due(world.now_ns()) {
-            match action {
-                Action::Wake(waker, life) => {
-                    let node = life.as_ref().map(|life| life.node);
-                    if life.is_none_or(|life| !life.hold_if_paused(&waker)) {
-                        world.record(EventKind::Timer, node, 0, at_ns, 0);
-                        waker.wake();
-                    }
-                }
-                Action::Call(call) => call(world),
-            }
+        while let Some((at_ns, timer)) = self.pop_due(world.now_ns()) {
+            tasks::in_name_of(timer.task, || timer.action.fire(world, at_ns));
         }
         let mut queue = self.lock();
         if queue

@@ -12,8 +12,10 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use hedgerow_env::{Events, Level};
+use serde::{Deserialize, Serialize};
 
 use super::node::NodeEnv;
+use super::tasks::{self, TaskLabel};
 use super::topology::NodeIndex;
 
 /// Events between two checkpoints of the hash.
@@ -23,7 +25,7 @@ pub const CHECKPOINT_EVENTS: u64 = 4_096;
 const RECORDED_EVENTS_MAXIMUM: usize = 8_000_000;
 
 /// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum EventKind {
     /// A timer fired. `subject`: 0.
@@ -61,7 +63,7 @@ pub enum EventKind {
 }
 
 /// One recorded event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceEvent {
     /// The event's number; a log line bears that of the hashed event before it.
     pub number: u64,
@@ -77,8 +79,15 @@ pub struct TraceEvent {
     pub size: u64,
     /// See [`EventKind`].
     pub checksum: u64,
-    /// Text of a log line or a fault; empty otherwise.
+    /// When that began which ends here: a message's sending; else the same as `at_ns`. Not hashed.
+    pub since_ns: u64,
+    /// Text of a log line or a fault; of a message, what it says, if the run was asked to record
+    /// that ([`crate::world::WorldConfig::describe`]). Not hashed.
     pub text: String,
+    /// The task that caused it, or, for a timer or a message, that armed or sent it; none for the
+    /// world itself. Recorded, not hashed.
+    #[serde(default)]
+    pub task: Option<TaskLabel>,
 }
 
 impl std::fmt::Display for TraceEvent {
@@ -88,6 +97,9 @@ impl std::fmt::Display for TraceEvent {
         match self.node {
             Some(node) => write!(formatter, "{node:>4} ")?,
             None => write!(formatter, "     ")?,
+        }
+        if let Some(task) = &self.task {
+            write!(formatter, "[{task}] ")?;
         }
         if self.kind == EventKind::Log {
             return write!(formatter, "{}", self.text);
@@ -115,7 +127,7 @@ pub enum Recording {
 }
 
 /// What is left of a run's trace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceSummary {
     /// The rolling hash over all events.
     pub hash: u64,
@@ -136,12 +148,10 @@ impl TraceSummary {
         if self.hash == other.hash && self.events == other.events {
             return None;
         }
-        let equal = self
-            .checkpoints
-            .iter()
-            .zip(&other.checkpoints)
-            .take_while(|(left, right)| left == right)
-            .count();
+        // Once two rolling hashes differ they go on differing: the first such pair is bisected.
+        let both = self.checkpoints.len().min(other.checkpoints.len());
+        let pairs: Vec<usize> = (0..both).collect();
+        let equal = pairs.partition_point(|at| self.checkpoints[*at] == other.checkpoints[*at]);
         let start = u64::try_from(equal).expect("a length fits 64 bits") * CHECKPOINT_EVENTS;
         Some(start..start + CHECKPOINT_EVENTS)
     }
@@ -217,8 +227,14 @@ impl Trace {
             if state.recorded.len() >= maximum {
                 state.recorded.pop_front();
             }
-            state.recorded.push_back(event);
+            let task = tasks::present().map(TaskLabel::from);
+            state.recorded.push_back(TraceEvent { task, ..event });
         }
+    }
+
+    /// Whether any event is kept at all.
+    pub(super) fn records(&self) -> bool {
+        self.recording != Recording::HashOnly
     }
 
     fn wants_log(&self, level: Level) -> bool {
@@ -236,7 +252,9 @@ impl Trace {
             subject: 0,
             size: 0,
             checksum: 0,
+            since_ns: at_ns,
             text,
+            task: None,
         };
         if self.print {
             eprintln!("{event}");

@@ -621,3 +621,35 @@ fn a_blocking_job_takes_the_time_of_its_calls() {
         assert!(matches!(missing, Err(DiskError::NotFound { .. })));
     });
 }
+
+#[test]
+fn a_disk_that_failed_a_call_is_known_until_the_next_start() {
+    check(60, |world| async move {
+        let (a, _env, file) = durable_ones(&world).await;
+        assert!(!world.disk_failed(a));
+        world.set_disk_faults(
+            a,
+            DiskFaults {
+                capacity_bytes: Some(0),
+                ..DiskFaults::default()
+            },
+        );
+        let full = file.resize(1 << 20).await;
+        assert!(matches!(full, Err(DiskError::NoSpace { .. })), "{full:?}");
+        assert!(!world.disk_failed(a), "a full disk works");
+        world.set_disk_faults(
+            a,
+            DiskFaults {
+                sync: SyncMode::Fail,
+                ..DiskFaults::default()
+            },
+        );
+        assert!(file.sync().await.is_err());
+        world.set_disk_faults(a, DiskFaults::default());
+        assert!(world.disk_failed(a));
+        assert!(world.crash(a, Crash::KILL));
+        assert!(world.disk_failed(a), "it may be why the node is down");
+        world.start_idle(a);
+        assert!(!world.disk_failed(a));
+    });
+}

@@ -6,6 +6,7 @@ mod determinism;
 mod disk;
 mod network;
 mod nodes;
+mod output;
 mod speed;
 
 use hedgerow_sim::world::{NodeIndex, NodeSpec, World, WorldConfig, run_in_world};

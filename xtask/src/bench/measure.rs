@@ -1,4 +1,5 @@
-//! One workload on one target, by `qemu-img bench`.
+//! One workload on one target: by `qemu-img bench`, or by the process that serves, straight into its
+//! proxy.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +11,7 @@ use serde_json::json;
 use super::REGION_BYTES;
 use super::process::Usage;
 use crate::e2e::qemu;
-use crate::run::{expected, limited};
+use crate::run::{Background, expected, limited};
 
 /// Beyond this a run of a few seconds hangs.
 const RUN_LIMIT: Duration = Duration::from_secs(300);
@@ -104,35 +105,37 @@ pub(super) struct Measured {
 }
 
 /// What it is done to.
-pub(super) struct Target {
-    image: String,
-    /// How a raw file is opened for writing; a disk decides for itself.
-    raw: bool,
-    pid: Option<u32>,
+pub(super) enum Target {
+    /// The first part of the disk, through iSCSI.
+    Disk { image: String },
+    /// The same part, straight into the proxy.
+    Proxy,
+    /// A file beside the cluster's.
+    RawFile { image: String },
 }
 
 impl Target {
-    /// The first part of the disk at `url`, which process `pid` serves.
-    pub(super) fn url(url: &str, pid: u32) -> anyhow::Result<Target> {
-        Ok(Target {
-            image: qemu::beginning(url, REGION_BYTES)?,
-            raw: false,
-            pid: Some(pid),
-        })
+    /// The first part of the disk at `url`.
+    pub(super) fn url(url: &str) -> anyhow::Result<Target> {
+        let image = qemu::beginning(url, REGION_BYTES)?;
+        Ok(Target::Disk { image })
     }
 
     pub(super) fn raw_file(path: &Path) -> Target {
         let file = json!({ "driver": "file", "filename": path.display().to_string() });
-        Target {
+        Target::RawFile {
             image: format!("json:{}", json!({ "driver": "raw", "file": file })),
-            raw: true,
-            pid: None,
         }
     }
 
-    /// Runs `workload` for about `time`.
-    pub(super) fn measure(&self, workload: &Workload, time: Duration) -> anyhow::Result<Measured> {
-        let trial = self.run(workload, TRIAL_OPERATIONS)?;
+    /// Runs `workload` for about `time`; `process` is the one that serves the disk.
+    pub(super) fn measure(
+        &self,
+        process: &mut Background,
+        workload: &Workload,
+        time: Duration,
+    ) -> anyhow::Result<Measured> {
+        let trial = self.run(process, workload, TRIAL_OPERATIONS)?;
         let fitting = time.as_nanos() * u128::from(TRIAL_OPERATIONS) / trial.as_nanos().max(1);
         // What is written first must be the whole region, so that reads find data.
         let fills = workload.write && workload.bytes > 4096;
@@ -142,12 +145,11 @@ impl Target {
             TRIAL_OPERATIONS
         };
         let operations = u64::try_from(fitting)?.clamp(least, MOST_OPERATIONS);
-        let usage = || self.pid.map(Usage::of).transpose();
-        let before = usage()?;
-        let seconds = self.run(workload, operations)?.as_secs_f64();
-        let cpu_s = match (usage()?, before) {
-            (Some(after), Some(before)) => after.since(&before),
-            _ => 0.0,
+        let before = Usage::of(process.pid())?;
+        let seconds = self.run(process, workload, operations)?.as_secs_f64();
+        let cpu_s = match self {
+            Target::Disk { .. } | Target::Proxy => Usage::of(process.pid())?.since(&before),
+            Target::RawFile { .. } => 0.0,
         };
         let operations_per_s = operations as f64 / seconds;
         Ok(Measured {
@@ -158,29 +160,66 @@ impl Target {
     }
 
     /// How long `operations` operations took.
-    fn run(&self, workload: &Workload, operations: u64) -> anyhow::Result<Duration> {
-        let mut command: Command = limited(RUN_LIMIT, "qemu-img");
-        let (stride, bytes) = (workload.stride.to_string(), workload.bytes.to_string());
-        command.args([
-            "bench",
-            "-c",
-            &operations.to_string(),
-            "-d",
-            &workload.depth.to_string(),
-        ]);
-        command.args(["-s", &bytes, "-S", &stride]);
-        if workload.write {
-            command.arg("-w");
+    fn run(
+        &self,
+        process: &mut Background,
+        workload: &Workload,
+        operations: u64,
+    ) -> anyhow::Result<Duration> {
+        match self {
+            Target::Disk { image } => by_qemu(image, "none", workload, operations),
+            Target::RawFile { image } if workload.write => {
+                by_qemu(image, "directsync", workload, operations)
+            }
+            Target::RawFile { image } => by_qemu(image, "none", workload, operations),
+            Target::Proxy => by_process(process, workload, operations),
         }
-        let cache = if self.raw && workload.write {
-            "directsync"
-        } else {
-            "none"
-        };
-        command.args(["-t", cache, &self.image]);
-        let text = expected(&mut command)?;
-        run_time(&text).with_context(|| format!("qemu-img bench said: {text}"))
     }
+}
+
+fn by_process(
+    process: &mut Background,
+    workload: &Workload,
+    operations: u64,
+) -> anyhow::Result<Duration> {
+    let line = json!({
+        "write": workload.write,
+        "bytes": workload.bytes,
+        "depth": workload.depth,
+        "stride": workload.stride,
+        "region_bytes": REGION_BYTES,
+        "operations": operations,
+    });
+    process.say(&line.to_string())?;
+    let seconds = process.wait_line("ran ", RUN_LIMIT)?;
+    let time = seconds.parse().map(Duration::try_from_secs_f64);
+    time.with_context(|| format!("ran {seconds}"))?
+        .with_context(|| format!("ran {seconds}"))
+}
+
+/// `cache` is qemu's: how a raw file is opened; a disk decides for itself.
+fn by_qemu(
+    image: &str,
+    cache: &str,
+    workload: &Workload,
+    operations: u64,
+) -> anyhow::Result<Duration> {
+    let mut command: Command = limited(RUN_LIMIT, "qemu-img");
+    let (stride, bytes) = (workload.stride.to_string(), workload.bytes.to_string());
+    command.args([
+        "bench",
+        "-c",
+        &operations.to_string(),
+        "-d",
+        &workload.depth.to_string(),
+    ]);
+    command.args(["-s", &bytes, "-S", &stride]);
+    if workload.write {
+        command.arg("-w");
+    }
+    command.args(["-t", cache, image]);
+    let text = expected(&mut command)?;
+    run_time(&text).with_context(|| format!("qemu-img bench said: {text}"))
 }
 
 /// `Run completed in 0.530 seconds.`

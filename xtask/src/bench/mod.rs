@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: the speed of a development cluster through iSCSI, beside a raw file on the same
-//! disk in the same run.
+//! `cargo xtask bench`: the speed of a development cluster through iSCSI and straight into its proxy,
+//! beside a raw file on the same disk in the same run.
 //!
 //! A figure means something only next to the one beside it: the machine, its disk and its neighbours
 //! are in both. Tests are interleaved, round by round, and medians shown. Writes are durable on both
@@ -96,6 +96,7 @@ fn run(options: &Options, folder: &Path) -> anyhow::Result<Report> {
     let data = folder.join("data");
     let mut start = DevStart::new(&data, free_ports(1)?[0]);
     start.program = repository::target().join(&options.profile).join("hedgerow");
+    start.bench_proxy = true;
     let mut dev = start.start()?;
     let pid = dev.process.pid();
     eprintln!("ready after {:.1} s", dev.ready_after.as_secs_f64());
@@ -103,23 +104,31 @@ fn run(options: &Options, folder: &Path) -> anyhow::Result<Report> {
 
     let file = folder.join("raw");
     std::fs::File::create(&file)?.set_len(REGION_BYTES)?;
-    let raw = Target::raw_file(&file);
-    let disk = Target::url(&dev.url, pid)?;
-    let mut measured: Vec<(Vec<Measured>, Vec<Measured>)> = vec![Default::default(); WORKLOADS];
+    let targets = [
+        Target::url(&dev.url)?,
+        Target::Proxy,
+        Target::raw_file(&file),
+    ];
+    let mut measured: Vec<[Vec<Measured>; 3]> = vec![Default::default(); WORKLOADS];
     for round in 0..options.rounds {
-        for (workload, (ours, beside)) in Workload::ALL.iter().zip(&mut measured) {
+        for (workload, measured) in Workload::ALL.iter().zip(&mut measured) {
             eprintln!("round {}/{}: {}", round + 1, options.rounds, workload.name);
-            ours.push(disk.measure(workload, options.run_time)?);
-            beside.push(raw.measure(workload, options.run_time)?);
+            for (target, measured) in targets.iter().zip(measured) {
+                measured.push(target.measure(&mut dev.process, workload, options.run_time)?);
+            }
         }
         dev.process.must_run()?;
     }
     dev.interrupt()?;
     let rows = Workload::ALL.iter().zip(measured);
-    let rows = rows.map(|(workload, (ours, beside))| Row {
-        workload,
-        ours: median(ours),
-        raw: median(beside),
+    let rows = rows.map(|(workload, measured)| {
+        let [iscsi, proxy, raw] = measured.map(median);
+        Row {
+            workload,
+            iscsi,
+            proxy,
+            raw,
+        }
     });
     Ok(Report {
         commit: commit()?,

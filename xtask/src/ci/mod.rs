@@ -3,16 +3,15 @@
 //! Steps run in order, quick ones first; the first that fails ends the run. Nothing is skipped unless
 //! `--skip` asks for it, and then the closing lines say so.
 
-mod mutants;
 mod packages;
-mod seeds;
+pub(crate) mod seeds;
 
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 
 use crate::run::{Finished, shown, teed};
-use crate::{e2e, repository, tidy};
+use crate::{e2e, mutants, repository, tidy};
 
 /// The one profile of tests, end-to-end runs and seeds.
 pub(crate) const PROFILE: &str = "ci";
@@ -71,7 +70,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "mutants",
-        run: mutants::kill,
+        run: mutants::kill_listed,
     },
     Step {
         name: "e2e",

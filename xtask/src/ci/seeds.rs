@@ -10,19 +10,19 @@ use super::{PROFILE, Tally};
 use crate::repository;
 
 /// The seeds that every change has to pass. The mutants' seeds are among them.
-pub(super) const SEEDS: std::ops::Range<u64> = 0..100;
+pub(crate) const SEEDS: std::ops::Range<u64> = 0..100;
 /// The seeds that run twice: enough to see a leak of chance, which shows in most seeds.
 const REPEATED: std::ops::Range<u64> = 0..5;
 
 /// What a sweep wrote down.
-pub(super) struct Sweep {
-    pub(super) passed: usize,
+pub(crate) struct Sweep {
+    pub(crate) passed: usize,
     /// The failing seeds with the oracles that stopped them, by seed.
-    pub(super) failures: Vec<(u64, String)>,
+    pub(crate) failures: Vec<(u64, String)>,
 }
 
 /// A sweep of `seeds` on the cores of the machine, with results in `target/NAME.json`.
-pub(super) fn run(
+pub(crate) fn run(
     name: &str,
     seeds: &std::ops::Range<u64>,
     options: &[&str],
@@ -53,7 +53,7 @@ pub(super) fn run(
     Ok(sweep)
 }
 
-pub(super) fn simulator() -> PathBuf {
+pub(crate) fn simulator() -> PathBuf {
     repository::target().join(PROFILE).join("hedgerow-sim")
 }
 

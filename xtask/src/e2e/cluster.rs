@@ -39,6 +39,8 @@ pub(crate) struct DevStart<'a> {
     pub(crate) port: u16,
     pub(crate) mutant: Option<&'a str>,
     pub(crate) limit: Duration,
+    /// Whether it takes workloads for its proxy.
+    pub(crate) bench_proxy: bool,
 }
 
 impl DevStart<'_> {
@@ -50,6 +52,7 @@ impl DevStart<'_> {
             port,
             mutant: None,
             limit: READY_LIMIT,
+            bench_proxy: false,
         }
     }
 
@@ -68,7 +71,11 @@ impl DevStart<'_> {
             command.env("HEDGEROW_MUTANT", mutant);
         }
         let began = Instant::now();
-        let mut process = Background::start("hedgerow dev", &mut command)?;
+        let mut process = if self.bench_proxy {
+            Background::start_talking("hedgerow dev", command.arg("--bench-proxy"))?
+        } else {
+            Background::start("hedgerow dev", &mut command)?
+        };
         let url = process.wait_line("ready ", self.limit)?;
         let ready_after = began.elapsed();
         if !url.starts_with("iscsi://") {

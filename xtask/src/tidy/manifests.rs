@@ -50,6 +50,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "hedgerow-net",
             "hedgerow-disk",
             "hedgerow-node",
+            "hedgerow-iscsi",
             "hedgerow-jepsen",
         ],
     ),

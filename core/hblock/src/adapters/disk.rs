@@ -10,12 +10,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hedgerow_disk::journal::{
     AppendError, CLOSED, CopyForward, Journal, Position, Receipt, Record, Stopped, StreamTag,
 };
 use hedgerow_disk::{ReadError, Recovery, Store, StoreError};
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
     AbortOnDrop, BlobName, BoxFuture, ContainerId, ContainerIndex, Env, FamilyId, GroupId, StoreId,
     VirtualDiskId,
@@ -29,6 +31,10 @@ use crate::pull::FeedRecord;
 const KIND_CONTAINER: u8 = 1;
 /// Journal kind of a feed's record.
 const KIND_FEED: u8 = 2;
+
+/// How long a blob waits for the flush to make room in the journal before it is *busy*: a client
+/// that writes faster than the disks is slowed down, not sent away with all of its bytes.
+const JOURNAL_ROOM_WAIT: Duration = Duration::from_millis(200);
 
 /// How often an append waits for room in the journal's queue before it is *busy*.
 const QUEUE_ATTEMPTS: usize = 8;
@@ -249,9 +255,16 @@ impl BlobStore for DiskStore {
         Box::pin(async move {
             let encoded = encode(&header);
             let mut attempts = 0;
+            let mut waited = false;
             let receipt = loop {
                 match store.put_blob(header.name, encoded.clone(), payload.clone()) {
                     Ok(receipt) => break receipt,
+                    Err(StoreError::Full) if !waited => {
+                        waited = true;
+                        if !store.journal_room(JOURNAL_ROOM_WAIT).await {
+                            return Err(fault(StoreError::Full));
+                        }
+                    }
                     Err(StoreError::Busy) if attempts < QUEUE_ATTEMPTS => {
                         attempts += 1;
                         store.ready().await;
@@ -259,6 +272,9 @@ impl BlobStore for DiskStore {
                     Err(error) => return Err(fault(error)),
                 }
             };
+            if active(Mutant::HeldBeforeSync) {
+                return Ok(());
+            }
             receipt.durable().await.map_err(stopped)
         })
     }

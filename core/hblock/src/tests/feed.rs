@@ -159,15 +159,16 @@ fn pulls_slow_down_while_nothing_comes_and_hints_hurry_them_within_reason() {
     feed.batch(at(200), 0, vec![], 5, false);
     assert_eq!(feed.pull_due(at(599)), None, "twice as long");
     feed.batch(at(600), 0, vec![], 5, false);
+    feed.batch(at(1_400), 0, vec![], 5, false);
     assert_eq!(
-        feed.pull_due(at(1_100)),
+        feed.pull_due(at(2_400)),
         Some(5),
-        "never longer than half a second"
+        "never longer than a second"
     );
-    feed.batch(at(1_100), 0, vec![], 5, false);
-    feed.hinted(at(1_101));
-    assert_eq!(feed.pull_due(at(1_149)), None, "not for each hint");
-    assert_eq!(feed.pull_due(at(1_150)), Some(5));
+    feed.batch(at(2_400), 0, vec![], 5, false);
+    feed.hinted(at(2_401));
+    assert_eq!(feed.pull_due(at(2_449)), None, "not for each hint");
+    assert_eq!(feed.pull_due(at(2_450)), Some(5));
 }
 
 #[test]

@@ -1,10 +1,13 @@
-//! Who joins a group: the shards' first members, and further replicas as nodes join.
+//! Who joins a group and who leaves it: the shards' first members, further replicas as nodes join,
+//! and members whose numbers are retired.
 //!
-//! Invariants: a decision names one step, and the next is decided on what came of it; members of a
+//! Invariants: a retired member goes before another comes, one at a time, and only while those who
+//! live are a majority of the voters; a decision names one step, and the next is decided on what came of it; members of a
 //! new group are numbered from 1 on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{GroupId, NodeId, ReplicaNumber, StoreId};
 use hedgerow_protocol::{
     GroupMember, GroupRecord, MemberId, NodeState, Roles, ShardTable, Topology,
@@ -90,16 +93,38 @@ pub(super) enum Step {
     Rest,
     /// Make these the voters: a learner was left behind.
     Promote(Vec<MemberId>),
+    /// Make these the voters: a member's number is retired.
+    Remove(Vec<MemberId>),
     /// Start a replica there and let it join.
     Add(NodeId, StoreId),
     /// Tell the root who the members are.
     Record(GroupRecord),
 }
 
-/// The next step of `group`, which is led here.
+/// The voters without one member that is retired. Whoever is retired never votes again, so the group
+/// bears as many losses without it as with it.
+fn without_retired(leadership: &Leadership, retired: &BTreeSet<MemberId>) -> Option<Step> {
+    let mut members = leadership.members.iter();
+    let gone = members
+        .find(|known| retired.contains(&known.member))?
+        .member;
+    let voters = leadership.voters.iter().copied();
+    let living = voters.clone().filter(|voter| !retired.contains(voter));
+    // Else nobody can agree on it: it waits, and nothing is added that could only be lost.
+    let can_agree = living.count() * 2 > leadership.voters.len();
+    let left = voters.filter(|voter| *voter != gone).collect();
+    Some(if can_agree {
+        Step::Remove(left)
+    } else {
+        Step::Rest
+    })
+}
+
+/// The next step of `group`, which is led here and of which these members are `retired`.
 pub(super) fn next_step(
     group: GroupId,
     leadership: &Leadership,
+    retired: &BTreeSet<MemberId>,
     topology: &Topology,
     table: &ShardTable,
     most: usize,
@@ -108,6 +133,9 @@ pub(super) fn next_step(
         let mut nodes = topology.nodes.iter();
         nodes.any(|record| record.node == node && record.state == NodeState::Up)
     };
+    if let Some(step) = without_retired(leadership, retired) {
+        return step;
+    }
     let wanted = replicas_wanted(pages_nodes(topology), most);
     let learner = leadership
         .members
@@ -128,7 +156,9 @@ pub(super) fn next_step(
     }
     // Voters alone: whoever is recorded has a log, so that starting a group never begins it anew.
     let mut members = leadership.members.clone();
-    members.retain(|known| leadership.voters.contains(&known.member));
+    if !active(Mutant::GroupRecordsLearners) {
+        members.retain(|known| leadership.voters.contains(&known.member));
+    }
     members.sort_by_key(|known| known.member);
     let ids = |members: &[GroupMember]| -> BTreeSet<MemberId> {
         members.iter().map(|known| known.member).collect()
@@ -212,27 +242,73 @@ mod tests {
     fn a_group_grows_one_member_at_a_time_and_tells_the_root() {
         let nodes = topology(3);
         let table = table(&nodes, &[1]);
+        let none = BTreeSet::new();
         let mut leadership = Leadership {
             members: members(&nodes, &[1]),
             voters: vec![members(&nodes, &[1])[0].member],
             is_leader: true,
             ..Leadership::default()
         };
-        let step = next_step(ROOT_GROUP, &leadership, &nodes, &table, 3);
+        let step = next_step(ROOT_GROUP, &leadership, &none, &nodes, &table, 3);
         assert!(matches!(step, Step::Add(NodeId(2 | 3), _)), "{step:?}");
 
         // It was added as a learner, and the leader changed before it became a voter.
         leadership.members = members(&nodes, &[1, 2]);
-        let step = next_step(ROOT_GROUP, &leadership, &nodes, &table, 3);
+        let step = next_step(ROOT_GROUP, &leadership, &none, &nodes, &table, 3);
         let voters: Vec<MemberId> = leadership.members.iter().map(|m| m.member).collect();
         assert_eq!(step, Step::Promote(voters));
 
         leadership.members = members(&nodes, &[1, 2, 3]);
         leadership.voters = leadership.members.iter().map(|m| m.member).collect();
-        let step = next_step(ROOT_GROUP, &leadership, &nodes, &table, 3);
+        let step = next_step(ROOT_GROUP, &leadership, &none, &nodes, &table, 3);
         assert!(matches!(step, Step::Record(_)), "{step:?}");
         let table = super::tests::table(&nodes, &[1, 2, 3]);
-        let step = next_step(ROOT_GROUP, &leadership, &nodes, &table, 3);
+        let step = next_step(ROOT_GROUP, &leadership, &none, &nodes, &table, 3);
+        assert_eq!(step, Step::Rest);
+    }
+
+    #[test]
+    fn a_retired_member_goes_first_and_its_node_joins_anew() {
+        let nodes = topology(3);
+        let table = table(&nodes, &[1, 2, 3]);
+        let all = members(&nodes, &[1, 2, 3]);
+        let ids: Vec<MemberId> = all.iter().map(|member| member.member).collect();
+        let mut leadership = Leadership {
+            members: all,
+            voters: ids.clone(),
+            is_leader: true,
+            ..Leadership::default()
+        };
+        let retired = BTreeSet::from([ids[2]]);
+        let step = next_step(ROOT_GROUP, &leadership, &retired, &nodes, &table, 3);
+        assert_eq!(step, Step::Remove(ids[..2].to_vec()));
+        leadership.voters.truncate(2);
+        leadership.members.truncate(2);
+        let step = next_step(ROOT_GROUP, &leadership, &retired, &nodes, &table, 3);
+        assert_eq!(step, Step::Add(NodeId(3), StoreId(30)));
+
+        // It was damaged again before it became a voter.
+        let again = member(&nodes, NodeId(3), StoreId(30), ReplicaNumber(4));
+        let retired = BTreeSet::from([again.member]);
+        leadership.members.push(again);
+        let step = next_step(ROOT_GROUP, &leadership, &retired, &nodes, &table, 3);
+        assert_eq!(step, Step::Remove(ids[..2].to_vec()));
+    }
+
+    #[test]
+    fn nobody_is_let_go_by_less_than_a_majority() {
+        let nodes = topology(3);
+        let table = table(&nodes, &[1, 2]);
+        let all = members(&nodes, &[1, 2]);
+        let ids: Vec<MemberId> = all.iter().map(|member| member.member).collect();
+        let leadership = Leadership {
+            members: all,
+            voters: ids.clone(),
+            is_leader: true,
+            ..Leadership::default()
+        };
+        let retired = BTreeSet::from([ids[1]]);
+        let step = next_step(ROOT_GROUP, &leadership, &retired, &nodes, &table, 3);
         assert_eq!(step, Step::Rest);
     }
 }

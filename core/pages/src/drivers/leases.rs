@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hedgerow_env::Instant;
-use hedgerow_protocol::{LEASE_WAIT_MS, ProxySession};
+use hedgerow_env::mutants::{Mutant, active};
+use hedgerow_protocol::{LEASE_MS, LEASE_WAIT_MS, ProxySession};
 
 /// The waits of one term.
 #[derive(Debug, Default)]
@@ -26,7 +27,7 @@ impl LeaseWatch {
         term: u64,
         leases: &[(ProxySession, u64)],
     ) -> Vec<(ProxySession, u64)> {
-        if term != self.term {
+        if term != self.term && !active(Mutant::NewLeaderEndsLeases) {
             *self = Self {
                 term,
                 waits: BTreeMap::new(),
@@ -34,13 +35,18 @@ impl LeaseWatch {
         }
         self.waits
             .retain(|session, _| leases.iter().any(|(standing, _)| standing == session));
+        let wait_ms = if active(Mutant::LeaseEndsTooSoon) {
+            LEASE_MS
+        } else {
+            LEASE_WAIT_MS
+        };
         let mut ended = Vec::new();
         for (session, renewed_at) in leases {
             let wait = self.waits.entry(*session).or_insert((*renewed_at, now));
             if wait.0 != *renewed_at {
                 *wait = (*renewed_at, now);
             }
-            if now.since(wait.1) >= Duration::from_millis(LEASE_WAIT_MS) {
+            if now.since(wait.1) >= Duration::from_millis(wait_ms) {
                 ended.push((*session, *renewed_at));
             }
         }

@@ -1,6 +1,7 @@
 //! Group growth, done: one step of a group that is led here, round after round.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hedgerow_env::{GroupId, NodeId, StoreId, event};
@@ -32,13 +33,17 @@ impl Drivers {
     /// The topology and the table as this node knows them: the root's own replica knows best.
     async fn known(&self) -> (Arc<Topology>, ShardTable) {
         let directory = self.client.directory();
-        if let Some((replica, _)) = self.leading_root() {
+        if let Some((replica, _)) = self.leading_root()
+            && self.learned.load(Ordering::SeqCst) != replica.applied_index()
+        {
+            let index = replica.applied_index();
             let ask = |view: &dyn crate::View, _| {
                 Ok((root::query::topology(view)?, root::query::table(view)?))
             };
             if let Ok((topology, table)) = crate::service::read_local(&replica, ask).await {
                 directory.learn_topology(topology);
                 directory.learn_table(table);
+                self.learned.store(index, Ordering::SeqCst);
             }
         }
         (directory.topology(), directory.table())
@@ -48,9 +53,10 @@ impl Drivers {
         let (topology, table) = self.known().await;
         let leadership = replica.leadership();
         let most = self.config.replicas;
-        match growth::next_step(group, &leadership, &topology, &table, most) {
+        let retired = self.service.retired(group);
+        match growth::next_step(group, &leadership, &retired, &topology, &table, most) {
             Step::Rest => {}
-            Step::Promote(voters) => {
+            Step::Promote(voters) | Step::Remove(voters) => {
                 let change = replica.change_voters(Vec::new(), voters);
                 self.change(group, change).await;
             }

@@ -1,8 +1,8 @@
 //! The leaders' duties: loops that run on every node with a replica, and act only for the groups
 //! that are led here.
 //!
-//! `leases` and `health` decide when time is up; `growth` decides who joins a group; `root` and
-//! `shard` are the loops.
+//! `leases` and `health` decide when time is up; `growth` decides who joins and leaves a group;
+//! `root` and `shard` are the loops. `rejoin` alone runs for members that are retired.
 //!
 //! Invariants: whatever a driver proposes is conditional, so a leader of the past does no harm;
 //! each round is bounded, and a group that does not answer holds up no other: the duties towards a
@@ -13,12 +13,13 @@ mod growth;
 mod health;
 mod leases;
 mod members;
+mod rejoin;
 mod root;
 mod shard;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hedgerow_env::{Env, GroupId};
@@ -60,6 +61,8 @@ pub struct Drivers {
     service: GroupService,
     client: GroupClient,
     config: DriverConfig,
+    /// The index of the root's state here from which the directory has learned; 0: none.
+    learned: Arc<AtomicU64>,
 }
 
 impl Drivers {
@@ -77,6 +80,7 @@ impl Drivers {
             service,
             client,
             config,
+            learned: Arc::default(),
         };
         env.spawn("pages-leases", drivers.clone().leases());
         env.spawn("pages-health", drivers.clone().health());
@@ -86,6 +90,7 @@ impl Drivers {
             let is_shard = |group| group != ROOT_GROUP;
             shards.each_group(is_shard, Self::shard_work).await;
         });
+        env.spawn("pages-rejoin", drivers.clone().rejoin());
         env.spawn("pages-members", async move {
             drivers.each_group(|_| true, Self::members).await;
         });

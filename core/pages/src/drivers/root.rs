@@ -33,6 +33,9 @@ const START_LIMIT: Duration = Duration::from_secs(5);
 /// Steps of one drop in one round, so that other duties have their turn.
 const DROP_STEPS: usize = 64;
 
+/// An answer of the root's state with the index that was applied before it was read.
+type Kept = Option<(u64, RootAnswer)>;
+
 impl Drivers {
     async fn propose_root(&self, commands: Vec<RootCommand>) {
         if !commands.is_empty() {
@@ -40,6 +43,25 @@ impl Drivers {
             // Whatever was lost is seen to be pending in the next round.
             self.ask(ROOT_GROUP, body).await;
         }
+    }
+
+    /// As [`Drivers::root_answer`], from `kept` while nothing was applied since.
+    async fn kept_answer(
+        &self,
+        replica: &Arc<dyn GroupReplica>,
+        query: RootQuery,
+        kept: &mut Kept,
+    ) -> Option<RootAnswer> {
+        // Taken before the state is read: an entry applied in between is looked at again.
+        let index = replica.applied_index();
+        if let Some((known, answer)) = kept
+            && *known == index
+        {
+            return Some(answer.clone());
+        }
+        let answer = self.root_answer(replica, query).await?;
+        *kept = Some((index, answer.clone()));
+        Some(answer)
     }
 
     async fn root_answer(
@@ -60,14 +82,14 @@ impl Drivers {
     /// Ends leases that were not renewed.
     pub(super) async fn leases(self) {
         let mut watch = LeaseWatch::default();
+        let mut kept = None;
         loop {
             self.env.sleep(LEASE_ROUND).await;
             let Some((replica, term)) = self.leading_root() else {
                 continue;
             };
-            let Some(RootAnswer::Leases(leases)) =
-                self.root_answer(&replica, RootQuery::Leases).await
-            else {
+            let answer = self.kept_answer(&replica, RootQuery::Leases, &mut kept);
+            let Some(RootAnswer::Leases(leases)) = answer.await else {
                 continue;
             };
             let ended = watch.ended(self.env.now(), term, &leases);
@@ -92,12 +114,14 @@ impl Drivers {
     /// Probes every node, and tells the root who is up or down.
     pub(super) async fn health(self) {
         let mut watch = HealthWatch::default();
+        let mut kept = None;
         loop {
             self.env.sleep(self.config.round).await;
             let Some((replica, term)) = self.leading_root() else {
                 continue;
             };
-            let Some(topology) = self.topology(&replica).await else {
+            let answer = self.kept_answer(&replica, RootQuery::Topology, &mut kept);
+            let Some(RootAnswer::Topology(topology)) = answer.await else {
                 continue;
             };
             let from = self.own_node(&replica);
@@ -146,23 +170,32 @@ impl Drivers {
     /// Floors, drops and the first shards.
     pub(super) async fn root_work(self) {
         let mut alive = (0, BTreeSet::new());
+        // The term and the applied index at which there was last nothing to do.
+        let mut at_rest = None;
         loop {
             self.env.sleep(self.config.round / 2).await;
             let Some((replica, term)) = self.leading_root() else {
                 continue;
             };
+            let now = (term, replica.applied_index());
+            if at_rest == Some(now) {
+                continue;
+            }
             if alive.0 != term {
                 alive = (term, BTreeSet::new());
             }
-            self.shards(&replica, &mut alive.1).await;
+            let mut rests = self.shards(&replica, &mut alive.1).await;
             let floors = self.root_answer(&replica, RootQuery::PendingFloors).await;
+            rests &= floors == Some(RootAnswer::Pending(Vec::new()));
             if let Some(RootAnswer::Pending(work)) = floors {
                 join_all(pairs(&work).map(|(disk, group)| self.floor(disk, group))).await;
             }
             let drops = self.root_answer(&replica, RootQuery::PendingDrops).await;
+            rests &= drops == Some(RootAnswer::Pending(Vec::new()));
             if let Some(RootAnswer::Pending(work)) = drops {
                 join_all(pairs(&work).map(|(disk, group)| self.drop_disk(disk, group))).await;
             }
+            at_rest = rests.then_some(now);
         }
     }
 
@@ -239,14 +272,15 @@ impl Drivers {
         }
     }
 
-    /// Makes the shards once, and starts those that nobody has seen alive in this term.
-    async fn shards(&self, replica: &Arc<dyn GroupReplica>, alive: &mut BTreeSet<GroupId>) {
+    /// Makes the shards once, and starts those that nobody has seen alive in this term. Whether all
+    /// have been.
+    async fn shards(&self, replica: &Arc<dyn GroupReplica>, alive: &mut BTreeSet<GroupId>) -> bool {
         let Some(RootAnswer::Table(table)) = self.root_answer(replica, RootQuery::Table).await
         else {
-            return;
+            return false;
         };
         let Some(topology) = self.topology(replica).await else {
-            return;
+            return false;
         };
         let directory = self.client.directory();
         directory.learn_table(table.clone());
@@ -257,7 +291,7 @@ impl Drivers {
                 self.propose_root(vec![RootCommand::CreateShards { shards }])
                     .await;
             }
-            return;
+            return false;
         }
         let unseen = table
             .shards
@@ -265,6 +299,10 @@ impl Drivers {
             .filter(|shard| !alive.contains(&shard.group));
         let started = join_all(unseen.map(|shard| self.start_shard(shard, &topology, &table)));
         alive.extend(started.await.into_iter().flatten());
+        table
+            .shards
+            .iter()
+            .all(|shard| alive.contains(&shard.group))
     }
 
     /// Answers the shard when it answers; else has its members started.

@@ -23,24 +23,43 @@ struct Cursors {
     containers: Cursor,
 }
 
+impl Cursors {
+    fn are_at_the_beginning(&self) -> bool {
+        self.free.is_empty() && self.containers.is_empty()
+    }
+}
+
+/// What decides whether a shard's leader has anything to do: its term, the index that it applied
+/// last, and the topology's.
+type Standing = (u64, u64, u64);
+
 impl Drivers {
     /// The rounds of one shard, as long as it is led here.
     pub(super) async fn shard_work(self, group: GroupId) {
         let mut cursors = Cursors::default();
-        while let Some((replica, _)) = self.leading(group) {
-            self.work_on(group, &replica, &mut cursors).await;
-            self.sweep(group, &replica).await;
+        let mut at_rest = None;
+        while let Some((replica, term)) = self.leading(group) {
+            // Taken before the state is read: an entry applied in between is looked at again.
+            let topology = self.client.directory().topology().index;
+            let standing: Standing = (term, replica.applied_index(), topology);
+            if at_rest != Some(standing) {
+                let mut rests = self.work_on(group, &replica, &mut cursors).await;
+                rests &= self.sweep(group, &replica).await;
+                at_rest = rests.then_some(standing);
+            }
             self.env.sleep(self.config.round).await;
         }
     }
 
+    /// Whether the tables were walked from end to end and nothing was to be done.
     async fn work_on(
         &self,
         group: GroupId,
         replica: &Arc<dyn GroupReplica>,
         cursors: &mut Cursors,
-    ) {
+    ) -> bool {
         let topology = self.client.directory().topology();
+        let from_the_beginning = cursors.are_at_the_beginning();
         let mut at = std::mem::take(cursors);
         let ask = move |view: &dyn View, _| {
             let is_up = |store: StoreId| {
@@ -54,24 +73,33 @@ impl Drivers {
         match read_local(replica, ask).await {
             Ok((commands, at)) => {
                 *cursors = at;
+                let whole = from_the_beginning && cursors.are_at_the_beginning();
+                let rests = whole && commands.is_empty();
                 self.propose_shard(group, commands).await;
+                rests
             }
-            Err(reason) => event!(self.env, Warn, "pages", "{group}: {reason}"),
+            Err(reason) => {
+                event!(self.env, Warn, "pages", "{group}: {reason}");
+                false
+            }
         }
     }
 
-    async fn sweep(&self, group: GroupId, replica: &Arc<dyn GroupReplica>) {
+    /// Whether no feed is being filled.
+    async fn sweep(&self, group: GroupId, replica: &Arc<dyn GroupReplica>) -> bool {
         for _ in 0..SWEEP_STEPS {
             let ask = |view: &dyn View, _| work::sweeping(view);
             match read_local(replica, ask).await {
                 Ok(commands) if !commands.is_empty() => {
                     if !self.propose_shard(group, commands).await {
-                        return;
+                        return false;
                     }
                 }
-                _ => return,
+                Ok(_) => return true,
+                Err(_) => return false,
             }
         }
+        false
     }
 
     /// Whether the first of them were proposed. What was lost is found again in a later round.

@@ -367,7 +367,7 @@ async fn a_group_without_a_quorum_holds_up_no_other() {
 #[tokio::test(start_paused = true)]
 async fn a_node_that_does_not_answer_is_down_after_a_while() {
     let cluster = Cluster::start().await;
-    let join = RootCommand::Join {
+    let join = RootCommand::JoinAtStart {
         record: record(2),
         start: 1,
     };

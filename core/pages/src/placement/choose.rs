@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{ContainerId, NodeId, StoreId};
 use hedgerow_protocol::{
     MemberState, NodeRecord, NodeState, Placement, PlacementMember, PlacementRule, Policy, Roles,
@@ -261,7 +262,7 @@ pub fn substitute(
         .filter(|member| member.state != MemberState::Resting)
         .filter(|member| answers(topology, member, unavailable))
         .count();
-    if answering < usize::from(current.write_quorum) {
+    if answering < usize::from(current.write_quorum) && !active(Mutant::SubstituteBeyondQuorum) {
         return Err(Unplaceable(format!(
             "{} members must answer, {answering} would",
             current.write_quorum

@@ -10,17 +10,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hedgerow_disk::{VerifiedError, VerifiedFile};
 use hedgerow_env::{Env, HaltReason};
+use tokio::sync::Notify;
 
 /// What the store can learn of its backend after a call failed.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     damaged: AtomicBool,
+    found: Notify,
 }
 
 impl Health {
     /// Whether a read met damage.
     pub(crate) fn is_damaged(&self) -> bool {
         self.damaged.load(Ordering::Acquire)
+    }
+
+    /// Damage was met.
+    pub(crate) fn set_damaged(&self) {
+        self.damaged.store(true, Ordering::Release);
+        self.found.notify_one();
+    }
+
+    /// Completes once damage was met; for one waiter.
+    pub(crate) async fn damage(&self) {
+        while !self.is_damaged() {
+            self.found.notified().await;
+        }
     }
 }
 
@@ -55,7 +70,7 @@ impl Backend {
             error,
             VerifiedError::Mismatch { .. } | VerifiedError::Damaged { .. }
         ) {
-            self.health.damaged.store(true, Ordering::Release);
+            self.health.set_damaged();
         }
         io::Error::other(error)
     }

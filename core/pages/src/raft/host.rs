@@ -2,50 +2,63 @@
 //!
 //! Invariants: a replica is in the registry, durably, before it runs, and its state file exists,
 //! durably, before that; a retired number never runs again; a replica whose log or state is damaged
-//! does not run and is reported, while the others go on; a journal that stops halts the node.
-//! Does not: decide where replicas belong (the root does).
+//! does not run until it is mended, or is retired, durably, before this start shows anything, while
+//! the others go on; a journal that stops halts the node.
+//! Does not: decide where replicas belong (the root does), mend (`heal`), or leave (`departure`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use hedgerow_disk::journal::{CLOSED, DamagedRange, Journal, Position, RecoveredRecord, StreamTag};
+use hedgerow_disk::journal::{
+    CLOSED, CopyForward, DamagedRange, HeaderCopy, Journal, RecoveredRecord, StreamTag,
+};
 use hedgerow_disk::{VerifiedConfig, VerifiedFile};
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
-    DiskError, Env, GroupId, HaltReason, NodeId, ReplicaNumber, StoreId, event, with_current_env,
+    AbortOnDrop, DiskError, Env, GroupId, HaltReason, NodeId, ReplicaNumber, StoreId, event,
+    with_current_env,
 };
 use hedgerow_net::{Rpc, ServiceId};
-use hedgerow_protocol::{GroupMember, MemberId, SERVICE_RAFT};
+use hedgerow_protocol::{GroupMember, MemberId, SERVICE_LOG, SERVICE_RAFT};
 use openraft::Raft;
+use tokio::sync::mpsc;
 
+use super::backend::Health;
+use super::departure::Departing;
+use super::heal::Healing;
 use super::host_config::{DamagedReplica, HostConfig, HostError, Machines};
 use super::log::{Log, LogHandle};
 use super::log_core::LogCore;
 use super::log_record::Header;
 use super::machine::StateHandle;
 use super::network::{Addresses, Network};
-use super::recovery::{LogDamage, recover_log};
-use super::registry::{REGISTRY_STREAM, Registry, ReplicaRecord};
-use super::replica::{Replica, ReplicaHandle, TypedRaft};
-use super::serve::RaftService;
+use super::recovery::{Judged, LogDamage, recover_log};
+use super::registry::{Key, REGISTRY_STREAM, Registry, ReplicaRecord};
+use super::replica::{Replica, ReplicaHandle};
+use super::serve::{LogService, RaftService};
 use super::store::StateStore;
 use super::timing::RaftTiming;
 use crate::{GroupReplica, Machine, StateError};
 
 pub(crate) struct Shared {
-    env: Env,
-    rpc: Rpc,
-    store: StoreId,
-    node: NodeId,
-    journal: Journal,
+    pub(crate) env: Env,
+    pub(crate) rpc: Rpc,
+    pub(crate) store: StoreId,
+    pub(crate) node: NodeId,
+    pub(crate) journal: Journal,
     directory: String,
     timing: RaftTiming,
     verified: VerifiedConfig,
-    addresses: Addresses,
-    registry: Registry,
+    pub(crate) addresses: Addresses,
+    pub(crate) registry: Registry,
     running: Mutex<BTreeMap<GroupId, Arc<Replica>>>,
     damaged: Mutex<BTreeMap<GroupId, DamagedReplica>>,
+    /// Logs that wait for entries of their peers.
+    pub(crate) healing: Mutex<BTreeMap<GroupId, Healing>>,
+    /// Retired replicas that their groups may still count as members.
+    pub(crate) departing: Mutex<BTreeMap<GroupId, Departing>>,
     /// One start or retirement at a time.
-    changing: tokio::sync::Mutex<()>,
+    pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
 impl Shared {
@@ -54,11 +67,17 @@ impl Shared {
         self.all_running().get(&group).cloned()
     }
 
-    fn all_running(&self) -> MutexGuard<'_, BTreeMap<GroupId, Arc<Replica>>> {
+    /// The log of `group` here, of a replica that runs or waits for entries.
+    pub(crate) fn log(&self, group: GroupId) -> Option<Arc<Log>> {
+        let running = self.running(group).map(|replica| Arc::clone(&replica.log));
+        running.or_else(|| self.healing_log(group))
+    }
+
+    pub(crate) fn all_running(&self) -> MutexGuard<'_, BTreeMap<GroupId, Arc<Replica>>> {
         self.running.lock().expect("no panic under this lock")
     }
 
-    fn all_damaged(&self) -> MutexGuard<'_, BTreeMap<GroupId, DamagedReplica>> {
+    pub(crate) fn all_damaged(&self) -> MutexGuard<'_, BTreeMap<GroupId, DamagedReplica>> {
         self.damaged.lock().expect("no panic under this lock")
     }
 
@@ -66,26 +85,14 @@ impl Shared {
         format!("{}/{}", self.directory, state_name(group, replica))
     }
 
-    /// Runs the replica `me` of `group` on the log `core` and its state file.
-    async fn run(
+    /// Runs the replica `me` of `group` on its log and the state beside it.
+    pub(crate) async fn run(
         self: &Arc<Self>,
         group: GroupId,
         me: GroupMember,
-        machine: Arc<dyn Machine>,
-        core: LogCore,
+        log: Arc<Log>,
     ) -> Result<Arc<Replica>, HostError> {
-        let store = self.open_state(group, me.member.replica).await?;
-        let state = StateHandle::new(self.env.clone(), store, machine);
-        let replica_number = me.member.replica;
-        let journal = self.journal.clone();
-        let log = Log::start(
-            &self.env,
-            journal,
-            group,
-            replica_number,
-            core,
-            state.clone(),
-        );
+        let state = log.state().clone();
         let config = self
             .timing
             .config(group.to_string())
@@ -105,25 +112,76 @@ impl Shared {
         let raft = with_current_env(self.env.clone(), Box::pin(starting))
             .await
             .map_err(|fatal| HostError::Raft(fatal.to_string()))?;
-        let copying = copy_forward(self.env.clone(), self.journal.clone(), log, raft.clone());
-        let copy_forward = self.env.spawn("raft-copy-forward", copying).abort_on_drop();
+        let make_snapshot = {
+            let raft = raft.clone();
+            move || {
+                let raft = raft.clone();
+                // A replica that has stopped copies instead.
+                async move { drop(raft.trigger().snapshot().await) }
+            }
+        };
+        let requests = self.journal.copy_forward_requests(StreamTag::raft(group));
+        let copying = copy_forward(self.env.clone(), requests, Arc::clone(&log), make_snapshot);
+        let copying = self.env.spawn("raft-copy-forward", copying);
+        let watching = self.watch_state(group, me.member, Arc::clone(state.store.health()));
         let replica = Arc::new(Replica {
             env: self.env.clone(),
             group,
             me,
             raft,
             state,
-            _copy_forward: copy_forward,
+            log,
+            _tasks: [copying.abort_on_drop(), watching],
         });
         self.all_running().insert(group, Arc::clone(&replica));
-        event!(
-            self.env,
-            Info,
-            "raft",
-            "{group} runs as {}",
-            replica.me.member
-        );
+        let member = replica.me.member;
+        event!(self.env, Info, "raft", "{group} runs as {member}");
         Ok(replica)
+    }
+
+    /// Gives the replica up when its state is found damaged.
+    fn watch_state(
+        self: &Arc<Self>,
+        group: GroupId,
+        member: MemberId,
+        health: Arc<Health>,
+    ) -> AbortOnDrop {
+        let host = Arc::downgrade(self);
+        let watching = async move {
+            health.damage().await;
+            let Some(shared) = host.upgrade() else { return };
+            // A task of its own: this one ends with the replica.
+            let env = shared.env.clone();
+            env.spawn("raft-condemn", async move {
+                let reason = "its state is damaged".to_owned();
+                shared.condemn_running(group, member, reason).await;
+            });
+        };
+        self.env.spawn("raft-state-watch", watching).abort_on_drop()
+    }
+
+    /// The log `core` of `me`, with the state `store` beside it.
+    fn start_log(
+        &self,
+        group: GroupId,
+        me: &GroupMember,
+        core: LogCore,
+        store: StateStore,
+        machine: Arc<dyn Machine>,
+    ) -> Arc<Log> {
+        let state = StateHandle::new(self.env.clone(), store, machine);
+        let journal = self.journal.clone();
+        let kept_entries = self.timing.kept_entries;
+        let replica = me.member.replica;
+        Log::start(
+            &self.env,
+            journal,
+            group,
+            replica,
+            core,
+            state,
+            kept_entries,
+        )
     }
 
     async fn open_state(
@@ -139,7 +197,10 @@ impl Shared {
     }
 
     /// Removes the state files of a replica, or of all that are not `owned`.
-    async fn remove_states(&self, is_removed: impl Fn(&str) -> bool) -> Result<(), DiskError> {
+    pub(crate) async fn remove_states(
+        &self,
+        is_removed: impl Fn(&str) -> bool,
+    ) -> Result<(), DiskError> {
         let disk = self.env.disk_handle();
         for name in disk.list(&self.directory).await? {
             if name.contains(STATE_SUFFIX) && is_removed(&name) {
@@ -149,7 +210,13 @@ impl Shared {
         Ok(())
     }
 
-    fn report_damage(&self, group: GroupId, member: MemberId, reason: String, is_lost: bool) {
+    pub(crate) fn report_damage(
+        &self,
+        group: GroupId,
+        member: MemberId,
+        reason: String,
+        is_lost: bool,
+    ) {
         event!(
             self.env,
             Error,
@@ -166,22 +233,24 @@ impl Shared {
     }
 }
 
+/// Whether records of the registry may be lost there of which nothing is known.
+fn may_hide_registrations(range: &DamagedRange) -> bool {
+    let is_nameless =
+        |copy: &HeaderCopy| copy.stream == REGISTRY_STREAM && Key::decode(&copy.header).is_none();
+    !range.complete || range.records.iter().any(is_nameless)
+}
+
 /// Copies the log's records out of segments that the journal wants to free.
-async fn copy_forward(env: Env, journal: Journal, log: Arc<Log>, raft: TypedRaft) {
-    let mut requests = journal.copy_forward_requests(StreamTag::raft(log.group()));
+pub(crate) async fn copy_forward<F: Future<Output = ()>>(
+    env: Env,
+    mut requests: mpsc::Receiver<CopyForward>,
+    log: Arc<Log>,
+    make_snapshot: impl Fn() -> F,
+) {
     while let Some(request) = requests.recv().await {
-        let make_snapshot = async {
-            // A replica that has stopped copies instead.
-            let _ = raft.trigger().snapshot().await;
-        };
-        if let Err(error) = log.free_segment(request, make_snapshot).await {
-            event!(
-                env,
-                Warn,
-                "raft",
-                "{}: copying forward: {error}",
-                log.group()
-            );
+        if let Err(error) = log.free_segment(request, make_snapshot()).await {
+            let group = log.group();
+            event!(env, Warn, "raft", "{group}: copying forward: {error}");
         }
     }
 }
@@ -190,12 +259,12 @@ async fn copy_forward(env: Env, journal: Journal, log: Arc<Log>, raft: TypedRaft
 const STATE_SUFFIX: &str = ".state";
 
 /// The name of a replica's state file.
-fn state_name(group: GroupId, replica: ReplicaNumber) -> String {
+pub(crate) fn state_name(group: GroupId, replica: ReplicaNumber) -> String {
     format!("{group}-{replica}{STATE_SUFFIX}")
 }
 
 /// Every replica of one node.
-pub struct PagesHost(Arc<Shared>);
+pub struct PagesHost(pub(super) Arc<Shared>);
 
 impl PagesHost {
     /// Starts every replica that the store has, and serves Raft messages.
@@ -227,18 +296,17 @@ impl PagesHost {
             registry,
             running: Mutex::default(),
             damaged: Mutex::default(),
+            healing: Mutex::default(),
+            departing: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
         });
         let host = Self(shared);
-        host.remove_strangers().await?;
-        for key in lost {
-            let member = MemberId {
-                store: host.0.store,
-                replica: key.replica,
-            };
-            let reason = "its registration is damaged".to_owned();
-            host.0.report_damage(key.group, member, reason, true);
+        if config.damaged.iter().any(may_hide_registrations) {
+            host.0.registry.doubt().await?;
         }
+        host.0.register_again(lost).await?;
+        host.judge_orphans(&config.recovered).await?;
+        host.remove_strangers().await?;
         host.spawn_watchers();
         for record in host.0.registry.records() {
             let found = config.recovered.remove(&StreamTag::raft(record.group));
@@ -250,16 +318,20 @@ impl PagesHost {
             )
             .await?;
         }
-        host.judge_orphans(config.recovered);
         let service = RaftService(Arc::downgrade(&host.0));
         host.0.rpc.serve(ServiceId(SERVICE_RAFT), Arc::new(service));
+        let logs = LogService(Arc::downgrade(&host.0));
+        host.0.rpc.serve(ServiceId(SERVICE_LOG), Arc::new(logs));
         Ok(host)
     }
 
     /// Logs without a registration: it is lost, for a replica is registered before it writes. None
     /// of their numbers may run again as if it were new.
-    fn judge_orphans(&self, left: BTreeMap<StreamTag, Vec<RecoveredRecord>>) {
-        for (stream, records) in left {
+    async fn judge_orphans(
+        &self,
+        recovered: &BTreeMap<StreamTag, Vec<RecoveredRecord>>,
+    ) -> Result<(), HostError> {
+        for (stream, records) in recovered {
             let group = u32::try_from(stream.id).map(GroupId);
             let (StreamTag::RAFT_KIND, Ok(group)) = (stream.kind, group) else {
                 continue;
@@ -270,19 +342,23 @@ impl PagesHost {
             let Some(replica) = headers.flatten().map(|header| header.replica).max() else {
                 continue;
             };
-            let store = self.0.store;
+            let known = self.0.registry.record(group);
+            if known.is_some_and(|known| known.member.member.replica >= replica) {
+                continue;
+            }
+            let me = self.0.own_member(replica);
             let reason = "its registration is lost".to_owned();
-            self.0
-                .report_damage(group, MemberId { store, replica }, reason, true);
+            self.0.condemn(group, me, reason).await?;
         }
+        Ok(())
     }
 
-    /// Removes state files that no registered replica owns: of starts that broke off, or retired.
+    /// Removes state files that no registered replica owns: of starts that broke off. Those of a
+    /// retired one stay until its group has let it go.
     async fn remove_strangers(&self) -> Result<(), HostError> {
         let records = self.0.registry.records();
         let owned: BTreeSet<String> = records
             .iter()
-            .filter(|record| !record.retired)
             .map(|record| state_name(record.group, record.member.member.replica))
             .collect();
         let is_stranger = |name: &str| !owned.iter().any(|owned| name.starts_with(owned.as_str()));
@@ -323,42 +399,44 @@ impl PagesHost {
         machines: &Machines,
     ) -> Result<(), HostError> {
         let (group, me) = (record.group, record.member);
-        let positions: Vec<Position> = found.iter().map(|record| record.position).collect();
         if record.retired {
-            self.0.journal.release_all(positions);
+            self.0.depart(group, me.member);
             return Ok(());
         }
-        if self.0.all_damaged().contains_key(&group) {
-            return Ok(());
-        }
-        let cache = self.0.timing.log_cache_bytes;
-        let recovered = recover_log(group, me.member.replica, found, damaged, cache);
-        let (core, dead) = match recovered {
-            Ok(recovered) => recovered,
-            Err(LogDamage(reason)) => {
-                self.0.report_damage(group, me.member, reason, true);
+        let store = match self.0.open_state(group, me.member.replica).await {
+            Ok(store) => store,
+            Err(HostError::State(error @ StateError::Damaged(_))) => {
+                return self.0.condemn(group, me, error.to_string()).await;
+            }
+            Err(HostError::State(error)) => {
+                let reason = error.to_string();
+                self.0.report_damage(group, me.member, reason, false);
                 return Ok(());
             }
+            Err(error) => return Err(error),
         };
+        let (cache, applied) = (self.0.timing.log_cache_bytes, store.applied());
+        let replica = me.member.replica;
+        let judged = recover_log(group, replica, found, damaged, cache, applied.log_id);
+        let Judged {
+            core,
+            dead,
+            rewrites,
+            mut memberships,
+        } = match judged {
+            Ok(judged) => judged,
+            Err(LogDamage(reason)) => return self.0.condemn(group, me, reason).await,
+        };
+        let log = self.0.start_log(group, &me, core, store, machines(group));
+        let settled = log.settle(rewrites).await;
+        settled.map_err(|error| HostError::Journal(error.to_string()))?;
         self.0.journal.release_all(dead);
-        let machine = machines(group);
-        let member = me.member;
-        match self.0.run(group, me, machine, core).await {
-            Ok(_) => Ok(()),
-            Err(HostError::State(error)) => {
-                let is_lost = matches!(error, StateError::Damaged(_));
-                self.0
-                    .report_damage(group, member, error.to_string(), is_lost);
-                Ok(())
-            }
-            Err(HostError::Raft(error)) => {
-                // Log and state contradict each other, unless the journal failed underneath.
-                let is_lost = self.0.journal.is_stopped().is_none();
-                self.0.report_damage(group, member, error, is_lost);
-                Ok(())
-            }
-            Err(error) => Err(error),
+        if log.lost().is_empty() {
+            return self.0.run_resumed(group, me, log).await;
         }
+        memberships.insert(0, applied.membership.membership().clone());
+        self.0.heal(group, me, log, &memberships);
+        Ok(())
     }
 
     /// Starts a new replica `me` of `group`. With `initialise` it makes these members the voters of
@@ -402,24 +480,28 @@ impl PagesHost {
         machine: Arc<dyn Machine>,
     ) -> Result<Arc<Replica>, HostError> {
         let member = me.member;
-        let damaged = self
-            .0
-            .all_damaged()
-            .get(&group)
-            .map(|damaged| damaged.member);
-        if let Some(running) = damaged {
-            return Err(HostError::Exists { group, running });
-        }
-        if let Some(known) = self.0.registry.record(group) {
-            let known_number = known.member.member.replica;
-            if member.replica < known_number || (known.retired && member.replica == known_number) {
+        match self.0.registry.record(group) {
+            Some(known) => {
+                let number = known.member.member.replica;
+                let retired =
+                    member.replica < number || (known.retired && member.replica == number);
+                if retired && !active(Mutant::RetiredReplicaRuns) {
+                    return Err(HostError::Retired { group, member });
+                }
+                if !known.retired {
+                    // It waits for entries, or its start failed.
+                    let running = known.member.member;
+                    return Err(HostError::Exists { group, running });
+                }
+                self.0.forget(group, known.member.member).await?;
+            }
+            None if self.0.registry.is_in_doubt() => {
+                // It may have run here, and what it promised is lost with its registration.
+                let reason = "it may have run here before the damage".to_owned();
+                self.0.condemn(group, me, reason).await?;
                 return Err(HostError::Retired { group, member });
             }
-            if !known.retired {
-                // Its start failed.
-                let running = known.member.member;
-                return Err(HostError::Exists { group, running });
-            }
+            None => {}
         }
         // Made and closed once before it is registered: what is registered exists durably. What a
         // start that broke off has left is no state of this replica.
@@ -440,54 +522,9 @@ impl PagesHost {
         };
         self.0.registry.write(record).await?;
         let core = LogCore::new(self.0.timing.log_cache_bytes);
-        self.0.run(group, me, machine, core).await
-    }
-
-    /// Retires this store's replica of `group`, running or damaged: its number never runs again,
-    /// its log and state are given up. Harmless when there is none.
-    ///
-    /// # Errors
-    /// [`HostError`].
-    pub async fn retire_replica(&self, group: GroupId) -> Result<(), HostError> {
-        let _changing = self.0.changing.lock().await;
-        let running = self.0.all_running().remove(&group);
-        let damaged = self
-            .0
-            .all_damaged()
-            .get(&group)
-            .map(|damaged| damaged.member);
-        if let Some(replica) = running {
-            stop(replica).await;
-        }
-        let record = match (self.0.registry.record(group), damaged) {
-            (Some(record), None) => record,
-            (Some(record), Some(member)) if record.member.member == member => record,
-            // Its registration was damaged: its number stands in the copy of the header.
-            (_, Some(member)) => ReplicaRecord {
-                group,
-                member: GroupMember {
-                    member,
-                    node: self.0.node,
-                    address: String::new(),
-                },
-                retired: false,
-            },
-            (None, None) => return Ok(()),
-        };
-        let name = state_name(group, record.member.member.replica);
-        if !record.retired {
-            let retired = true;
-            self.0
-                .registry
-                .write(ReplicaRecord { retired, ..record })
-                .await?;
-        }
-        self.0.journal.release_stream(StreamTag::raft(group));
-        self.0.all_damaged().remove(&group);
-        Ok(self
-            .0
-            .remove_states(|found| found.starts_with(&name))
-            .await?)
+        let store = self.0.open_state(group, member.replica).await?;
+        let log = self.0.start_log(group, &me, core, store, machine);
+        self.0.run(group, me, log).await
     }
 
     /// The replica of `group` that runs here.
@@ -501,6 +538,12 @@ impl PagesHost {
     #[must_use]
     pub fn groups(&self) -> Vec<GroupId> {
         self.0.all_running().keys().copied().collect()
+    }
+
+    /// The store whose replicas these are.
+    #[must_use]
+    pub fn store(&self) -> StoreId {
+        self.0.store
     }
 
     /// Replicas that do not run because their log or state is damaged or failed.
@@ -521,6 +564,8 @@ impl PagesHost {
     /// Stops every replica; their logs and states stay.
     pub async fn shutdown(&self) {
         let _changing = self.0.changing.lock().await;
+        self.0.all_healing().clear();
+        self.0.all_departing().clear();
         let running = std::mem::take(&mut *self.0.all_running());
         for replica in running.into_values() {
             stop(replica).await;
@@ -529,7 +574,7 @@ impl PagesHost {
 }
 
 /// Stops a replica and closes its state away from the async threads.
-async fn stop(replica: Arc<Replica>) {
+pub(crate) async fn stop(replica: Arc<Replica>) {
     let env = replica.env.clone();
     let raft = replica.raft.clone();
     let shutdown = async move { raft.shutdown().await };

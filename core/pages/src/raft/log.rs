@@ -3,8 +3,9 @@
 //! Invariants: a vote is durable before [`RaftLogStorage::save_vote`] returns; appended entries are
 //! reported flushed only once the journal reports them durable, in order, and later appends go on
 //! meanwhile;
-//! a superseded record is released only when what supersedes it is durable; purge never passes
-//! what the state holds durably.
+//! a superseded record is released only when what supersedes it is durable; a record is in the core
+//! from the moment at which it is in the journal, so a copy always lies before what supersedes it;
+//! purge never passes what the state holds durably.
 //! Does not: decide which records are live (`log_core` does).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,12 +20,13 @@ use futures_util::stream;
 use hedgerow_disk::journal::{
     AppendError, CopyForward, Journal, JournalReadError, Position, Receipt, StreamTag,
 };
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{Env, GroupId, ReplicaNumber, event};
 use openraft::RaftLogReader;
 use openraft::storage::{IOFlushed, LeaderBoundedStreamError, LogState, RaftLogStorage};
 use tokio::sync::{Notify, mpsc};
 
-use super::log_core::{Found, LogCore, Placed};
+use super::log_core::{Carried, Found, LogCore, Placed};
 use super::log_record::{Body, Kind};
 use super::machine::StateHandle;
 use super::types::{Entry, LeaderId, LogId, Types, Vote};
@@ -38,17 +40,22 @@ pub(crate) const READ_BYTES_MAX: usize = 1 << 20;
 const FULL_RETRY: Duration = Duration::from_millis(50);
 /// How long a request to free a segment waits for a snapshot and purge, before it copies.
 const PURGE_PATIENCE: Duration = Duration::from_secs(2);
+/// Entries of less than this share of the largest record are copied at once: that costs less than a
+/// snapshot, and the segment is free in milliseconds.
+const COPIED_AT_ONCE_SHARE: usize = 8;
 /// A read that loses the race with purge or copying looks again; each look sees newer positions.
-const READ_ATTEMPTS: usize = 8;
+pub(super) const READ_ATTEMPTS: usize = 8;
 
 /// A replica's log: what openraft's storage, its readers and the copy-forward task share.
 pub(crate) struct Log {
     env: Env,
-    journal: Journal,
-    group: GroupId,
-    replica: ReplicaNumber,
+    pub(super) journal: Journal,
+    pub(super) group: GroupId,
+    pub(super) replica: ReplicaNumber,
     core: Mutex<LogCore>,
     state: StateHandle,
+    /// How many of the applied entries a purge leaves behind.
+    kept_entries: u64,
     flushes: mpsc::Sender<Flush>,
     purged: Notify,
 }
@@ -69,6 +76,7 @@ impl Log {
         replica: ReplicaNumber,
         core: LogCore,
         state: StateHandle,
+        kept_entries: u64,
     ) -> Arc<Self> {
         let (flushes, queue) = mpsc::channel(FLUSH_QUEUE);
         env.spawn("raft-flush", flush(journal.clone(), queue));
@@ -79,6 +87,7 @@ impl Log {
             replica,
             core: Mutex::new(core),
             state,
+            kept_entries,
             flushes,
             purged: Notify::new(),
         })
@@ -89,40 +98,61 @@ impl Log {
         self.group
     }
 
-    fn core(&self) -> MutexGuard<'_, LogCore> {
+    pub(super) fn core(&self) -> MutexGuard<'_, LogCore> {
         self.core.lock().expect("no panic under this lock")
     }
 
-    /// Appends a record, waiting while the journal is busy or full.
-    async fn write(&self, body: &Body) -> io::Result<(Placed, usize, Receipt)> {
+    /// Appends a record for the first time and tells the core, both at once.
+    async fn write<T>(
+        &self,
+        body: &Body,
+        tell: impl FnOnce(&mut LogCore, Placed, usize) -> T,
+    ) -> io::Result<(T, Receipt)> {
         let sequence = self.core().take_sequence();
-        let (receipt, bytes) = self.write_as(body, sequence).await?;
-        let placed = Placed {
-            sequence,
-            position: receipt.position(),
-        };
-        Ok((placed, bytes, receipt))
+        let record = body.record(self.group, self.replica, sequence);
+        let bytes = record.payload.len();
+        let mut tell = Some(tell);
+        self.when_room(move || {
+            let mut core = self.core();
+            let receipt = self.journal.append(record.clone())?;
+            let placed = Placed {
+                sequence,
+                position: receipt.position(),
+            };
+            let tell = tell.take().expect("it is appended once");
+            Ok((tell(&mut core, placed, bytes), receipt))
+        })
+        .await
+    }
+
+    /// Writes a record of `sequence` again; `None` when it has been superseded meanwhile.
+    async fn copy(&self, placed: Placed, body: &Body) -> io::Result<Option<Receipt>> {
+        let record = body.record_as(self.group, self.replica, placed.sequence, true);
+        self.when_room(|| {
+            let core = self.core();
+            if !core.is_live(placed) {
+                return Ok(None);
+            }
+            self.journal.append(record.clone()).map(Some)
+        })
+        .await
     }
 
     /// Waits as long as the journal is busy or full: a full one blocks this replica alone, others
     /// take over, and what frees space needs nothing of it but copying.
-    async fn write_as(&self, body: &Body, sequence: u64) -> io::Result<(Receipt, usize)> {
-        let record = body.record(self.group, self.replica, sequence);
-        let bytes = record.payload.len();
+    pub(super) async fn when_room<T>(
+        &self,
+        mut append: impl FnMut() -> Result<T, AppendError>,
+    ) -> io::Result<T> {
         let mut was_full = false;
         loop {
-            match self.journal.append(record.clone()) {
-                Ok(receipt) => return Ok((receipt, bytes)),
+            match append() {
+                Ok(appended) => return Ok(appended),
                 Err(AppendError::Busy) => self.journal.ready().await,
                 Err(AppendError::Full) => {
                     if !was_full {
-                        event!(
-                            self.env,
-                            Warn,
-                            "raft",
-                            "{} waits for journal space",
-                            self.group
-                        );
+                        let group = self.group;
+                        event!(self.env, Warn, "raft", "{group} waits for journal space");
                     }
                     was_full = true;
                     self.env.sleep(FULL_RETRY).await;
@@ -130,6 +160,11 @@ impl Log {
                 Err(error) => return Err(io::Error::other(error)),
             }
         }
+    }
+
+    /// The state beside this log.
+    pub(crate) fn state(&self) -> &StateHandle {
+        &self.state
     }
 
     async fn when_durable(&self, flush: Flush) -> io::Result<()> {
@@ -154,7 +189,7 @@ impl Log {
     }
 
     /// Reads what is not in memory; `None` when a record went elsewhere meanwhile.
-    async fn fetch(&self, found: Vec<Found>) -> io::Result<Option<Vec<Entry>>> {
+    pub(super) async fn fetch(&self, found: Vec<Found>) -> io::Result<Option<Vec<Entry>>> {
         let mut entries = Vec::with_capacity(found.len());
         for found in found {
             match found {
@@ -174,29 +209,33 @@ impl Log {
             Err(JournalReadError::Missing(_)) => return Ok(None),
             Err(error) => return Err(io::Error::other(error)),
         };
-        match Body::decode(Kind::Entry, &record.payload) {
-            Ok(Body::Entry(entry)) if record.stream == StreamTag::raft(self.group) => {
-                Ok(Some(entry))
-            }
-            Ok(_) => Ok(None),
-            Err(error) => Err(io::Error::other(error)),
+        if record.stream != StreamTag::raft(self.group) || record.kind != Kind::Entry.number() {
+            return Ok(None);
         }
+        Body::decode_entry(&record.payload)
+            .map(Some)
+            .map_err(io::Error::other)
     }
 
-    /// Answers one request to free a segment: gives `make_snapshot`'s purge a chance, then copies
-    /// what is still live.
+    /// Answers one request to free a segment: gives `make_snapshot`'s purge a chance where it can
+    /// save much copying, then copies what is still live.
     pub(crate) async fn free_segment(
         &self,
         request: CopyForward,
         make_snapshot: impl Future<Output = ()>,
     ) -> io::Result<()> {
         let positions: BTreeSet<Position> = request.positions.iter().copied().collect();
-        if self.core().holds_entry_at(&positions) {
+        // What a snapshot now would let go. The newest entries stay in any case: they are copied.
+        let end = self.state.store.applied_index() + 1;
+        let end = end.saturating_sub(self.kept_entries);
+        let at_once = self.journal.record_bytes_max() / COPIED_AT_ONCE_SHARE;
+        let purgeable = || self.core().entry_bytes_at(&positions, end);
+        if purgeable() > at_once {
             make_snapshot.await;
             let give_up = self.env.now() + PURGE_PATIENCE;
             loop {
                 let purged = self.purged.notified();
-                if !self.core().holds_entry_at(&positions) {
+                if purgeable() <= at_once {
                     break;
                 }
                 if self.env.deadline(give_up, purged).await.is_err() {
@@ -207,19 +246,23 @@ impl Log {
         let carried = self.core().carried(&positions);
         let mut copies = BTreeMap::new();
         let mut last = None;
-        for (position, carried) in carried {
-            let body = match carried.body {
+        for Carried { placed, body } in carried {
+            let body = match body {
                 Some(body) => body,
-                None => match self.read_entry(position).await? {
+                None => match self.read_entry(placed.position).await? {
                     Some(entry) => Body::Entry(entry),
                     None => continue,
                 },
             };
-            let (receipt, _) = self.write_as(&body, carried.sequence).await?;
-            copies.insert(position, receipt.position());
+            let Some(receipt) = self.copy(placed, &body).await? else {
+                continue;
+            };
+            copies.insert(placed.position, receipt.position());
             last = Some(receipt);
         }
-        if let Some(receipt) = last {
+        if let Some(receipt) = last
+            && !active(Mutant::CopyForwardNotAwaited)
+        {
             receipt.durable().await.map_err(io::Error::other)?;
         }
         event!(
@@ -352,9 +395,11 @@ impl RaftLogStorage<Types> for LogHandle {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        let (placed, _, receipt) = self.0.write(&Body::Vote(*vote)).await?;
-        receipt.durable().await.map_err(io::Error::other)?;
-        let superseded = self.0.core().set_vote(*vote, placed);
+        let tell = |core: &mut LogCore, placed, _| core.set_vote(*vote, placed);
+        let (superseded, receipt) = self.0.write(&Body::Vote(*vote), tell).await?;
+        if !active(Mutant::VoteBeforeSync) {
+            receipt.durable().await.map_err(io::Error::other)?;
+        }
         self.0.journal.release_all(superseded);
         Ok(())
     }
@@ -367,12 +412,10 @@ impl RaftLogStorage<Types> for LogHandle {
         let mut superseded = Vec::new();
         let mut last = None;
         for entry in entries {
-            let body = Body::Entry(entry);
-            let (placed, bytes, receipt) = self.0.write(&body).await?;
-            let Body::Entry(entry) = body else {
-                unreachable!("it was made an entry above")
-            };
-            superseded.extend(self.0.core().append(entry, placed, bytes));
+            let body = Body::Entry(entry.clone());
+            let tell = |core: &mut LogCore, placed, bytes| core.append(entry, placed, bytes);
+            let (old, receipt) = self.0.write(&body, tell).await?;
+            superseded.extend(old);
             last = Some(receipt);
         }
         let Some(receipt) = last else {
@@ -380,17 +423,26 @@ impl RaftLogStorage<Types> for LogHandle {
             return Ok(());
         };
         // The last one's durability is that of all: the journal reports in order.
-        let flush = Flush {
+        let mut flush = Flush {
             receipt,
             superseded,
             callback: Some(callback),
         };
+        if active(Mutant::LogBeforeSync)
+            && let Some(callback) = flush.callback.take()
+        {
+            callback.io_completed(Ok(()));
+        }
         self.0.when_durable(flush).await
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        let (placed, _, receipt) = self.0.write(&Body::Truncation(last)).await?;
-        let superseded = self.0.core().truncate(last, placed);
+        if active(Mutant::TruncationNotRecorded) {
+            self.0.core().cut(last);
+            return Ok(());
+        }
+        let tell = |core: &mut LogCore, placed, _| core.truncate(last, placed);
+        let (superseded, receipt) = self.0.write(&Body::Truncation(last), tell).await?;
         // A snapshot may be installed next: its state must never stand beside the entries cut here.
         receipt.durable().await.map_err(io::Error::other)?;
         self.0.journal.release_all(superseded);
@@ -398,9 +450,11 @@ impl RaftLogStorage<Types> for LogHandle {
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        self.0.state.ensure_durable(upto).await?;
-        let (placed, _, receipt) = self.0.write(&Body::Purge(upto)).await?;
-        let superseded = self.0.core().purge(upto, placed);
+        if !active(Mutant::PurgePastDurable) {
+            self.0.state.ensure_durable(upto).await?;
+        }
+        let tell = |core: &mut LogCore, placed, _| core.purge(upto, placed);
+        let (superseded, receipt) = self.0.write(&Body::Purge(upto), tell).await?;
         self.0.purged.notify_waiters();
         let flush = Flush {
             receipt,

@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     Purge,
     /// Entries after here are gone: another leader's replace them.
     Truncation,
+    /// In place of an entry whose record is damaged, until a peer has given it back: its header.
+    Lost,
 }
 
 impl Kind {
@@ -36,6 +38,7 @@ impl Kind {
             Self::Vote => 2,
             Self::Purge => 3,
             Self::Truncation => 4,
+            Self::Lost => 5,
         }
     }
 
@@ -46,6 +49,7 @@ impl Kind {
             2 => Some(Self::Vote),
             3 => Some(Self::Purge),
             4 => Some(Self::Truncation),
+            5 => Some(Self::Lost),
             _ => None,
         }
     }
@@ -54,6 +58,8 @@ impl Kind {
 /// The header of a record: 40 bytes, little endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
+    /// Whether it was written again elsewhere, under the sequence that it had.
+    pub(crate) copied: bool,
     /// Which replica of the group made it.
     pub(crate) replica: ReplicaNumber,
     /// The replica's number for it.
@@ -70,11 +76,14 @@ impl Header {
     /// Bytes of an encoded header.
     pub(crate) const BYTES: usize = 40;
     const VERSION: u32 = 1;
+    /// Set in the version's word for copies.
+    const COPIED: u32 = 1 << 16;
 
     /// The bytes.
     pub(crate) fn encode(&self) -> Bytes {
         let mut bytes = BytesMut::with_capacity(Self::BYTES);
-        bytes.put_u32_le(Self::VERSION);
+        let copied = if self.copied { Self::COPIED } else { 0 };
+        bytes.put_u32_le(Self::VERSION | copied);
         bytes.put_u32_le(self.replica.0);
         bytes.put_u64_le(self.sequence);
         bytes.put_u64_le(self.index);
@@ -91,14 +100,43 @@ impl Header {
         let (index, rest) = rest.split_first_chunk::<8>()?;
         let (term, rest) = rest.split_first_chunk::<8>()?;
         let (checksum, rest) = rest.split_first_chunk::<8>()?;
-        let ours = u32::from_le_bytes(*version) == Self::VERSION && rest.is_empty();
+        let version = u32::from_le_bytes(*version);
+        let ours = version & !Self::COPIED == Self::VERSION && rest.is_empty();
         ours.then(|| Self {
+            copied: version & Self::COPIED != 0,
             replica: ReplicaNumber(u32::from_le_bytes(*replica)),
             sequence: u64::from_le_bytes(*sequence),
             index: u64::from_le_bytes(*index),
             term: u64::from_le_bytes(*term),
             checksum: u64::from_le_bytes(*checksum),
         })
+    }
+}
+
+/// An entry whose record is damaged, by the second copy of its header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LostEntry {
+    pub(crate) sequence: u64,
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+    /// XXH3-64 of the payload.
+    pub(crate) checksum: u64,
+}
+
+impl LostEntry {
+    /// Of the entry whose header this was.
+    pub(crate) fn of(header: &Header) -> Self {
+        Self {
+            sequence: header.sequence,
+            index: header.index,
+            term: header.term,
+            checksum: header.checksum,
+        }
+    }
+
+    /// Its log id.
+    pub(crate) fn log_id(&self) -> LogId {
+        LogId::new(self.term.into(), self.index)
     }
 }
 
@@ -113,6 +151,8 @@ pub(crate) enum Body {
     Purge(LogId),
     /// See [`Kind::Truncation`].
     Truncation(Option<LogId>),
+    /// See [`Kind::Lost`].
+    Lost(LostEntry),
 }
 
 impl Body {
@@ -123,16 +163,18 @@ impl Body {
             Self::Vote(_) => Kind::Vote,
             Self::Purge(_) => Kind::Purge,
             Self::Truncation(_) => Kind::Truncation,
+            Self::Lost(_) => Kind::Lost,
         }
     }
 
-    /// The body of a record of `kind`.
-    pub(crate) fn decode(kind: Kind, payload: &[u8]) -> Result<Self, CodecError> {
+    /// The body of a record of `kind` with this header.
+    pub(crate) fn decode(kind: Kind, header: &Header, payload: &[u8]) -> Result<Self, CodecError> {
         Ok(match kind {
-            Kind::Entry => Self::Entry(decode::<StoredEntry>(payload)?.0),
+            Kind::Entry => Self::Entry(Self::decode_entry(payload)?),
             Kind::Vote => Self::Vote(decode::<StoredVote>(payload)?.0),
             Kind::Purge => Self::Purge(decode::<StoredPurge>(payload)?.0),
             Kind::Truncation => Self::Truncation(decode::<StoredTruncation>(payload)?.0),
+            Kind::Lost => Self::Lost(LostEntry::of(header)),
         })
     }
 
@@ -142,7 +184,46 @@ impl Body {
             Self::Vote(vote) => encode(&StoredVote(*vote)),
             Self::Purge(log_id) => encode(&StoredPurge(*log_id)),
             Self::Truncation(log_id) => encode(&StoredTruncation(*log_id)),
+            Self::Lost(_) => Bytes::new(),
         }
+    }
+
+    /// The body of a mark whose record is damaged: its header says all that it said. `None` where
+    /// that does not fit the checksum, and for records that say more than their header.
+    pub(crate) fn of_header(kind: Kind, header: &Header) -> Option<Self> {
+        let log_id = LogId::new(header.term.into(), header.index);
+        let candidates = match kind {
+            Kind::Purge => vec![Self::Purge(log_id)],
+            Kind::Truncation => vec![Self::Truncation(Some(log_id)), Self::Truncation(None)],
+            Kind::Lost => return Some(Self::Lost(LostEntry::of(header))),
+            Kind::Entry | Kind::Vote => Vec::new(),
+        };
+        let fits = |body: &Self| {
+            body.place() == (header.index, header.term)
+                && xxh3_64(&body.payload()) == header.checksum
+        };
+        candidates.into_iter().find(fits)
+    }
+
+    /// The entry that `lost` names, if `payload` is it.
+    pub(crate) fn refill(lost: &LostEntry, payload: &[u8]) -> Option<Entry> {
+        if xxh3_64(payload) != lost.checksum {
+            return None;
+        }
+        let entry = decode::<StoredEntry>(payload).ok()?.0;
+        (entry.log_id == lost.log_id()).then_some(entry)
+    }
+
+    /// The entry that a record's payload carries.
+    pub(crate) fn decode_entry(payload: &[u8]) -> Result<Entry, CodecError> {
+        Ok(decode::<StoredEntry>(payload)?.0)
+    }
+
+    /// What a record of `entry` carries, and its checksum.
+    pub(crate) fn entry_payload(entry: &Entry) -> (Bytes, u64) {
+        let payload = encode(&StoredEntry(entry.clone()));
+        let checksum = xxh3_64(&payload);
+        (payload, checksum)
     }
 
     /// Index and term for the header.
@@ -153,19 +234,35 @@ impl Body {
             Self::Purge(log_id) => of(log_id),
             Self::Truncation(log_id) => log_id.as_ref().map_or((0, 0), of),
             Self::Vote(vote) => (0, vote.leader_id.term),
+            Self::Lost(lost) => (lost.index, lost.term),
         }
     }
 
-    /// The journal record of this body.
+    /// The journal record of this body, made for the first time.
     pub(crate) fn record(&self, group: GroupId, replica: ReplicaNumber, sequence: u64) -> Record {
+        self.record_as(group, replica, sequence, false)
+    }
+
+    /// The journal record of this body; `copied` when one of this sequence was written before.
+    pub(crate) fn record_as(
+        &self,
+        group: GroupId,
+        replica: ReplicaNumber,
+        sequence: u64,
+        copied: bool,
+    ) -> Record {
         let payload = self.payload();
         let (index, term) = self.place();
         let header = Header {
+            copied,
             replica,
             sequence,
             index,
             term,
-            checksum: xxh3_64(&payload),
+            checksum: match self {
+                Self::Lost(lost) => lost.checksum,
+                _ => xxh3_64(&payload),
+            },
         };
         Record {
             stream: StreamTag::raft(group),

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{Env, event};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
@@ -197,6 +198,9 @@ impl RaftSnapshotBuilder<Types> for StateHandle {
     async fn build_snapshot(&mut self) -> io::Result<TypedSnapshot> {
         let built = self
             .blocking(|store| {
+                if active(Mutant::PurgePastDurable) {
+                    return Ok((store.applied(), store.view()?));
+                }
                 let applied = store.make_durable()?;
                 Ok((applied, store.view()?))
             })

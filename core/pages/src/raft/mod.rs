@@ -6,10 +6,14 @@
 
 mod backend;
 mod channels;
+mod departure;
+mod describe;
+mod heal;
 mod host;
 mod host_config;
 mod log;
 mod log_core;
+mod log_mending;
 mod log_record;
 mod machine;
 mod network;
@@ -25,6 +29,7 @@ mod types;
 mod views;
 mod watch;
 
+pub use describe::describe;
 pub use host::PagesHost;
 pub use host_config::{DamagedReplica, HostConfig, HostError, Machines};
 pub use network::Addresses;

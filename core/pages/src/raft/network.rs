@@ -37,9 +37,10 @@ const CHUNK_BYTES: usize = 256 << 10;
 const CHUNK_PAIRS: usize = 1024;
 /// For one chunk: the receiver writes it to its state.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(5);
-/// For the last step: the receiver makes the whole snapshot durable.
+/// For the last step: the receiver makes the whole snapshot durable. It is asked again and again
+/// meanwhile, for an answer may be lost.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long to wait while the receiver installs another snapshot.
+/// How long to wait while the receiver installs a snapshot.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
 /// Times that a transfer begins again before the replica is given up as unreachable for now.
 const TRANSFER_ATTEMPTS: usize = 5;
@@ -323,14 +324,31 @@ impl Client {
                 reply => return self.step_again(&reply).await,
             };
         }
-        let end = RaftRequest::SnapshotEnd {
-            vote: sending.vote,
-            meta: Box::new(sending.meta.clone()),
-            length: sending.length,
-        };
-        match self.chunk_call(end, INSTALL_TIMEOUT).await? {
-            RaftReply::SnapshotEnded(response) => Ok(Pass::Done(response)),
-            reply => self.step_again(&reply).await,
+        self.end(sending).await
+    }
+
+    /// Says that all was sent, until the receiver says that it has installed it.
+    async fn end(&self, sending: &Sending) -> Result<Pass, RPCError<Types>> {
+        let env = &self.network.env;
+        let give_up = env.now() + INSTALL_TIMEOUT;
+        loop {
+            let end = RaftRequest::SnapshotEnd {
+                vote: sending.vote,
+                meta: Box::new(sending.meta.clone()),
+                length: sending.length,
+            };
+            let reply = self.chunk_call(end, CHUNK_TIMEOUT).await;
+            let may_go_on = env.now() < give_up;
+            match reply {
+                Ok(RaftReply::SnapshotEnded(response)) => return Ok(Pass::Done(response)),
+                Ok(RaftReply::SnapshotBusy) | Err(RPCError::Network(_) | RPCError::Timeout(_))
+                    if may_go_on =>
+                {
+                    env.sleep(BUSY_PAUSE).await;
+                }
+                Ok(reply) => return self.step_again(&reply).await,
+                Err(error) => return Err(error),
+            }
         }
     }
 

@@ -18,8 +18,10 @@ use serde::{Deserialize, Serialize};
 
 /// The stream of these records: beyond the numbers of groups, which have 32 bits.
 pub(crate) const REGISTRY_STREAM: StreamTag = StreamTag::new(StreamTag::RAFT_KIND, 1 << 32);
-/// The only kind of record in it.
+/// A replica.
 const REPLICA_KIND: u8 = 1;
+/// Registrations may be lost of which nothing is known.
+const DOUBT_KIND: u8 = 2;
 const HEADER_VERSION: u32 = 1;
 
 /// A replica of a group in this store.
@@ -54,7 +56,7 @@ impl Key {
         bytes.freeze()
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (fields, rest) = bytes.split_first_chunk::<16>()?;
         let word = |at: usize| {
             let word: [u8; 4] = fields[at..at + 4]
@@ -103,6 +105,7 @@ pub(crate) enum RegistryError {
 pub(crate) struct Registry {
     journal: Journal,
     newest: Mutex<BTreeMap<GroupId, (ReplicaRecord, Position)>>,
+    doubt: Mutex<Option<Position>>,
 }
 
 impl Registry {
@@ -114,7 +117,12 @@ impl Registry {
         damaged: &[DamagedRange],
     ) -> (Self, BTreeSet<Key>) {
         let mut newest: BTreeMap<GroupId, (ReplicaRecord, Position)> = BTreeMap::new();
+        let mut doubt = None;
         for found in records {
+            if found.record.kind == DOUBT_KIND {
+                journal.release_all(doubt.replace(found.position));
+                continue;
+            }
             let Ok(record) = decode::<ReplicaRecord>(&found.record.payload) else {
                 // The journal's checksum held, so this was written by a newer build: keep it.
                 continue;
@@ -140,12 +148,33 @@ impl Registry {
         let registry = Self {
             journal,
             newest: Mutex::new(newest),
+            doubt: Mutex::new(doubt),
         };
         (registry, lost)
     }
 
     fn newest(&self) -> std::sync::MutexGuard<'_, BTreeMap<GroupId, (ReplicaRecord, Position)>> {
         self.newest.lock().expect("no panic under this lock")
+    }
+
+    /// Whether registrations may be lost of which nothing is known.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.doubt_position().is_some()
+    }
+
+    fn doubt_position(&self) -> Option<Position> {
+        *self.doubt.lock().expect("no panic under this lock")
+    }
+
+    /// Remembers for good that registrations may be lost; durable on return.
+    pub(crate) async fn doubt(&self) -> Result<(), RegistryError> {
+        let record = Record::new(REGISTRY_STREAM, DOUBT_KIND, Bytes::new());
+        let receipt = self.journal.append_when_ready(record).await?;
+        let position = receipt.position();
+        receipt.durable().await?;
+        let mut doubt = self.doubt.lock().expect("no panic under this lock");
+        self.journal.release_all(doubt.replace(position));
+        Ok(())
     }
 
     /// The newest record of each group.
@@ -178,6 +207,9 @@ impl Registry {
     /// Answers a request to free a segment.
     pub(crate) async fn free_segment(&self, request: CopyForward) -> Result<(), RegistryError> {
         for position in request.positions {
+            if self.doubt_position() == Some(position) {
+                self.doubt().await?;
+            }
             let live = self
                 .newest()
                 .values()

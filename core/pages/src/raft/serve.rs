@@ -1,4 +1,5 @@
-//! The Raft service: hands each message to the replica that it names.
+//! The Raft service: hands each message to the replica that it names. And the log service: hands
+//! out entries by name, also of a replica that does not run because it waits for some itself.
 //!
 //! Invariants: a message for another member than the one that runs here is refused, so that neither
 //! a wiped store nor a later replica of the group ever speaks for an earlier one.
@@ -7,12 +8,16 @@
 use std::sync::Weak;
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BoxFuture, Instant};
 use hedgerow_net::{Caller, Message, Refusal, RefusalCode, Service};
-use hedgerow_protocol::{decode, encode};
+use hedgerow_protocol::{LOG_FETCH_ENTRIES_MAX, LogFetch, LogFetched, decode, encode};
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::raft::SnapshotResponse;
 use openraft::storage::Snapshot;
 
 use super::host::Shared;
+use super::log::{Log, READ_BYTES_MAX};
 use super::machine::SnapshotData;
 use super::replica::Replica;
 use super::staging::StagingError;
@@ -39,7 +44,7 @@ impl Service for RaftService {
             let replica = host.running(group).ok_or_else(|| {
                 Refusal::new(RefusalCode::NotHere, format!("no replica of {group} here"))
             })?;
-            if replica.me.member != to {
+            if replica.me.member != to && !active(Mutant::MessageForFormerReplica) {
                 let text = format!("{group} is {} here, not {to}", replica.me.member);
                 return Err(Refusal::new(RefusalCode::NotMember, text));
             }
@@ -48,6 +53,59 @@ impl Service for RaftService {
             Ok(Message::new(encode(&reply), Bytes::new()))
         })
     }
+}
+
+/// The log stores of one node.
+pub(crate) struct LogService(pub(crate) Weak<Shared>);
+
+impl Service for LogService {
+    fn call(
+        &self,
+        _caller: Caller,
+        request: Message,
+        _deadline: Instant,
+    ) -> BoxFuture<'static, Result<Message, Refusal>> {
+        let host = self.0.clone();
+        Box::pin(async move {
+            let request = decode::<LogFetch>(&request.head)
+                .map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
+            if request.wanted.len() > LOG_FETCH_ENTRIES_MAX {
+                let text = format!("more than {LOG_FETCH_ENTRIES_MAX} entries");
+                return Err(Refusal::new(RefusalCode::Malformed, text));
+            }
+            let host = host
+                .upgrade()
+                .ok_or_else(|| Refusal::new(RefusalCode::Stopping, "the node stops"))?;
+            let group = request.group;
+            let log = host.log(group).ok_or_else(|| {
+                Refusal::new(RefusalCode::NotHere, format!("no log of {group} here"))
+            })?;
+            let runs = host.running(group).is_some();
+            drop(host);
+            let fetched = fetch(&log, runs, request).await;
+            Ok(Message::new(encode(&fetched), Bytes::new()))
+        })
+    }
+}
+
+async fn fetch(log: &Log, runs: bool, request: LogFetch) -> LogFetched {
+    let mut fetched = LogFetched {
+        held: Vec::new(),
+        complete: true,
+        runs,
+    };
+    let mut bytes = 0;
+    for name in request.wanted {
+        if bytes >= READ_BYTES_MAX {
+            fetched.complete = false;
+            break;
+        }
+        if let Some(payload) = log.payload(&name).await {
+            bytes += payload.len();
+            fetched.held.push((name, payload));
+        }
+    }
+    fetched
 }
 
 fn stopped(error: impl std::fmt::Display) -> Refusal {
@@ -117,6 +175,13 @@ async fn end_snapshot(
             "a snapshot of nothing",
         ));
     };
+    // The end came again, for the first answer was lost; or the log brought all of it meanwhile.
+    if replica.state.store.applied().log_id >= Some(snapshot) {
+        let durable = replica.state.ensure_durable(snapshot).await;
+        durable.map_err(stopped)?;
+        let vote = replica.raft.metrics().borrow_watched().vote;
+        return Ok(RaftReply::SnapshotEnded(SnapshotResponse::new(vote)));
+    }
     let staging = replica.state.staging.clone();
     let sealed = replica
         .state

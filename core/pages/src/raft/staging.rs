@@ -113,7 +113,10 @@ impl Staging {
         length: u64,
     ) -> Result<Staged, StagingError> {
         let mut stage = self.stage();
-        if stage.sealed || stage.snapshot != Some(snapshot) {
+        if stage.sealed {
+            return Err(StagingError::Busy);
+        }
+        if stage.snapshot != Some(snapshot) {
             return Err(StagingError::OutOfStep);
         }
         if store.incoming_length()? != length {

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use hedgerow_disk::VerifiedFile;
 use hedgerow_env::Env;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_protocol::{decode, encode};
 use openraft::EntryPayload;
 use redb::{Database, Durability, ReadableDatabase, ReadableTableMetadata};
@@ -149,6 +150,11 @@ impl StateStore {
         self.progress().applied.clone()
     }
 
+    /// The index of what was applied last.
+    pub(crate) fn applied_index(&self) -> u64 {
+        self.progress().applied.index()
+    }
+
     /// The last applied log id that survives any crash.
     pub(crate) fn durable(&self) -> Option<LogId> {
         self.progress().durable
@@ -157,6 +163,11 @@ impl StateStore {
     /// Whether a page of it was found damaged.
     pub(crate) fn is_damaged(&self) -> bool {
         self.health.is_damaged()
+    }
+
+    /// What learns of damage.
+    pub(crate) fn health(&self) -> &Arc<Health> {
+        &self.health
     }
 
     /// Applies `entries`, which follow what was applied, in one transaction; answers in order.
@@ -192,8 +203,7 @@ impl StateStore {
                 outcomes.push(apply_entry(entry, &mut applied, &mut update, machine)?);
             }
         }
-        self.write_applied(&transaction, &applied)?;
-        self.commit(transaction)?;
+        self.commit_applied(transaction, &applied)?;
         let mut progress = self.progress();
         progress.unsynced_bytes = if durable { 0 } else { unsynced + bytes };
         if durable {
@@ -201,6 +211,21 @@ impl StateStore {
         }
         progress.applied = applied;
         Ok(outcomes)
+    }
+
+    fn commit_applied(
+        &self,
+        transaction: redb::WriteTransaction,
+        applied: &Applied,
+    ) -> Result<(), StateError> {
+        if active(Mutant::AppliedIndexApart) {
+            self.commit(transaction)?;
+            let later = self.begin(Durability::None)?;
+            self.write_applied(&later, applied)?;
+            return self.commit(later);
+        }
+        self.write_applied(&transaction, applied)?;
+        self.commit(transaction)
     }
 
     fn write_applied(
@@ -257,8 +282,7 @@ impl StateStore {
         let transaction = self.begin(Durability::Immediate)?;
         self.check(transaction.delete_table(STATE))?;
         self.check(transaction.rename_table(INCOMING, STATE))?;
-        self.write_applied(&transaction, &applied)?;
-        self.commit(transaction)?;
+        self.commit_applied(transaction, &applied)?;
         let mut progress = self.progress();
         progress.durable = applied.log_id;
         progress.unsynced_bytes = 0;
@@ -294,6 +318,10 @@ fn apply_entry(
         EntryPayload::Blank => Bytes::new(),
         EntryPayload::Normal(batch) => machine.apply(update, entry.log_id.index, &batch.0)?,
         EntryPayload::Membership(membership) => {
+            if active(Mutant::MembershipNotStored) {
+                applied.log_id = Some(entry.log_id);
+                return Ok(Outcomes(Bytes::new()));
+            }
             applied.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
             Bytes::new()
         }

@@ -16,7 +16,10 @@ pub(crate) type Definition = redb::TableDefinition<'static, &'static [u8], &'sta
 /// What a failed call of redb means for the replica.
 pub(crate) fn state_error(health: &Health, error: impl Into<redb::Error>) -> StateError {
     let error = error.into();
-    if health.is_damaged() || matches!(error, redb::Error::Corrupted(_)) {
+    if matches!(error, redb::Error::Corrupted(_)) {
+        health.set_damaged();
+    }
+    if health.is_damaged() {
         return StateError::Damaged(error.to_string());
     }
     StateError::Stopped(error.to_string())

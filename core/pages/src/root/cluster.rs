@@ -4,6 +4,7 @@
 //! moved to another node moves its store); the map epoch rises with each change of the shard table;
 //! a replica number is handed out once.
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{ClusterId, GroupId, NodeId, ReplicaNumber, StoreId};
 use hedgerow_protocol::{
     GroupMember, GroupRecord, NodeRecord, NodeState, ROOT_GROUP, RootOutcome, RootRefusal, encode,
@@ -119,20 +120,22 @@ fn put_node(state: &mut dyn Update, index: u64, record: &NodeRecord) -> Result<(
     tables::write_number(state, &keys::topology_index(), index)
 }
 
-/// Join.
+/// `Join`, `JoinAtStart`.
 pub(super) fn join(
     state: &mut dyn Update,
     index: u64,
     record: &NodeRecord,
-    start: u64,
+    start: Option<u64>,
 ) -> Result<RootOutcome, Stop> {
     check_initialised(state)?;
     check_node(record)?;
     let mut record = record.clone();
     let known = tables::read::<NodeRecord>(state, &keys::node(record.node))?;
-    note_start(state, &record, known.as_ref(), start)?;
+    if let Some(start) = start {
+        note_start(state, &record, known.as_ref(), start)?;
+    }
     if let Some(known) = &known {
-        if known.state == NodeState::Draining {
+        if known.state == NodeState::Draining && !active(Mutant::JoinForgetsDraining) {
             // An operator's decision outlives a restart.
             record.state = NodeState::Draining;
             record.reason.clone_from(&known.reason);
@@ -145,7 +148,8 @@ pub(super) fn join(
         let before = other.stores.len();
         let taken = |store: StoreId| record.stores.iter().any(|own| own.store == store);
         other.stores.retain(|store| !taken(store.store));
-        if other.node != record.node && other.stores.len() != before {
+        let moved = other.node != record.node && other.stores.len() != before;
+        if moved && !active(Mutant::MovedStoreStaysListed) {
             put_node(state, index, &other)?;
         }
     }
@@ -285,7 +289,7 @@ pub(super) fn next_replica(
             .members
             .iter()
             .any(|member| member.member.store == store && member.member.replica.0 >= number);
-        if !used && times < OFFERS {
+        if (!used && times < OFFERS) || active(Mutant::ReplicaNumberReused) {
             let row = Put::value().u32(number).u32(times + 1).done();
             state.put(&offered, &row)?;
             return Ok(RootOutcome::Replica(ReplicaNumber(number)));

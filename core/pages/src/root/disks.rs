@@ -4,6 +4,7 @@
 //! creation repeated with its nonce answers the disk made first; a disk's record stays until
 //! every shard has dropped it.
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{FamilyId, Generation, GroupId, LayerId, TenantId, VirtualDiskId};
 use hedgerow_protocol::{DiskRecord, DiskState, Policy, RootOutcome, RootRefusal};
 
@@ -109,7 +110,9 @@ pub(super) fn create(state: &mut dyn Update, wish: &Wish<'_>) -> Result<RootOutc
     };
     tables::write_disk(state, &record)?;
     tables::write_number(state, &name_key, disk)?;
-    tables::write_number(state, &creation, disk)?;
+    if !active(Mutant::CreationNotRemembered) {
+        tables::write_number(state, &creation, disk)?;
+    }
     tables::write_number(state, &keys::nonce_of(record.disk), wish.nonce)?;
     Ok(RootOutcome::Disk(record))
 }
@@ -125,7 +128,28 @@ pub(super) fn ready(state: &dyn Update, disk: VirtualDiskId) -> Result<DiskRecor
     }
 }
 
-/// `ResizeDisk`. `seen` is the size and generation that the requester saw.
+/// `ResizeDisk`: whoever proposes it has written holes beyond a smaller end before.
+pub(super) fn resize_unseen(
+    state: &mut dyn Update,
+    disk: VirtualDiskId,
+    size_bytes: u64,
+) -> Result<RootOutcome, Stop> {
+    let mut record = ready(state, disk)?;
+    check_size(size_bytes, record.container_bytes, &record.policy)?;
+    if size_bytes > record.size_bytes {
+        grow(&record, tables::read_number(state, &keys::cut(disk))?)?;
+    }
+    if size_bytes < record.size_bytes {
+        record.generation.0 += 1;
+    }
+    if size_bytes != record.size_bytes {
+        record.size_bytes = size_bytes;
+        tables::write_disk(state, &record)?;
+    }
+    Ok(RootOutcome::Disk(record))
+}
+
+/// `Resize`. `seen` is the size and generation that the requester saw.
 pub(super) fn resize(
     state: &mut dyn Update,
     disk: VirtualDiskId,
@@ -187,7 +211,9 @@ fn cut_to(
         .into());
     }
     record.size_bytes = size_bytes;
-    record.generation.0 += 1;
+    if !active(Mutant::ShrinkKeepsGeneration) {
+        record.generation.0 += 1;
+    }
     let end = cut.expect("a cut has an end");
     tables::write_number(state, &keys::cut(record.disk), end)?;
     floor_pending(state, record)?;

@@ -8,6 +8,7 @@
 //! Does not: know time. `ExpireLease` names the renewal at which the grantor's wait began, and is
 //! void when there was another since.
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{Generation, GroupId, VirtualDiskId, WriterId};
 use hedgerow_protocol::{Attachment, DiskRecord, Grant, ProxySession, RootOutcome, RootRefusal};
 
@@ -22,6 +23,7 @@ const REMEMBERED_SESSIONS: usize = 32;
 
 fn check_lease_not_ended(state: &dyn Update, session: ProxySession) -> Result<(), Stop> {
     match state.get(&keys::ended(session))? {
+        Some(_) if active(Mutant::EndedSessionRenews) => Ok(()),
         Some(_) => Err(RootRefusal::LeaseEnded.into()),
         None => Ok(()),
     }
@@ -46,7 +48,10 @@ pub(super) fn attach(
     check_lease_not_ended(state, session)?;
     let mut record = ready(state, disk)?;
     let mut standing = record.attachments.iter();
-    if let Some(granted) = standing.find(|held| held.session == session && held.nonce == nonce) {
+    if let Some(granted) = standing.find(|held| {
+        let same = held.nonce == nonce || active(Mutant::AttachNonceIgnored);
+        held.session == session && same
+    }) {
         let writer = granted.writer;
         note_renewal(state, index, session)?;
         return Ok(RootOutcome::Granted(Grant {
@@ -57,6 +62,7 @@ pub(super) fn attach(
     let mut others = record.attachments.iter();
     if let Some(other) = others.find(|held| held.session != session)
         && !record.policy.clustered
+        && !active(Mutant::HeldDiskGranted)
     {
         return Err(RootRefusal::Held {
             holder: other.session,
@@ -71,7 +77,9 @@ pub(super) fn attach(
         nonce,
         writer,
     });
-    record.generation.0 += 1;
+    if !active(Mutant::AttachKeepsGeneration) {
+        record.generation.0 += 1;
+    }
     tables::write_disk(state, &record)?;
     state.put(&keys::attached(session, disk), &[])?;
     note_renewal(state, index, session)?;
@@ -91,7 +99,9 @@ pub(super) fn detach(
         return Ok(RootOutcome::Done);
     };
     let mut held = record.attachments.iter();
-    if let Some(at) = held.position(|attachment| attachment.writer == writer) {
+    if let Some(at) =
+        held.position(|attachment| attachment.writer == writer || active(Mutant::DetachOfAnyWriter))
+    {
         let attachment = record.attachments.remove(at);
         record.generation.0 += 1;
         tables::write_disk(state, &record)?;
@@ -122,7 +132,7 @@ pub(super) fn expire(
     let Some(newest) = tables::read_number(state, &key)? else {
         return Ok(RootOutcome::Done);
     };
-    if newest != renewed_at {
+    if newest != renewed_at && !active(Mutant::ExpiryIgnoresRenewals) {
         return Ok(RootOutcome::Renewed { renewed_at: newest });
     }
     state.delete(&key)?;
@@ -137,9 +147,13 @@ pub(super) fn expire(
             continue;
         };
         record.attachments.retain(|held| held.session != session);
-        record.generation.0 += 1;
+        if !active(Mutant::ExpiryKeepsGeneration) {
+            record.generation.0 += 1;
+        }
         tables::write_disk(state, &record)?;
-        floor_pending(state, &record)?;
+        if !active(Mutant::ExpiryWithoutFloor) {
+            floor_pending(state, &record)?;
+        }
     }
     remember_ended(state, index, session)?;
     Ok(RootOutcome::Done)

@@ -65,7 +65,10 @@ fn apply_one(
             nodes,
             members,
         } => cluster::initialise(state, index, *cluster, nodes, members),
-        RootCommand::Join { record, start } => cluster::join(state, index, record, *start),
+        RootCommand::Join(record) => cluster::join(state, index, record, None),
+        RootCommand::JoinAtStart { record, start } => {
+            cluster::join(state, index, record, Some(*start))
+        }
         RootCommand::SetNodeState {
             node,
             state: node_state,
@@ -92,7 +95,10 @@ fn apply_one(
             };
             disks::create(state, &wish)
         }
-        RootCommand::ResizeDisk {
+        RootCommand::ResizeDisk { disk, size_bytes } => {
+            disks::resize_unseen(state, *disk, *size_bytes)
+        }
+        RootCommand::Resize {
             disk,
             from_bytes,
             generation,

@@ -73,7 +73,7 @@ fn create(nonce: u64, name: &str) -> RootCommand {
 }
 
 fn joining(record: NodeRecord) -> RootCommand {
-    RootCommand::Join { record, start: 1 }
+    RootCommand::JoinAtStart { record, start: 1 }
 }
 
 fn attach(disk: &DiskRecord, session: ProxySession, nonce: u64) -> RootCommand {
@@ -391,7 +391,7 @@ fn a_disk_that_cannot_be_is_refused_with_a_reason() {
 }
 
 fn resize(seen: &DiskRecord, size_bytes: u64) -> RootCommand {
-    RootCommand::ResizeDisk {
+    RootCommand::Resize {
         disk: seen.disk,
         from_bytes: seen.size_bytes,
         generation: seen.generation,
@@ -474,7 +474,7 @@ fn a_disk_that_was_made_smaller_is_fenced_and_grows_only_when_its_cut_is_done() 
 #[test]
 fn a_join_that_was_delayed_past_a_restart_brings_nothing_back() {
     let mut root = Root::ready();
-    let join = |record: &NodeRecord, start| RootCommand::Join {
+    let join = |record: &NodeRecord, start| RootCommand::JoinAtStart {
         record: record.clone(),
         start,
     };

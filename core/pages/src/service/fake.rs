@@ -126,6 +126,14 @@ impl GroupReplica for FakeReplica {
         })
     }
 
+    fn describe(&self) -> String {
+        "a fake".into()
+    }
+
+    fn applied_index(&self) -> u64 {
+        self.state.lock().unwrap().1
+    }
+
     fn read(&self, job: ReadJob) -> BoxFuture<'static, ()> {
         let state = Arc::clone(&self.state);
         Box::pin(async move {

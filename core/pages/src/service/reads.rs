@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex};
 
 use hedgerow_env::Env;
+use hedgerow_env::mutants::{Mutant, active};
 use tokio::sync::oneshot;
 
 use super::Failure;
@@ -88,6 +89,11 @@ impl Reads {
                 return;
             }
             let outcome = replica.linearize().await;
+            let mut round = round;
+            if active(Mutant::ReadJoinsRoundUnderWay) {
+                let mut waiting = self.waiting.lock().expect("no panic under this lock");
+                round.append(&mut waiting.next);
+            }
             for done in round {
                 // A caller that went away does not want to know.
                 done.send(outcome.clone()).ok();

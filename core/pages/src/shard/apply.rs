@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BlobName, ContainerId, StoreId, VirtualDiskId, WriterId};
 use hedgerow_protocol::ShardRefusal;
 
@@ -237,7 +238,7 @@ impl<'a> Apply<'a> {
             "{name} has as many live blocks as the map refers to"
         );
         blob.live_blocks -= blocks;
-        if blob.live_blocks > 0 {
+        if blob.live_blocks > 0 && !active(Mutant::BlobFreedTooSoon) {
             return self.state.put(&keys::blob(name), &blob.encode());
         }
         self.forget_blob(name, &blob)?;

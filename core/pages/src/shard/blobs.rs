@@ -5,6 +5,7 @@
 //! below its writer's L, or its writer is fenced: either is remembered for good, and COMMIT refuses
 //! both.
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BlobName, ContainerId, PlacementEpoch, Sequence, StoreId, WriterId};
 use hedgerow_protocol::{MAXIMUM_NAMES, NameState, ShardOutcome, ShardRefusal};
 
@@ -62,7 +63,7 @@ fn confirm_one(
         return Ok(false);
     };
     let standing: Vec<u32> = placement.members.iter().map(|member| member.slot).collect();
-    if placement.epoch != epoch {
+    if placement.epoch != epoch && !active(Mutant::ConfirmUnderAnyEpoch) {
         return Ok(false);
     }
     let Some(member) = placement.member_mut(store) else {
@@ -74,6 +75,9 @@ fn confirm_one(
     member.lacks_no_more(&blob);
     blob.holders.retain(|slot| standing.contains(slot));
     blob.holders.push(member.slot);
+    if active(Mutant::ConfirmForAll) {
+        blob.holders = standing;
+    }
     apply.set_container(name.container, Some(row));
     apply.unlist(&mut blob, store)?;
     apply.put(&keys::blob(name), &blob.encode())?;
@@ -130,7 +134,7 @@ pub(super) fn name_state(
         return Ok(NameState::Unknown);
     }
     let admitted = standing_fence(floor, Some(row)).is_some_and(|fence| fence.admits(name.writer));
-    if admitted && name.sequence >= low_water {
+    if admitted && name.sequence >= low_water && !active(Mutant::PendingNameCollected) {
         return Ok(NameState::Pending);
     }
     Ok(NameState::Collected)
@@ -163,7 +167,7 @@ pub(super) fn collect(
         }
     }
     let placement = row.and_then(|row| row.placement);
-    if !collected.is_empty() {
+    if !collected.is_empty() && !active(Mutant::CollectionNotTold) {
         let news = CollectedRow {
             container,
             writer,

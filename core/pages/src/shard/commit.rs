@@ -126,7 +126,11 @@ fn check_members<'a>(
         placement
             .members
             .iter()
-            .filter(|member| member.is_writable() && commit.acknowledged.contains(&member.store))
+            .filter(|member| {
+                let takes =
+                    member.is_writable() || mutants::active(mutants::Mutant::RestingMemberCounts);
+                takes && commit.acknowledged.contains(&member.store)
+            })
             .count()
     };
     let got = u8::try_from(counted).unwrap_or(u8::MAX);
@@ -181,7 +185,8 @@ pub(super) fn commit(apply: &mut Apply<'_>, commit: &Commit) -> Result<ShardOutc
     if has_data {
         check_members(row.as_ref(), commit)?;
     }
-    if commit.layer != fence.layer {
+    let thawed = mutants::active(mutants::Mutant::FrozenLayerWritten);
+    if commit.layer != fence.layer && !thawed {
         return Err(ShardRefusal::FrozenLayer.into());
     }
     check_name(apply, &marks, commit)?;
@@ -277,8 +282,11 @@ fn add_blob(apply: &mut Apply<'_>, commit: &Commit, live_blocks: u32) -> Result<
         .as_mut()
         .expect("a commit with data was checked against its placement");
     let all_hold = mutants::active(mutants::Mutant::IncompleteDropped);
+    let write_quorum = usize::from(placement.write_quorum);
+    let mut held = 0;
     for member in &mut placement.members {
         let acknowledged = member.is_writable() && commit.acknowledged.contains(&member.store);
+        held += usize::from(acknowledged);
         if acknowledged || all_hold {
             blob.holders.push(member.slot);
             continue;
@@ -288,6 +296,11 @@ fn add_blob(apply: &mut Apply<'_>, commit: &Commit, live_blocks: u32) -> Result<
             lacking.push(member.store);
         }
     }
+    let short = usize::from(mutants::active(mutants::Mutant::QuorumOneShort));
+    assert!(
+        held + short >= write_quorum,
+        "{name} was committed on {held} of {write_quorum} present members"
+    );
     apply.set_container(commit.container, Some(row));
     for store in lacking {
         apply.list(name, &mut blob, store)?;
@@ -341,7 +354,8 @@ pub(super) fn void(
     let row = apply.container(container)?;
     let standing = standing_fence(floor.as_ref(), row.as_ref());
     let fence = standing.ok_or(ShardRefusal::NotFenced)?.clone();
-    if !fence.admits(writer) {
+    let forgiving = mutants::active(mutants::Mutant::VoidAnsweredToFencedWriter);
+    if !fence.admits(writer) && !forgiving {
         // What became of a fenced writer's attempts is no longer kept: unknown, not void.
         return Err(ShardRefusal::NotAdmitted.into());
     }
@@ -355,6 +369,7 @@ pub(super) fn void(
             sequence: *sequence,
         };
         let end = match marks.end_of(*sequence) {
+            Some(_) if mutants::active(mutants::Mutant::AppliedAnsweredAsVoid) => AttemptEnd::Void,
             Some(end) => end,
             None if !marks.is_below(*sequence) => {
                 marks_new(&mut new, *sequence);
@@ -371,6 +386,9 @@ pub(super) fn void(
     // Members may hold blobs of these names.
     let has_members = row.is_some_and(|row| row.placement.is_some());
     for sequence in new {
+        if mutants::active(mutants::Mutant::VoidNotRecorded) {
+            continue;
+        }
         marks.record(sequence, AttemptEnd::Void);
         let name = BlobName {
             container,

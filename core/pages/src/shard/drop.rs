@@ -5,6 +5,7 @@
 //! late commands and answers for blobs that an HBlock finds later.
 //! A container whose blobs another disk's layers still name keeps them and its members.
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{ContainerId, FamilyId, LayerId, PlacementEpoch, VirtualDiskId};
 use hedgerow_protocol::{MapTarget, ShardOutcome, ShardRefusal};
 
@@ -33,7 +34,9 @@ pub(super) fn drop_step(
             reason: format!("more than {MAXIMUM_LAYERS} layers in one step"),
         }));
     }
-    delete_floor(apply, disk)?;
+    if !active(Mutant::DropWithoutFloor) {
+        delete_floor(apply, disk)?;
+    }
     apply.write_back()?;
     let mut containers = Vec::new();
     tables::walk(
@@ -111,7 +114,9 @@ fn drop_container(
             return Ok(false);
         }
     }
-    if let Some(placement) = &row.placement {
+    if let Some(placement) = &row.placement
+        && !active(Mutant::DropKeepsMembers)
+    {
         let left = PlacementEpoch(placement.epoch.0 + 1);
         for member in &placement.members {
             apply.untell(member.store, member.placed)?;

@@ -4,6 +4,7 @@
 //! writer that was fenced never returns (ids rise, so an id at or below the highest one admitted
 //! must be admitted still).
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{ContainerId, Generation, LayerId, VirtualDiskId, WriterId};
 use hedgerow_protocol::{ShardOutcome, ShardRefusal};
 
@@ -42,7 +43,7 @@ fn check_succeeds(
     let Some(standing) = standing else {
         return Ok(());
     };
-    if fence.generation < standing.generation {
+    if fence.generation < standing.generation && !active(Mutant::FenceMayFall) {
         return Err(ShardRefusal::StaleGeneration {
             current: standing.generation,
         });
@@ -54,7 +55,8 @@ fn check_succeeds(
         ));
     }
     for writer in &fence.writers {
-        if !standing.admits(*writer) && *writer <= highest {
+        let returns = !standing.admits(*writer) && *writer <= highest;
+        if returns && !active(Mutant::FenceMayFall) {
             return malformed(format!("{writer} was fenced before"));
         }
     }
@@ -176,6 +178,9 @@ pub(super) fn check_admitted(
     let Some(fence) = fence else {
         return Err(ShardRefusal::NotFenced);
     };
+    if active(Mutant::CommitFenceUnchecked) {
+        return Ok(fence);
+    }
     if generation < fence.generation {
         return Err(ShardRefusal::StaleGeneration {
             current: fence.generation,

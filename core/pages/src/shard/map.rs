@@ -58,7 +58,9 @@ impl Entry {
         {
             let skipped = u16::try_from(first - self.first_block)
                 .expect("an entry with data lies within one unit");
-            *unit_offset_blocks += skipped;
+            if !mutants::active(mutants::Mutant::PartKeepsOffset) {
+                *unit_offset_blocks += skipped;
+            }
         }
         part
     }
@@ -237,7 +239,7 @@ pub(super) fn overwrite(
         let end = old.end().min(new.end());
         let later =
             old.version.writer == new.version.writer && old.version.sequence > new.version.sequence;
-        if later {
+        if later && !mutants::active(mutants::Mutant::LateCommitOverwrites) {
             if unwritten < first {
                 pieces.push(new.part(unwritten, first));
             }
@@ -248,10 +250,12 @@ pub(super) fn overwrite(
         if old.first_block < first {
             put_entry(apply, container, at, &old.part(old.first_block, first))?;
         }
-        if end < old.end() {
+        if end < old.end() && !mutants::active(mutants::Mutant::OverwriteLosesTail) {
             put_entry(apply, container, at, &old.part(end, old.end()))?;
         }
         if let MapTarget::Data { blob, .. } = old.target {
+            let lost = mutants::active(mutants::Mutant::OverwriteLosesTail);
+            let end = if lost { old.end() } else { end };
             done.released.push((blob, end - first));
         }
     }
@@ -266,7 +270,25 @@ pub(super) fn overwrite(
             put_entry(apply, container, at, &piece)?;
         }
     }
+    debug_assert!(
+        is_covered(apply.view(), at, new)?,
+        "every block of {new:?} keeps its version or a later one of its writer"
+    );
     Ok(done)
+}
+
+/// Whether each block of `new` has an entry of its version, or of a later one of the same writer.
+fn is_covered(view: &dyn View, at: LayerAt, new: &Entry) -> Result<bool, StateError> {
+    let mut next = new.first_block;
+    for entry in overlapping(view, at, new.first_block, new.end())? {
+        let later = entry.version.writer == new.version.writer
+            && entry.version.sequence >= new.version.sequence;
+        if !later || entry.first_block > next {
+            return Ok(false);
+        }
+        next = entry.end();
+    }
+    Ok(next >= new.end())
 }
 
 /// Looks `first..end` up through `layers`, newest first: the whole range, without gaps.
@@ -277,13 +299,17 @@ pub(super) fn look_up(
     first: u32,
     end: u32,
 ) -> Result<Vec<MapExtent>, StateError> {
+    let mut layers = layers.to_vec();
+    if mutants::active(mutants::Mutant::OlderLayerFirst) {
+        layers.reverse();
+    }
     let mut open = vec![(first, end)];
     let mut found: Vec<MapExtent> = Vec::new();
     for layer in layers {
         let at = LayerAt {
             family: container.family,
             index: container.index,
-            layer: *layer,
+            layer,
         };
         let mut still_open = Vec::new();
         for (from, to) in open {
@@ -327,6 +353,11 @@ pub(super) fn let_holes_vanish(
     low_water: Sequence,
     limit: usize,
 ) -> Result<(), StateError> {
+    let low_water = if mutants::active(mutants::Mutant::HoleVanishesEarly) {
+        Sequence(u64::MAX)
+    } else {
+        low_water
+    };
     let ranges = [
         (
             keys::holes_of(container),

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use hedgerow_env::Sequence;
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_protocol::{AttemptEnd, MAXIMUM_MARKS};
 
 use crate::StateError;
@@ -80,7 +81,7 @@ impl Marks {
     /// Raises L and forgets what lies below it; a lower L changes nothing.
     pub(super) fn raise(&mut self, low_water: Sequence) {
         let low = low_water.0;
-        if low <= self.low_water {
+        if low <= self.low_water || active(Mutant::LowWaterForgotten) {
             return;
         }
         self.low_water = low;

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{ContainerId, Generation, PlacementEpoch, StoreId};
 use hedgerow_protocol::{
     Layout, MAXIMUM_REPLICATION_FACTOR, MemberState, PlacementMember, ShardOutcome, ShardRefusal,
@@ -129,6 +130,11 @@ fn check_epoch(
     current: Option<&PlacementRow>,
 ) -> Result<(), ShardRefusal> {
     match current {
+        Some(placement)
+            if proposal.epoch == placement.epoch && active(Mutant::TwoPlacementsInOneEpoch) =>
+        {
+            Ok(())
+        }
         Some(placement) if proposal.epoch.0 != placement.epoch.0 + 1 => {
             Err(ShardRefusal::StaleEpoch {
                 current: placement.view(),
@@ -159,20 +165,26 @@ fn successor(
                     return Err(bad("a new member cannot rest", current).into());
                 }
                 let retiring = tables::retiring(apply.view(), proposal.container, member.store)?;
-                if retiring.is_some() {
+                if retiring.is_some() && !active(Mutant::StoreNamedBeforeRetired) {
                     let reason = format!("{} has not yet confirmed its RETIRE", member.store);
                     return Err(bad(reason, current).into());
                 }
                 slots += 1;
+                let whole = active(Mutant::NewMemberCountsAsWhole);
+                let (blobs, bytes) = if whole {
+                    (0, 0)
+                } else {
+                    (row.live_blobs, row.stored_bytes)
+                };
                 MemberRow {
                     store: member.store,
                     node: member.node,
                     state: MemberState::Resting,
                     slot: slots,
                     joined,
-                    missing: row.live_blobs,
-                    missing_bytes: row.stored_bytes,
-                    owed: row.live_blobs,
+                    missing: blobs,
+                    missing_bytes: bytes,
+                    owed: blobs,
                     placed: Position::default(),
                 }
             }
@@ -245,7 +257,7 @@ fn enact(
     }
     for member in &mut next.members {
         member.placed = apply.tell(member.store, FeedRow::Placed(container))?;
-        if member.missing > 0 {
+        if member.missing > 0 && !active(Mutant::SweepNotStarted) {
             apply.start_sweep(member.store, container)?;
         }
     }
@@ -267,6 +279,9 @@ pub(super) fn retire(
     store: StoreId,
     epoch: PlacementEpoch,
 ) -> Result<(), Stop> {
+    if active(Mutant::RetireNotTold) {
+        return Ok(());
+    }
     let position = apply.tell(store, FeedRow::Retire(container, epoch))?;
     let row = RetiringRow { epoch, position };
     apply.put(&keys::retiring(container, store), &row.encode())?;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
     BlobName, ContainerId, ContainerIndex, FamilyId, LayerId, StoreId, VirtualDiskId,
 };
@@ -119,6 +120,17 @@ fn holding(placement: &PlacementRow, blob: &BlobRow) -> Vec<StoreId> {
         .collect()
 }
 
+/// The answer to a pull after the index that was applied last: nothing can have changed since.
+#[must_use]
+pub fn no_changes(after: u64) -> ShardReply {
+    ShardReply::Changes {
+        changes: Vec::new(),
+        next: after,
+        more: false,
+        full: false,
+    }
+}
+
 /// Answers a pull.
 ///
 /// # Errors
@@ -172,7 +184,12 @@ fn feed_page(
                 && let Some((last, _)) = page.last()
             {
                 // The last index may go on in rows that were not read.
-                let complete = keys::feed_position(last)?.index.saturating_sub(1);
+                let last = keys::feed_position(last)?.index;
+                let complete = if active(Mutant::PullSkipsRest) {
+                    last
+                } else {
+                    last.saturating_sub(1)
+                };
                 horizon = Some(horizon.map_or(complete, |known| known.min(complete)));
             }
             for pair in page {
@@ -289,7 +306,7 @@ pub fn containers(
         }
         Ok(!more)
     })?;
-    Ok(ShardReply::Containers { found, more })
+    Ok(ShardReply::ContainersAfter { found, more })
 }
 
 /// The blobs that `store` is counted as holding. A store that lost some without knowing their names

@@ -1,5 +1,6 @@
 //! Typed reads of a shard's tables, over any view; and the fence that stands for a container.
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BlobName, ContainerId, StoreId, VirtualDiskId, WriterId};
 
 use super::keys;
@@ -64,7 +65,11 @@ pub(super) fn standing_fence<'a>(
     let floor = floor.map(|floor| &floor.fence);
     let own = row.and_then(|row| row.fence.as_ref());
     match (floor, own) {
-        (Some(floor), Some(own)) if floor.generation > own.generation => Some(floor),
+        (Some(floor), Some(own))
+            if floor.generation > own.generation && !active(Mutant::FloorPassedOver) =>
+        {
+            Some(floor)
+        }
         (_, Some(own)) => Some(own),
         (floor, None) => floor,
     }
@@ -121,7 +126,8 @@ pub(super) fn is_drained_to(
     live_blobs: u64,
     placement: &PlacementRow,
 ) -> Result<bool, StateError> {
-    if live_blobs == 0 || has_quorum_of_whole(placement) {
+    let hasty = active(Mutant::MemberLeavesUndrained);
+    if live_blobs == 0 || hasty || has_quorum_of_whole(placement) {
         return Ok(true);
     }
     let quorum = usize::from(placement.write_quorum);

@@ -4,6 +4,7 @@
 //! the session feeds with the data-out buffer and with each operation's completion.
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 
 use super::cdb::{self, Blocks, ByteCheck, Operation};
 use super::execution::{Execution, Range, Work};
@@ -372,7 +373,8 @@ fn whole_range(blocks: Blocks, geometry: Geometry) -> Result<Range, Sense> {
         .first
         .checked_add(blocks.count)
         .ok_or(Sense::OUT_OF_RANGE)?;
-    if end > geometry.block_count || (blocks.first >= geometry.block_count && blocks.first > 0) {
+    let beyond = end > geometry.block_count && !active(Mutant::EndUnchecked);
+    if beyond || (blocks.first >= geometry.block_count && blocks.first > 0) {
         return Err(Sense::OUT_OF_RANGE);
     }
     let block = u64::from(geometry.block_size_bytes);

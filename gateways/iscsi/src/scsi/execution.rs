@@ -4,6 +4,7 @@
 //! checked at its beginning; its reply is its last step.
 
 use bytes::{Bytes, BytesMut};
+use hedgerow_env::mutants::{Mutant, active};
 
 use super::cdb::ByteCheck;
 use super::execute::{Context, MediumOperation, Reply, Step};
@@ -175,6 +176,7 @@ impl Execution {
             Work::WriteSame { no_data: false, .. } if expected_bytes != self.data_out => {
                 Err(Sense::INFORMATION_UNIT)
             }
+            Work::Write { .. } if active(Mutant::ShortWriteKeepsLength) => Ok(()),
             _ if expected_bytes >= self.data_out => Ok(()),
             Work::Write { range, .. }
                 if expected_bytes.is_multiple_of(self.geometry.block_size_bytes) =>
@@ -272,7 +274,10 @@ impl Execution {
                 *done += *piece;
                 self.next()
             }
-            Work::Unmap { done, .. } => {
+            Work::Unmap { ranges, done } => {
+                if active(Mutant::UnmapFirstRangeOnly) {
+                    ranges.truncate(1);
+                }
                 *done += 1;
                 self.next()
             }

@@ -1,5 +1,7 @@
 //! Data-out parameter lists and data-in answers of commands that move no blocks.
 
+use hedgerow_env::mutants::{Mutant, active};
+
 use super::sense::Sense;
 use super::{UNMAP_BYTES_MAX, UNMAP_DESCRIPTORS_MAX};
 use crate::port::Geometry;
@@ -104,7 +106,12 @@ pub(crate) fn unmap_ranges(list: &[u8], geometry: Geometry) -> Result<Vec<(u64, 
             let at = u16::try_from(8 + 16 * index + 8).expect("256 descriptors at most");
             return Err(Sense::invalid_parameter(at, None));
         }
-        ranges.push((first * block, count * block));
+        let count = if active(Mutant::UnmapCountInBytes) {
+            count
+        } else {
+            count * block
+        };
+        ranges.push((first * block, count));
     }
     Ok(ranges)
 }

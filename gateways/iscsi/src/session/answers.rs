@@ -4,6 +4,7 @@
 //! has a response of its own (RFC 7143 11.7.3).
 
 use bytes::Bytes;
+use hedgerow_env::mutants::{Mutant, active};
 
 use super::Effect;
 use super::full::FullFeature;
@@ -113,6 +114,7 @@ impl FullFeature {
         }
         let sense = reply
             .sense
+            .filter(|_| !active(Mutant::SenseLost))
             .map(|sense| sense.encode(addressed.descriptor_sense));
         let counters = self.numbered();
         effects.push(Effect::Send(Response::Command(response::Command {
@@ -188,6 +190,7 @@ fn residual(addressed: Addressed, reply: &Reply, length: u32) -> Residual {
     };
     match wanted.cmp(&expected) {
         std::cmp::Ordering::Equal => Residual::None,
+        std::cmp::Ordering::Less if active(Mutant::ResidualMissing) => Residual::None,
         std::cmp::Ordering::Less => Residual::Underflow(expected - wanted),
         std::cmp::Ordering::Greater => Residual::Overflow(wanted - expected),
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hedgerow_env::Instant;
+use hedgerow_env::mutants::{Mutant, active};
 
 use super::management::Pending;
 use super::parameters::Agreed;
@@ -536,7 +537,10 @@ impl FullFeature {
         let older = self.tasks.range(..number).map(|(_, older)| older);
         older
             .filter(|older| Arc::ptr_eq(&older.unit, &task.unit))
-            .any(|older| task.is_ordered() || older.is_ordered())
+            .any(|older| {
+                let ordered = task.is_ordered() && !active(Mutant::OrderedTaskOvertakes);
+                ordered || older.is_ordered()
+            })
     }
 
     fn start(&mut self, number: u64, effects: &mut Vec<Effect>) {

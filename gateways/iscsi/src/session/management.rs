@@ -7,6 +7,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use hedgerow_env::mutants::{Mutant, active};
+
 use super::full::FullFeature;
 use super::task::{Addressed, Task};
 use super::{CloseReason, Effect, Settlement};
@@ -198,7 +200,9 @@ impl FullFeature {
 
     /// Answers once everything of the settlement has ended.
     fn wait(&mut self, settlement: Settlement, pending: Pending, effects: &mut Vec<Effect>) {
-        if settlement.is_empty() {
+        let early =
+            matches!(pending, Pending::Function { .. }) && active(Mutant::AbortAnsweredEarly);
+        if early || settlement.is_empty() {
             return self.answer(pending, true, effects);
         }
         let ticket = self.number();

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use hedgerow_env::mutants::{Mutant, active};
 
 use crate::codec::{TAG_NONE, request};
 use crate::scsi::execution::Execution;
@@ -211,7 +212,11 @@ impl Gathering {
         if self.unsolicited.is_some() || open >= outstanding {
             return None;
         }
-        let offset = self.requested.max(self.received);
+        let offset = if active(Mutant::R2tOffsetRepeats) {
+            self.received
+        } else {
+            self.requested.max(self.received)
+        };
         if offset >= self.wanted {
             return None;
         }

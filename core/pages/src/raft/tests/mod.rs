@@ -1,8 +1,11 @@
 //! Groups of replicas on disks that crash and a network in memory, in virtual time.
 
+mod damage;
 mod groups;
+mod healing;
 mod logs;
 mod registrations;
+mod rejoin;
 mod runtime;
 mod states;
 mod world;

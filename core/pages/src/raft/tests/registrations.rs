@@ -102,6 +102,8 @@ fn registrations_are_durable_when_they_return_and_survive_freed_segments() {
         registry.write(record(1, 1, false)).await.unwrap();
         registry.write(record(1, 1, true)).await.unwrap();
         registry.write(record(2, 3, false)).await.unwrap();
+        assert!(!registry.is_in_doubt());
+        registry.doubt().await.unwrap();
     });
     world.power_cut();
     let env = world.env();
@@ -119,14 +121,20 @@ fn registrations_are_durable_when_they_return_and_survive_freed_segments() {
         );
         assert!(lost.is_empty());
         let before = journal.live_positions(stream);
-        assert_eq!(before.len(), 2, "one live record for each group");
+        assert!(registry.is_in_doubt());
+        assert_eq!(
+            before.len(),
+            3,
+            "one live record for each group, and the doubt"
+        );
         let request = hedgerow_disk::journal::CopyForward {
             stream,
             positions: before.clone(),
         };
         registry.free_segment(request).await.unwrap();
         let after = journal.live_positions(stream);
-        assert_eq!(after.len(), 2);
+        assert_eq!(after.len(), 3);
+        assert!(registry.is_in_doubt());
         assert!(
             after.iter().all(|position| !before.contains(position)),
             "they moved"

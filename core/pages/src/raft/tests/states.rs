@@ -156,6 +156,9 @@ fn a_snapshot_is_resumed_sealed_and_replaces_the_state_at_once() {
         assert!(staging.add(&store, snapshot, None, &chunk(0..9)).is_ok());
         let staged = staging.seal(&store, snapshot, 9).unwrap();
         assert_eq!(staging.begin(&store, log_id(60)), Err(StagingError::Busy));
+        // An end that came twice: the first one is being installed.
+        let again = staging.seal(&store, snapshot, 9).err();
+        assert_eq!(again, Some(StagingError::Busy));
 
         let meta = SnapshotMeta {
             last_log_id: Some(snapshot),

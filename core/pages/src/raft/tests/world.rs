@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hedgerow_disk::journal::{AppendError, Record, StreamTag};
 use hedgerow_disk::testing::FaultDisk;
 use hedgerow_disk::{Store, StoreConfig, VerifiedConfig};
 use hedgerow_env::{
@@ -14,9 +15,11 @@ use hedgerow_env::{
 };
 use hedgerow_net::testing::{MemoryNetwork, TestParts};
 use hedgerow_net::{Identity, RoleSet, Rpc, RpcConfig};
-use hedgerow_protocol::{GroupMember, MemberId};
+use hedgerow_protocol::{GroupMember, MemberId, ROOT_GROUP};
 
 use super::super::{HostConfig, PagesHost, RaftTiming};
+use crate::root::RootMachine;
+use crate::shard::ShardMachine;
 use crate::{GroupReplica, Machine, ProposeError, StateError, Update, View};
 
 pub(crate) const GROUP: GroupId = GroupId(3);
@@ -45,6 +48,15 @@ impl Machine for Registers {
             state.put(key, value)?;
         }
         Ok(Bytes::from(before))
+    }
+}
+
+/// The machine of a group: of [`GROUP`] the one above.
+pub(crate) fn machine_of(group: GroupId) -> Arc<dyn Machine> {
+    match group {
+        GROUP => Arc::new(Registers),
+        ROOT_GROUP => Arc::new(RootMachine),
+        _ => Arc::new(ShardMachine),
     }
 }
 
@@ -194,7 +206,7 @@ impl Node {
             directory: "pool/pages".to_owned(),
             timing: self.timing.clone(),
             verified: VerifiedConfig::small(),
-            machines: Arc::new(|_| Arc::new(Registers)),
+            machines: Arc::new(machine_of),
             addresses: Arc::new(|_| None),
         })
         .await
@@ -248,6 +260,10 @@ impl Node {
         &self.running().host
     }
 
+    pub(crate) fn shared_host(&self) -> Arc<PagesHost> {
+        Arc::clone(&self.running().host)
+    }
+
     pub(crate) fn env(&self) -> &Env {
         &self.running().env
     }
@@ -258,6 +274,32 @@ impl Node {
 
     pub(crate) fn journal_used(&self) -> u64 {
         self.running().store.journal().usage().used_bytes
+    }
+
+    /// Passes `bytes` through the journal as an owner that needs none of them for long.
+    pub(crate) async fn pass_through_journal(&self, bytes: usize) {
+        const RECORD_BYTES: usize = 16 << 10;
+        let journal = self.running().store.journal();
+        let record = Record {
+            stream: StreamTag::new(StreamTag::RAFT_KIND, 99),
+            kind: 1,
+            header: Bytes::new(),
+            payload: vec![7; RECORD_BYTES].into(),
+        };
+        for _ in 0..bytes / RECORD_BYTES {
+            let receipt = loop {
+                match journal.append_data(record.clone()) {
+                    Ok(receipt) => break receipt,
+                    Err(AppendError::Busy | AppendError::Full) => {
+                        self.env().sleep(Duration::from_millis(1)).await;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            let position = receipt.position();
+            receipt.durable().await.unwrap();
+            journal.release(position);
+        }
     }
 
     pub(crate) fn halted(&self) -> Option<HaltReason> {

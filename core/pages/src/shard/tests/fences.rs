@@ -16,7 +16,7 @@ fn containers_are_listed_in_pages_and_those_with_holes_only_among_them() {
     let page = |disk, after: Option<u32>| {
         let after = after.map(ContainerIndex);
         match query::containers(&shard.state, FamilyId(1), VirtualDiskId(disk), after) {
-            Ok(ShardReply::Containers { found, more }) => (found, more),
+            Ok(ShardReply::ContainersAfter { found, more }) => (found, more),
             other => panic!("expected containers, got {other:?}"),
         }
     };

@@ -1,7 +1,8 @@
-//! The power of the checks: every planted bug must be found by the seeds that `sim/mutants.toml` lists.
+//! `sim/mutants.toml`: what is known of each planted bug, and the step of CI that goes by it.
 //!
-//! Invariant: the seeds of a mutant are among those that pass without it, so that what fails is the
-//! planted bug and nothing else.
+//! Invariants: every mutant of the catalogue has a row, and no other; the seeds of a row are among
+//! those that pass without it, so that what fails is the planted bug and nothing else.
+//! Does not: search for seeds (the campaign does).
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -10,8 +11,8 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 use toml::Table;
 
-use super::Tally;
-use super::seeds::{self, SEEDS};
+use crate::ci::Tally;
+use crate::ci::seeds::{self, SEEDS};
 use crate::repository;
 use crate::run::expected;
 
@@ -19,23 +20,38 @@ const TABLE: &str = "sim/mutants.toml";
 /// An oracle that needs more seeds than this to find a known bug is too weak to count.
 const MOST_SEEDS: u64 = 50;
 
-#[derive(Debug, PartialEq, Eq)]
-struct Row {
-    name: String,
+/// What is known of one planted bug.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) name: String,
+    /// The seeds of CI that find it; none for those that the campaign alone finds.
     seeds: Range<u64>,
     /// The oracle that has to find it; None for any.
     oracle: Option<String>,
-    /// Why no seeds of this length find it, and what does; its seeds are not run then.
-    explained: Option<String>,
+    /// Why no seed can find it, and what does: the campaign passes it over.
+    pub(super) explained: Option<String>,
+    /// What seeds lack to find it: CI passes it over, the campaign does not.
+    pub(super) needs: Option<String>,
 }
 
-/// Plants each bug in turn and runs its seeds until one fails.
-pub(super) fn kill() -> anyhow::Result<Tally> {
+/// The names of the catalogue, in its order.
+pub(super) fn catalogue() -> anyhow::Result<Vec<String>> {
+    let listed = expected(Command::new(seeds::simulator()).arg("mutants"))?;
+    Ok(listed.split_whitespace().map(str::to_owned).collect())
+}
+
+/// The rows of the table.
+pub(super) fn read() -> anyhow::Result<Vec<Row>> {
     let path = repository::root().join(TABLE);
     let text = std::fs::read_to_string(path).context(TABLE)?;
-    let rows = parse(&text).context(TABLE)?;
-    let catalogue = expected(Command::new(seeds::simulator()).arg("mutants"))?;
-    let catalogue: BTreeSet<&str> = catalogue.split_whitespace().collect();
+    parse(&text).context(TABLE)
+}
+
+/// Plants each bug that has seeds here and runs them until one fails.
+pub(crate) fn kill() -> anyhow::Result<Tally> {
+    let rows = read()?;
+    let names = catalogue()?;
+    let catalogue: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     let mut tally = Tally::default();
     for complaint in complaints(&rows, &catalogue) {
         eprintln!("{TABLE}: {complaint}");
@@ -45,8 +61,10 @@ pub(super) fn kill() -> anyhow::Result<Tally> {
         .iter()
         .filter(|row| catalogue.contains(row.name.as_str()))
     {
-        if let Some(explanation) = &row.explained {
-            eprintln!("{}: NOT KILLED by the seeds of CI: {explanation}", row.name);
+        if row.seeds.is_empty() {
+            let reason = row.explained.as_ref().or(row.needs.as_ref());
+            let reason = reason.map_or("found by `cargo xtask mutants`", String::as_str);
+            eprintln!("{}: no seeds of CI: {reason}", row.name);
             continue;
         }
         let options = ["--mutant", row.name.as_str(), "--stop-after", "1"];
@@ -105,16 +123,21 @@ fn parse_row(row: &toml::Value) -> anyhow::Result<Row> {
     let field = |name: &str| row.get(name).and_then(toml::Value::as_str);
     let name = field("name").context("name: text is expected")?.to_owned();
     let explained = field("explained").map(str::to_owned);
-    if explained.is_some() {
+    let needs = field("needs").map(str::to_owned);
+    let campaign = row.get("campaign").and_then(toml::Value::as_bool);
+    if explained.is_some() || needs.is_some() || campaign == Some(true) {
         return Ok(Row {
             name,
             seeds: 0..0,
             oracle: None,
             explained,
+            needs,
         });
     }
     let range = field("seeds").and_then(|seeds| seeds.split_once(".."));
-    let (first, end) = range.with_context(|| format!("{name}: seeds: write \"0..10\""))?;
+    let (first, end) = range.with_context(|| {
+        format!("{name}: seeds: write \"0..10\", or needs, explained, campaign")
+    })?;
     let seeds = first.parse::<u64>()?..end.parse::<u64>()?;
     if seeds.is_empty() || !SEEDS.contains(&seeds.start) || seeds.end > SEEDS.end {
         bail!("{name}: seeds: a range within {SEEDS:?} is expected, which pass without it");
@@ -130,6 +153,7 @@ fn parse_row(row: &toml::Value) -> anyhow::Result<Row> {
         seeds,
         oracle,
         explained,
+        needs,
     })
 }
 
@@ -143,6 +167,7 @@ mod tests {
             seeds: 0..9,
             oracle: None,
             explained: None,
+            needs: None,
         }
     }
 
@@ -157,6 +182,9 @@ mod tests {
             }]
         );
         assert_eq!(parse("# nothing yet\n").unwrap(), []);
+        let text = "[[mutant]]\nname = \"a\"\ncampaign = true\n";
+        assert!(parse(text).unwrap()[0].seeds.is_empty());
+        assert!(parse("[[mutant]]\nname = \"a\"\n").is_err());
         for seeds in ["9..2", "90..101", "0..51", "all"] {
             let text = format!("[[mutant]]\nname = \"a\"\nseeds = \"{seeds}\"\n");
             assert!(parse(&text).is_err(), "{seeds}");

@@ -1,0 +1,208 @@
+//! Clients of the workload `block`: one iSCSI session each, to the node that exports the disk.
+//!
+//! Several nodes export the same disk; whoever is used attaches it. All clients share one choice of
+//! the portal, so that they do not take the disk from one another; failures move it on.
+
+use std::sync::{Arc, Mutex};
+
+use hedgerow_env::{BoxFuture, Env};
+use hedgerow_iscsi::initiator::{Command, CommandError, InitiatorConfig, InitiatorSession};
+use hedgerow_jepsen::history::Value;
+use hedgerow_jepsen::run::workload::block::{Request, Span, answer, content};
+use hedgerow_jepsen::run::{Client, Completion, Operation};
+
+/// Failures at one portal, without a success between them, before all clients move on.
+const PATIENCE: u32 = 2;
+/// One client in so many does not follow the choice while its session works.
+const STAYS_ONE_IN: u64 = 5;
+/// Sense keys that say that nothing was done: ILLEGAL REQUEST and UNIT ATTENTION.
+const NOTHING_DONE: [u8; 2] = [0x5, 0x6];
+
+/// The choice of a portal that all clients share.
+#[derive(Debug)]
+pub(super) struct Portals {
+    addresses: Vec<String>,
+    state: Mutex<(usize, u32)>,
+}
+
+impl Portals {
+    pub(super) fn new(addresses: Vec<String>) -> Arc<Self> {
+        Arc::new(Self {
+            addresses,
+            state: Mutex::new((0, 0)),
+        })
+    }
+
+    fn chosen(&self) -> usize {
+        self.state.lock().expect("no panic under this lock").0
+    }
+
+    fn succeeded(&self, at: usize) {
+        let mut state = self.state.lock().expect("no panic under this lock");
+        if state.0 == at {
+            state.1 = 0;
+        }
+    }
+
+    fn failed(&self, at: usize, weight: u32) {
+        let mut state = self.state.lock().expect("no panic under this lock");
+        if state.0 != at {
+            return;
+        }
+        state.1 += weight;
+        if state.1 >= PATIENCE {
+            *state = ((at + 1) % self.addresses.len(), 0);
+        }
+    }
+}
+
+/// What the clients of a test have in common.
+#[derive(Clone)]
+pub(super) struct BlockClients {
+    pub(super) env: Env,
+    pub(super) portals: Arc<Portals>,
+    pub(super) target_name: String,
+    pub(super) block_size: u32,
+}
+
+/// One client.
+pub(super) struct BlockClient {
+    shared: BlockClients,
+    process: u64,
+    session: Option<(usize, InitiatorSession)>,
+    /// The portal of the call under way: a client that is dropped then has failed there.
+    waiting_at: Option<usize>,
+}
+
+impl Drop for BlockClient {
+    fn drop(&mut self) {
+        if let Some(at) = self.waiting_at {
+            self.shared.portals.failed(at, 1);
+        }
+    }
+}
+
+impl BlockClient {
+    pub(super) fn new(shared: BlockClients, process: u64) -> Self {
+        Self {
+            shared,
+            process,
+            session: None,
+            waiting_at: None,
+        }
+    }
+
+    async fn session(&mut self) -> Result<(usize, InitiatorSession), String> {
+        let chosen = self.shared.portals.chosen();
+        // Most follow the choice; the others stay where they are for as long as it works, so that
+        // two nodes that both believe to hold the disk are asked at the same time.
+        let stays = self.process.is_multiple_of(STAYS_ONE_IN);
+        if let Some((at, session)) = &self.session
+            && (stays || *at == chosen)
+        {
+            return Ok((*at, session.clone()));
+        }
+        self.session = None;
+        self.waiting_at = Some(chosen);
+        let name = format!("iqn.2026-11.io.hedgerow.jepsen:client-{}", self.process);
+        let config = InitiatorConfig {
+            digests: self.process % 2 == 1,
+            ..InitiatorConfig::new(&name, &self.shared.target_name)
+        };
+        let address = &self.shared.portals.addresses[chosen];
+        let session = InitiatorSession::connect(&self.shared.env, address, config)
+            .await
+            .map_err(|error| error.to_string())?;
+        // Takes the unit attentions of a new session away.
+        session
+            .geometry()
+            .await
+            .map_err(|error| error.to_string())?;
+        self.session = Some((chosen, session.clone()));
+        Ok((chosen, session))
+    }
+
+    async fn request(&mut self, request: Request) -> Completion {
+        let (at, session) = match self.session().await {
+            Ok(session) => session,
+            Err(error) => {
+                if let Some(at) = self.waiting_at.take() {
+                    self.shared.portals.failed(at, PATIENCE);
+                }
+                return Completion::Fail(format!("no session: {error}"));
+            }
+        };
+        self.waiting_at = Some(at);
+        let block_size = self.shared.block_size;
+        let result = session.perform(command(request, block_size)).await;
+        self.waiting_at = None;
+        match result {
+            Ok(bytes) => {
+                self.shared.portals.succeeded(at);
+                Completion::Ok(match request {
+                    Request::Read(span) => answer(span, &bytes, block_size),
+                    Request::Write(..) | Request::Zero(_) => Value::Nil,
+                })
+            }
+            Err(error) => {
+                if error == CommandError::Unknown {
+                    self.session = None;
+                }
+                self.shared.portals.failed(at, 1);
+                ending(request, &error)
+            }
+        }
+    }
+}
+
+/// What an error says about the request's effect.
+fn ending(request: Request, error: &CommandError) -> Completion {
+    let text = error.to_string();
+    let nothing_done = match error {
+        CommandError::Busy | CommandError::ReservationConflict => true,
+        CommandError::Sense { key, .. } => NOTHING_DONE.contains(key),
+        _ => false,
+    };
+    // A read that failed says nothing, whatever the reason.
+    if nothing_done || matches!(request, Request::Read(_)) {
+        Completion::Fail(text)
+    } else {
+        Completion::Unknown(text)
+    }
+}
+
+fn command(request: Request, block_size: u32) -> Command {
+    let count = |span: Span| u32::try_from(span.count).expect("a request has few blocks");
+    match request {
+        Request::Read(span) => Command::Read {
+            first_block: span.first,
+            block_count: count(span),
+            block_size_bytes: block_size,
+        },
+        Request::Write(span, tag) => Command::Write {
+            first_block: span.first,
+            block_count: count(span),
+            data: content(span, tag, block_size),
+        },
+        // Both ways of zeroing, in turn.
+        Request::Zero(span) if span.first % 2 == 0 => Command::WriteZeroes {
+            first_block: span.first,
+            block_count: count(span),
+        },
+        Request::Zero(span) => Command::Unmap {
+            first_block: span.first,
+            block_count: count(span),
+        },
+    }
+}
+
+impl Client for BlockClient {
+    fn perform<'a>(&'a mut self, operation: &'a Operation) -> BoxFuture<'a, Completion> {
+        Box::pin(async move {
+            match Request::of(operation) {
+                Some(request) => self.request(request).await,
+                None => Completion::Fail("not an operation of a block device".to_owned()),
+            }
+        })
+    }
+}

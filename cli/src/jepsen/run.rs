@@ -1,0 +1,279 @@
+//! `hedgerow jepsen run`: draws a test, runs it, and says what came of it.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use hedgerow_env::{Env, Level, Random, Seeds as _};
+use hedgerow_jepsen::run::workload::{BlockPlan, LifecyclePlan, RegisterPlan, WorkloadPlan};
+use hedgerow_jepsen::run::{
+    ClientPlan, NEMESES, Results, Target, TestPlan, VerdictName, kinds_named,
+};
+
+use super::etcd::Etcd;
+use super::processes::{Place, Processes};
+use crate::out::say;
+use crate::production::{Logging, SystemSeeds, production_env, wall};
+
+const EXIT_INVALID: u8 = 1;
+const EXIT_NOT_RUN: u8 = 2;
+const EXIT_UNKNOWN: u8 = 3;
+
+/// `hedgerow jepsen run`
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    /// What clients do
+    #[arg(long, value_enum, default_value = "block")]
+    workload: WorkloadName,
+    /// What breaks: a list such as kill,partition; all; none. `help` tells them
+    #[arg(long, default_value = "none")]
+    nemesis: String,
+    /// How many nodes
+    #[arg(long, default_value_t = 5)]
+    nodes: u16,
+    /// How long clients act and faults strike, in seconds
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    time: u64,
+    /// What is tested
+    #[arg(long, value_enum, default_value = "processes")]
+    target: TargetName,
+    /// What the test is drawn from [default: a new one]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Operations a second, of all clients together
+    #[arg(long, default_value_t = 100)]
+    rate: u32,
+    /// Clients that act at the same time
+    #[arg(long, default_value_t = 10)]
+    concurrency: u32,
+    /// Of a million operations, how many have their client crash in the middle
+    #[arg(long, default_value_t = 5000)]
+    client_crash_ppm: u32,
+    /// An operation that takes longer is of unknown outcome
+    #[arg(long, default_value_t = 13_000, value_name = "MS")]
+    timeout_ms: u64,
+    /// How unevenly keys and blocks are chosen, 0 to 95
+    #[arg(long, default_value_t = 30)]
+    skew: u32,
+    /// Keys or names of the workloads that have them
+    #[arg(long, default_value_t = 5)]
+    keys: u32,
+    /// Bytes of a block: 512, 4096 or 65536 [default: drawn]
+    #[arg(long)]
+    block_size: Option<u32>,
+    /// Run this plan (a plan.json) again instead of drawing one
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// Where runs are kept
+    #[arg(long, default_value = "store", value_name = "DIR")]
+    store: PathBuf,
+    /// Keep the nodes' data even when the verdict is valid
+    #[arg(long)]
+    keep_data: bool,
+    /// The program to test [default: this one]
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+    /// etcd: read without asking a majority, which is not linearizable
+    #[arg(long)]
+    serializable_reads: bool,
+    /// Plant this bug in the nodes: tests the test (builds with the feature `mutants`)
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<String>,
+    /// Answer with results.json
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy)]
+enum WorkloadName {
+    Block,
+    CasRegister,
+    DiskLifecycle,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum TargetName {
+    /// Processes of this program
+    Processes,
+    /// Processes of etcd, for the workload cas-register
+    Etcd,
+}
+
+/// Runs the command.
+pub(super) fn run(options: Run) -> ExitCode {
+    if options.nemesis == "help" {
+        for (_, name, text) in NEMESES {
+            say!("{name:<10} {text}");
+        }
+        return ExitCode::SUCCESS;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime needs threads, and the machine refused them");
+    let outcome = runtime.block_on(test(&options));
+    runtime.shutdown_background();
+    match outcome {
+        Ok((results, folder)) => {
+            tell(&options, &results, &folder);
+            match results.verdict {
+                VerdictName::Valid => ExitCode::SUCCESS,
+                VerdictName::Invalid => ExitCode::from(EXIT_INVALID),
+                VerdictName::Unknown => ExitCode::from(EXIT_UNKNOWN),
+            }
+        }
+        Err(error) => {
+            eprintln!("hedgerow: not run: {error:#}");
+            ExitCode::from(EXIT_NOT_RUN)
+        }
+    }
+}
+
+async fn test(options: &Run) -> anyhow::Result<(Results, PathBuf)> {
+    let plan = plan(options)?;
+    let folder = folder(&options.store, &plan)?;
+    let logging = Logging { level: Level::Info };
+    let env = production_env("jepsen", &folder, logging)?;
+    let target = target(options, &env, &folder)?;
+    let results = tokio::select! {
+        biased;
+        results = hedgerow_jepsen::run::run(&env, &plan, Arc::clone(&target)) => results?,
+        () = crate::stop_signal() => {
+            target.tear_down().await;
+            bail!("interrupted; the history so far is in {}", folder.display());
+        }
+    };
+    if let Err(error) = hedgerow_jepsen::report::write_page(&folder) {
+        eprintln!("hedgerow: the page of the run: {error}");
+    }
+    if results.verdict == VerdictName::Valid && !options.keep_data {
+        std::fs::remove_dir_all(folder.join("data"))?;
+    }
+    Ok((results, folder))
+}
+
+fn target(options: &Run, env: &Env, folder: &Path) -> anyhow::Result<Arc<dyn Target>> {
+    let program = options
+        .program
+        .as_ref()
+        .map(std::path::absolute)
+        .transpose()?;
+    let (env, folder) = (env.clone(), folder.to_owned());
+    Ok(match options.target {
+        TargetName::Processes => {
+            let place = Place {
+                program: program.map_or_else(std::env::current_exe, Ok)?,
+                folder,
+                mutant: options.mutant.clone(),
+            };
+            Arc::new(Processes::new(env, place)?)
+        }
+        TargetName::Etcd => Arc::new(Etcd::new(env, program, folder, options.serializable_reads)),
+    })
+}
+
+fn plan(options: &Run) -> anyhow::Result<TestPlan> {
+    if let Some(path) = &options.plan {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let plan: TestPlan =
+            serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        plan.check()?;
+        return Ok(plan);
+    }
+    let seed = options.seed.unwrap_or_else(new_seed);
+    let mut random = Random::from_seed(seed);
+    let workload = match options.workload {
+        WorkloadName::Block => WorkloadPlan::Block(BlockPlan::draw(
+            &mut random,
+            options.block_size,
+            options.skew,
+        )),
+        WorkloadName::CasRegister => WorkloadPlan::CasRegister(RegisterPlan {
+            keys: options.keys,
+            reads_percent: 50,
+            skew: options.skew,
+        }),
+        WorkloadName::DiskLifecycle => WorkloadPlan::DiskLifecycle(LifecyclePlan {
+            names: options.keys,
+        }),
+    };
+    let clients = ClientPlan {
+        concurrency: options.concurrency,
+        rate: options.rate,
+        crash_ppm: options.client_crash_ppm,
+        timeout_ms: options.timeout_ms,
+    };
+    let kinds = kinds_named(&options.nemesis, options.nodes)?;
+    let size = (options.nodes, options.time);
+    Ok(TestPlan::draw(seed, size, workload, clients, &kinds)?)
+}
+
+/// Short enough to be typed again.
+fn new_seed() -> u64 {
+    SystemSeeds.stream("seed").below(1_000_000)
+}
+
+/// Makes `store/<test>/<time>/`, which must be new.
+fn folder(store: &Path, plan: &TestPlan) -> anyhow::Result<PathBuf> {
+    let stamp: String = wall()
+        .to_string()
+        .chars()
+        .filter(|c| !"-:".contains(*c))
+        .collect();
+    let (seconds, _) = stamp.split_once('.').context("a time has milliseconds")?;
+    let test = std::path::absolute(store)?.join(&plan.test);
+    std::fs::create_dir_all(&test).with_context(|| test.display().to_string())?;
+    let folder = test.join(format!("{seconds}Z"));
+    std::fs::create_dir(&folder)
+        .with_context(|| format!("{}: another run began just now", folder.display()))?;
+    Ok(folder)
+}
+
+fn tell(options: &Run, results: &Results, folder: &Path) {
+    if options.json {
+        let text = serde_json::to_string_pretty(results).expect("results have a JSON form");
+        say!("{text}");
+        return;
+    }
+    let verdict = match results.verdict {
+        VerdictName::Valid => "valid",
+        VerdictName::Invalid => "invalid",
+        VerdictName::Unknown => "unknown",
+    };
+    say!("{verdict}: {}", results.reason);
+    for operation in &results.witness {
+        let key = operation.key.as_ref().map(|key| format!(" key {key}"));
+        say!(
+            "  operation {}: process {},{} :{} {} -> {} {}",
+            operation.operation,
+            operation.process,
+            key.unwrap_or_default(),
+            operation.function,
+            operation.argument,
+            operation.ending,
+            operation.answer,
+        );
+    }
+    let counts = results.operations;
+    say!(
+        "operations  {} ok, {} failed, {} unknown; {} ok under faults",
+        counts.ok,
+        counts.fail,
+        counts.info,
+        results.coverage.succeeded_under_faults
+    );
+    for (name, tally) in &results.coverage.faults {
+        say!(
+            "faults      {name}: {} of {} struck",
+            tally.struck,
+            tally.asked
+        );
+    }
+    for incident in &results.incidents {
+        say!("incident    {incident}");
+    }
+    say!("seed        {}, {:.0} s", results.seed, results.duration_s);
+    say!("folder      {}", folder.display());
+}

@@ -1,0 +1,335 @@
+//! The only file of this library that touches files: it reads runs and writes their pages.
+//!
+//! Layout of a store: `<store>/<test>/<time>/` with `plan.json`, `history.bin`, `faults.json`,
+//! `results.json`, `logs/<node>.log` and the page, `index.html`.
+//!
+//! Invariants: a file that is too large is refused before it is read; a page is written beside its
+//! place and renamed, so that nobody reads half of one; what is missing or damaged in a run becomes
+//! a remark on its page, except the history, without which there is no page.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "reports are made outside any node: there is no Env whose disk they could use"
+)]
+
+use super::results::{FaultSpan, Results, SCHEMA_VERSION};
+use super::run::{self, RunData};
+use crate::history::{History, HistoryError};
+use serde::de::DeserializeOwned;
+use std::fs;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// The page's name in its run's directory.
+pub const PAGE_NAME: &str = "index.html";
+/// The largest history that is read at once: some 20 million operations.
+const LARGEST_HISTORY_BYTES: u64 = 4 << 30;
+/// The largest JSON file; a plan or a fault list is far below it.
+const LARGEST_JSON_BYTES: u64 = 64 << 20;
+/// Bytes read of each log, from its end: more than a page shows.
+const LOG_TAIL_BYTES: u64 = 8 << 20;
+/// Runs listed of a store: the newest.
+pub const RUNS_MAXIMUM: usize = 10_000;
+
+/// Why there is no page.
+#[derive(Debug, Error)]
+pub enum ReportError {
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The history could not be understood.
+    #[error("{}: {source}", path.display())]
+    History {
+        /// The file.
+        path: PathBuf,
+        /// Where, and what was expected.
+        source: HistoryError,
+    },
+    /// A file is larger than anything that is meant to be there.
+    #[error("{}: {bytes} bytes; at most {limit} are read", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+}
+
+/// Writes the page of the run in `dir` and returns its path.
+///
+/// # Errors
+/// The history is missing or damaged, or the page cannot be written.
+pub fn write_page(dir: &Path) -> Result<PathBuf, ReportError> {
+    let data = read_run(dir)?;
+    let path = dir.join(PAGE_NAME);
+    write(&path, &run::page(&data))?;
+    Ok(path)
+}
+
+/// Writes `text` at `path`, as a whole or not at all.
+///
+/// # Errors
+/// What the operating system said.
+pub fn write(path: &Path, text: &str) -> Result<(), ReportError> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".part");
+    let beside = PathBuf::from(beside);
+    fs::write(&beside, text).map_err(|source| failed(&beside, source))?;
+    fs::rename(&beside, path).map_err(|source| failed(path, source))
+}
+
+/// Reads a history, in any form.
+///
+/// # Errors
+/// It cannot be read, is too large, or is no history.
+pub fn read_history(path: &Path) -> Result<History, ReportError> {
+    let bytes = read(path, LARGEST_HISTORY_BYTES)?;
+    History::parse(&bytes).map_err(|source| ReportError::History {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn read_run(dir: &Path) -> Result<RunData, ReportError> {
+    let mut problems = Vec::new();
+    let history = read_history(&dir.join("history.bin"))?;
+    let results = read_json::<Results>(&dir.join("results.json"), &mut problems);
+    let results = results.filter(|results| {
+        let known = results.schema_version <= SCHEMA_VERSION;
+        if !known {
+            let version = results.schema_version;
+            problems.push(format!(
+                "results.json has schema {version}; 1 is understood"
+            ));
+        }
+        known
+    });
+    let plan = read_json(&dir.join("plan.json"), &mut problems);
+    let faults = read_json::<Vec<FaultSpan>>(&dir.join("faults.json"), &mut problems);
+    let logs = read_logs(&dir.join("logs"), &mut problems);
+    Ok(RunData {
+        results,
+        plan,
+        faults: faults.unwrap_or_default(),
+        history,
+        logs,
+        problems,
+    })
+}
+
+fn failed(path: &Path, source: io::Error) -> ReportError {
+    ReportError::File {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn read(path: &Path, limit: u64) -> Result<Vec<u8>, ReportError> {
+    let file = fs::File::open(path).map_err(|source| failed(path, source))?;
+    let bytes = file
+        .metadata()
+        .map_err(|source| failed(path, source))?
+        .len();
+    if bytes > limit {
+        return Err(ReportError::TooLarge {
+            path: path.to_owned(),
+            bytes,
+            limit,
+        });
+    }
+    let mut content = Vec::new();
+    let read = file.take(limit).read_to_end(&mut content);
+    read.map_err(|source| failed(path, source))?;
+    Ok(content)
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path, problems: &mut Vec<String>) -> Option<T> {
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let content = match read(path, LARGEST_JSON_BYTES) {
+        Ok(content) => content,
+        Err(ReportError::File { source, .. }) => {
+            problems.push(format!("{name}: {source}"));
+            return None;
+        }
+        Err(error) => {
+            problems.push(error.to_string());
+            return None;
+        }
+    };
+    serde_json::from_slice(&content)
+        .map_err(|error| problems.push(format!("{name}: {error}")))
+        .ok()
+}
+
+/// The ends of all `*.log` files, by name.
+fn read_logs(dir: &Path, problems: &mut Vec<String>) -> Vec<(String, String)> {
+    let mut logs = Vec::new();
+    for path in entries(dir) {
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if path.extension().is_none_or(|extension| extension != "log") {
+            continue;
+        }
+        match read_tail(&path) {
+            Ok(text) => logs.push((name, text)),
+            Err(source) => problems.push(format!("logs/{name}.log: {source}")),
+        }
+    }
+    logs
+}
+
+fn read_tail(path: &Path) -> io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    Ok(match text.split_once('\n') {
+        // The first line of a tail is the end of one.
+        Some((_, rest)) if length > LOG_TAIL_BYTES => rest.to_owned(),
+        _ => text,
+    })
+}
+
+/// The paths in a directory, in order of their names; none if it cannot be read.
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    paths.sort();
+    paths
+}
+
+/// One run of a store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunEntry {
+    /// The test's directory.
+    pub test: String,
+    /// The run's directory in it.
+    pub time: String,
+    /// Its results; none if it did not come that far, or they cannot be read.
+    pub results: Option<Results>,
+    /// Whether it has a history, of which a page can be made.
+    pub has_history: bool,
+}
+
+/// The runs of a store, the newest name first.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn list(store: &Path) -> Result<Vec<RunEntry>, ReportError> {
+    fs::read_dir(store).map_err(|source| failed(store, source))?;
+    let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+    let mut runs = Vec::new();
+    for test_dir in entries(store).into_iter().filter(|path| path.is_dir()) {
+        for dir in entries(&test_dir).into_iter().filter(|path| path.is_dir()) {
+            let (Some(test), Some(time)) = (name(&test_dir), name(&dir)) else {
+                continue;
+            };
+            // `latest` links and the like would list a run twice.
+            if !dir.is_symlink() {
+                runs.push((time, test, dir));
+            }
+        }
+    }
+    runs.sort();
+    runs.reverse();
+    runs.truncate(RUNS_MAXIMUM);
+    let entry = |(time, test, dir): (String, String, PathBuf)| RunEntry {
+        results: read_json(&dir.join("results.json"), &mut Vec::new()),
+        has_history: dir.join("history.bin").is_file(),
+        test,
+        time,
+    };
+    Ok(runs.into_iter().map(entry).collect())
+}
+
+/// A file of a store that is being sent.
+#[derive(Debug)]
+pub struct OpenFile {
+    file: fs::File,
+    /// Its length.
+    pub length: u64,
+}
+
+impl OpenFile {
+    /// The next bytes, at most `limit`; empty at the end.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn read_chunk(&mut self, limit: u64) -> io::Result<Vec<u8>> {
+        let mut chunk = Vec::new();
+        self.file.by_ref().take(limit).read_to_end(&mut chunk)?;
+        Ok(chunk)
+    }
+}
+
+/// What a path in a store leads to.
+#[derive(Debug)]
+pub enum Found {
+    /// A file.
+    File(OpenFile),
+    /// A directory: the names in it, directories with a slash behind.
+    Directory(Vec<String>),
+}
+
+/// Opens what `segments` lead to below `store`; none if there is nothing, or if it lies elsewhere
+/// (a link out of the store).
+pub fn find(store: &Path, segments: &[String]) -> Option<Found> {
+    let root = store.canonicalize().ok()?;
+    let path = segments
+        .iter()
+        .fold(root.clone(), |path, segment| path.join(segment));
+    let path = path
+        .canonicalize()
+        .ok()
+        .filter(|path| path.starts_with(&root))?;
+    if path.is_dir() {
+        let names = entries(&path).into_iter().filter_map(|entry| {
+            let name = entry.file_name()?.to_str()?.to_owned();
+            Some(if entry.is_dir() { name + "/" } else { name })
+        });
+        return Some(Found::Directory(names.collect()));
+    }
+    if !path.is_file() {
+        return None;
+    }
+    let file = fs::File::open(&path).ok()?;
+    let length = file.metadata().ok()?.len();
+    Some(Found::File(OpenFile { file, length }))
+}
+
+/// Makes the run's page if it has none that is newer than its results.
+///
+/// # Errors
+/// As [`write_page`].
+pub fn refresh_page(store: &Path, test: &str, time: &str) -> Result<(), ReportError> {
+    let dir = store.join(test).join(time);
+    let changed = |name: &str| {
+        fs::metadata(dir.join(name))
+            .and_then(|data| data.modified())
+            .ok()
+    };
+    let page = changed(PAGE_NAME);
+    let newest = changed("results.json").max(changed("history.bin"));
+    if page.is_none() || newest > page {
+        write_page(&dir)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! The clients of a test: each performs one operation after the other, at the plan's rate.
+//!
+//! Invariant: a process whose operation has no known outcome performs no other; its client is
+//! dropped, and a new process with a new client takes its place.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hedgerow_env::{Env, Random};
+
+use super::plan::{ClientPlan, TestPlan};
+use super::recorder::Recorder;
+use super::target::{Client, Completion, Operation, Target};
+use super::workload::Generator;
+
+/// A client that failed at once waits this long: a refused connection costs no time by itself.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
+/// A part of the final reads is tried again after this.
+const FINALE_PAUSE: Duration = Duration::from_millis(250);
+
+/// What the clients of a test share.
+pub(super) struct Shared {
+    pub(super) env: Env,
+    pub(super) plan: ClientPlan,
+    pub(super) target: Arc<dyn Target>,
+    pub(super) recorder: Recorder,
+    pub(super) generator: Mutex<Box<dyn Generator>>,
+    pub(super) stopped: AtomicBool,
+}
+
+/// One slot: processes follow one another in it.
+pub(super) struct Slot<'a> {
+    shared: &'a Shared,
+    process: u64,
+    client: Box<dyn Client>,
+    random: Random,
+}
+
+impl<'a> Slot<'a> {
+    /// The slot number `slot`.
+    pub(super) fn new(shared: &'a Shared, plan: &TestPlan, slot: u32) -> Self {
+        let process = u64::from(slot);
+        Self {
+            shared,
+            process,
+            client: shared.target.client(process),
+            random: plan.random(&format!("client-{slot}")),
+        }
+    }
+
+    /// Performs operations until the test stops.
+    pub(super) async fn work(mut self) {
+        let shared = self.shared;
+        let plan = shared.plan;
+        let mean = 1_000_000 * u64::from(plan.concurrency) / u64::from(plan.rate);
+        while !shared.stopped.load(Ordering::Relaxed) {
+            let pause = Duration::from_micros(self.random.below(2 * mean + 1));
+            shared.env.sleep(pause).await;
+            let operation = with(&shared.generator, |generator| {
+                generator.next(&mut self.random)
+            });
+            let limit = Duration::from_millis(plan.timeout_ms);
+            let crashes = self.random.chance(u64::from(plan.crash_ppm), 1_000_000);
+            let crash_after = Duration::from_micros(self.random.below(30_000));
+            let limit = if crashes { crash_after } else { limit };
+            let completion = self.perform(&operation, limit).await;
+            if matches!(completion, Completion::Fail(_)) {
+                shared.env.sleep(PAUSE_AFTER_FAILURE).await;
+            }
+        }
+    }
+
+    /// Performs one operation; the outcome is unknown after `limit`.
+    async fn perform(&mut self, operation: &Operation, limit: Duration) -> Completion {
+        let shared = self.shared;
+        shared.recorder.invoke(self.process, operation);
+        let performing = self.client.perform(operation);
+        let completion = match shared.env.timeout(limit, performing).await {
+            Ok(completion) => completion,
+            Err(_) => Completion::Unknown(format!("no answer after {} ms", limit.as_millis())),
+        };
+        shared
+            .recorder
+            .complete(self.process, operation, &completion);
+        with(&shared.generator, |generator| {
+            generator.learn(operation, &completion);
+        });
+        if matches!(completion, Completion::Unknown(_)) {
+            self.process += u64::from(shared.plan.concurrency);
+            self.client = shared.target.client(self.process);
+        }
+        completion
+    }
+
+    /// Performs `operations` in order, each again until it succeeds; false when `limit` passed
+    /// first.
+    pub(super) async fn all(&mut self, operations: Vec<Operation>, limit: Duration) -> bool {
+        let shared = self.shared;
+        let give_up = shared.env.now() + limit;
+        for operation in operations {
+            loop {
+                let each = Duration::from_millis(shared.plan.timeout_ms);
+                let left = give_up.since(shared.env.now());
+                if left.is_zero() {
+                    return false;
+                }
+                if let Completion::Ok(_) = self.perform(&operation, each.min(left)).await {
+                    break;
+                }
+                shared.env.sleep(FINALE_PAUSE).await;
+            }
+        }
+        true
+    }
+}
+
+fn with<T>(
+    generator: &Mutex<Box<dyn Generator>>,
+    act: impl FnOnce(&mut Box<dyn Generator>) -> T,
+) -> T {
+    act(&mut generator.lock().expect("no panic under this lock"))
+}

@@ -1,0 +1,534 @@
+//! Which faults strike when: drawn from a seed, before the test begins.
+//!
+//! Faults of one lane never overlap; processes, disks and clocks share a lane, links have their
+//! own, so a node may die while the network is split, but nobody pauses a dead node. Every kind
+//! that was asked for has its turn, or the draw is refused.
+
+use hedgerow_env::Random;
+
+use super::fault_proxy::LinkRules;
+use super::faults::{DamageKind, Fault, Link, TimedFault};
+use super::plan::PlanError;
+
+/// A kind of fault that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// SIGKILL of one node, of some, of all.
+    Kill,
+    /// A stop in order, and a start.
+    Restart,
+    /// Each node in turn is stopped and started.
+    Rolling,
+    /// SIGSTOP and SIGCONT, shorter and longer than a lease.
+    Pause,
+    /// Two halves that cannot talk.
+    Halves,
+    /// Each node sees its neighbours only.
+    Ring,
+    /// Two halves that share one node.
+    Bridge,
+    /// One node hears nobody, or nobody hears it.
+    OneWay,
+    /// One node alone.
+    Isolate,
+    /// One rack alone.
+    Rack,
+    /// Delays with jitter.
+    Slow,
+    /// Stalls as after lost packets, connections that break, damaged bytes.
+    Lossy,
+    /// Every connection breaks, again and again.
+    Reset,
+    /// Connections are opened twice, and the copy hears the same bytes.
+    Duplicate,
+    /// A clock that is off, and too fast or too slow.
+    Clock,
+    /// A clock that jumps back and forth.
+    Strobe,
+    /// Damage to a file of a node that is down.
+    Damage,
+    /// Unsynced writes are lost.
+    Unsynced,
+    /// No space left.
+    Full,
+    /// Everything that a node kept is lost.
+    Wipe,
+}
+
+/// Every kind with its name and what it does.
+pub const NEMESES: &[(Kind, &str, &str)] = &[
+    (Kind::Kill, "kill", "kill -9 of one node, some or all"),
+    (Kind::Restart, "restart", "SIGTERM and a start"),
+    (
+        Kind::Rolling,
+        "rolling",
+        "each node in turn is stopped and started",
+    ),
+    (Kind::Pause, "pause", "SIGSTOP and SIGCONT"),
+    (Kind::Halves, "halves", "two halves that cannot talk"),
+    (Kind::Ring, "ring", "each node sees its neighbours only"),
+    (Kind::Bridge, "bridge", "two halves that share one node"),
+    (
+        Kind::OneWay,
+        "one-way",
+        "one node hears nobody, or nobody hears it",
+    ),
+    (Kind::Isolate, "isolate", "one node alone"),
+    (Kind::Rack, "rack", "one rack alone"),
+    (Kind::Slow, "slow", "delays with jitter on some links"),
+    (
+        Kind::Lossy,
+        "lossy",
+        "stalls, damaged bytes and breaking connections",
+    ),
+    (
+        Kind::Reset,
+        "reset",
+        "every connection breaks, again and again",
+    ),
+    (Kind::Duplicate, "duplicate", "connections are opened twice"),
+    (
+        Kind::Clock,
+        "clock",
+        "a wall clock that is off, a monotonic one that drifts",
+    ),
+    (Kind::Strobe, "strobe", "the same, on and off"),
+    (
+        Kind::Damage,
+        "damage",
+        "flipped, zeroed and cut off bytes of a node that is down",
+    ),
+    (
+        Kind::Unsynced,
+        "unsynced",
+        "unsynced writes are lost with the process",
+    ),
+    (Kind::Full, "full", "no file of a node can grow"),
+    (
+        Kind::Wipe,
+        "wipe",
+        "a node loses everything and returns as a new one",
+    ),
+];
+
+/// Names that stand for several kinds.
+const GROUPS: &[(&str, &[Kind])] = &[
+    ("none", &[]),
+    (
+        "partition",
+        &[
+            Kind::Halves,
+            Kind::Ring,
+            Kind::Bridge,
+            Kind::OneWay,
+            Kind::Isolate,
+            Kind::Rack,
+        ],
+    ),
+    (
+        "links",
+        &[Kind::Slow, Kind::Lossy, Kind::Reset, Kind::Duplicate],
+    ),
+    ("clocks", &[Kind::Clock, Kind::Strobe]),
+];
+
+impl Kind {
+    /// What it is asked for by.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let row = NEMESES.iter().find(|(kind, ..)| *kind == self);
+        row.map_or("", |(_, name, _)| name)
+    }
+
+    /// Whether it strikes links, not nodes.
+    #[must_use]
+    pub fn strikes_links(self) -> bool {
+        (Self::Halves..=Self::Duplicate).contains(&self)
+    }
+
+    /// The fewest nodes with which it makes sense.
+    fn least_nodes(self) -> u16 {
+        match self {
+            Self::Ring => 4,
+            Self::Bridge | Self::Wipe | Self::Damage => 3,
+            kind if kind.strikes_links() => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// The kinds of a list such as `kill,partition`; `all` is everything that `nodes` nodes allow.
+///
+/// # Errors
+/// A name that nobody knows, with those that are known.
+pub fn kinds_named(list: &str, nodes: u16) -> Result<Vec<Kind>, PlanError> {
+    let mut kinds = Vec::new();
+    for name in list.split(',').map(str::trim) {
+        let one = NEMESES.iter().find(|(_, known, _)| *known == name);
+        let group = GROUPS.iter().find(|(known, _)| *known == name);
+        let fits = |kind: &&Kind| kind.least_nodes() <= nodes;
+        match (name, one, group) {
+            ("all", ..) => {
+                let all = NEMESES.iter().map(|(kind, ..)| kind);
+                kinds.extend(all.filter(fits));
+            }
+            (_, Some((kind, ..)), _) => kinds.push(*kind),
+            (_, _, Some((_, members))) => kinds.extend(members.iter().filter(fits)),
+            _ => {
+                let known: Vec<&str> = NEMESES.iter().map(|(_, known, _)| *known).collect();
+                return Err(PlanError(format!(
+                    "no nemesis is called {name:?}; there are {}, and none, partition, links, \
+                     clocks, all",
+                    known.join(", ")
+                )));
+            }
+        }
+    }
+    kinds.sort_unstable();
+    kinds.dedup();
+    Ok(kinds)
+}
+
+/// The cluster is left alone at first, so that clients have something to lose.
+const WARM_UP_MS: u64 = 2_000;
+
+/// Draws the faults of a test of `duration_ms`.
+pub(super) fn draw(
+    random: &mut Random,
+    kinds: &[Kind],
+    nodes: u16,
+    racks: u16,
+    duration_ms: u64,
+) -> Result<Vec<TimedFault>, PlanError> {
+    for kind in kinds {
+        let least = kind.least_nodes();
+        if nodes < least {
+            let name = kind.name();
+            return Err(PlanError(format!(
+                "the nemesis {name} needs {least} nodes or more, not {nodes}"
+            )));
+        }
+    }
+    let sick = u16::try_from(random.below(u64::from(nodes))).expect("few nodes");
+    let mut draw = Draw {
+        random,
+        nodes,
+        racks,
+        sick,
+        faults: Vec::new(),
+    };
+    for of_links in [false, true] {
+        let lane = kinds.iter().filter(|kind| kind.strikes_links() == of_links);
+        draw.lane(&lane.copied().collect::<Vec<_>>(), duration_ms)?;
+    }
+    let mut faults = draw.faults;
+    faults.sort_by_key(|fault| fault.at_ms);
+    Ok(faults)
+}
+
+struct Draw<'a> {
+    random: &'a mut Random,
+    nodes: u16,
+    racks: u16,
+    /// The node whose disk is damaged: one in all, so that the rest is a majority.
+    sick: u16,
+    faults: Vec<TimedFault>,
+}
+
+impl Draw<'_> {
+    /// Each kind in turn, in a drawn order, as often as the time allows.
+    fn lane(&mut self, kinds: &[Kind], duration_ms: u64) -> Result<(), PlanError> {
+        if kinds.is_empty() {
+            return Ok(());
+        }
+        let mut order = kinds.to_vec();
+        for place in (1..order.len()).rev() {
+            order.swap(place, self.random.index(place + 1));
+        }
+        let mut at = WARM_UP_MS + self.random.below(1_000);
+        for round in 0_usize.. {
+            let kind = order[round % order.len()];
+            let before = self.faults.len();
+            let until = self.strike(kind, at);
+            if until + 500 > duration_ms {
+                self.faults.truncate(before);
+                if round < order.len() {
+                    let all = (until + 1_000) / 1000 * (order.len() as u64) / (round as u64 + 1);
+                    return Err(PlanError(format!(
+                        "{} s are too short for every nemesis to strike: give about {} s, or ask \
+                         for fewer",
+                        duration_ms / 1000,
+                        all + 10
+                    )));
+                }
+                return Ok(());
+            }
+            at = until + 2_000 + self.random.below(5_000);
+        }
+        Ok(())
+    }
+
+    fn some_node(&mut self) -> u16 {
+        u16::try_from(self.random.below(u64::from(self.nodes))).expect("few nodes")
+    }
+
+    /// One node mostly, several now and then, all of them sometimes.
+    fn victims(&mut self) -> Vec<u16> {
+        match self.random.below(10) {
+            0 => (0..self.nodes).collect(),
+            1 | 2 => {
+                let mut nodes: Vec<u16> = (0..self.nodes).collect();
+                let count = 1 + self.random.index(usize::from(self.nodes).div_ceil(2));
+                while nodes.len() > count {
+                    nodes.swap_remove(self.random.index(nodes.len()));
+                }
+                nodes
+            }
+            _ => vec![self.some_node()],
+        }
+    }
+
+    fn push(&mut self, kind: Kind, at_ms: u64, length_ms: u64, fault: Fault) -> u64 {
+        let until_ms = at_ms + length_ms;
+        self.faults.push(TimedFault {
+            kind: kind.name().to_owned(),
+            at_ms,
+            until_ms,
+            fault,
+        });
+        until_ms
+    }
+
+    /// Between `least` and three times as long.
+    fn length(&mut self, least: u64) -> u64 {
+        least + self.random.below(2 * least)
+    }
+
+    /// Draws one fault (or a sequence of them) from `at` on; returns its end.
+    fn strike(&mut self, kind: Kind, at: u64) -> u64 {
+        if kind.strikes_links() {
+            return self.strike_links(kind, at);
+        }
+        match kind {
+            Kind::Kill => {
+                let (nodes, length) = (self.victims(), self.length(1_500));
+                self.push(kind, at, length, Fault::Kill { nodes })
+            }
+            Kind::Pause => {
+                let (nodes, length) = (self.victims(), self.length(3_000));
+                self.push(kind, at, length, Fault::Pause { nodes })
+            }
+            Kind::Restart => {
+                let (node, length) = (self.some_node(), self.length(1_000));
+                self.push(kind, at, length, Fault::Restart { node })
+            }
+            Kind::Rolling => (0..self.nodes).fold(at, |at, node| {
+                self.push(kind, at, 2_000, Fault::Restart { node }) + 3_000
+            }),
+            Kind::Clock | Kind::Strobe => self.strike_clock(kind, at),
+            Kind::Damage => {
+                let damage = [DamageKind::Flip, DamageKind::Zero, DamageKind::Truncate];
+                let fault = Fault::Damage {
+                    node: self.sick,
+                    damage: damage[self.random.index(3)],
+                    draw: self.random.bits() >> 1,
+                };
+                self.push(kind, at, 1_500, fault)
+            }
+            Kind::Unsynced => {
+                let (nodes, length) = (self.victims(), self.length(1_000));
+                self.push(kind, at, length, Fault::LoseUnsynced { nodes })
+            }
+            Kind::Full => {
+                let (node, length) = (self.some_node(), self.length(2_000));
+                self.push(kind, at, length, Fault::FullDisk { node })
+            }
+            Kind::Wipe => self.push(kind, at, 2_000, Fault::Wipe { node: self.sick }),
+            _ => unreachable!("the kinds that strike links were handled"),
+        }
+    }
+
+    fn strike_clock(&mut self, kind: Kind, at: u64) -> u64 {
+        let wall = i64::try_from(self.random.below(7_200_000)).expect("small") - 3_600_000;
+        let rate = i32::try_from(self.random.below(190_000)).expect("small") - 95_000;
+        let strobe_ms = if kind == Kind::Strobe {
+            100 + self.random.below(400)
+        } else {
+            0
+        };
+        let fault = Fault::Clock {
+            node: self.some_node(),
+            wall_offset_ms: wall,
+            rate_ppm: rate,
+            strobe_ms,
+        };
+        let length = self.length(4_000);
+        self.push(kind, at, length, fault)
+    }
+
+    fn strike_links(&mut self, kind: Kind, at: u64) -> u64 {
+        let length = self.length(3_000);
+        let all: Vec<u16> = (0..self.nodes).collect();
+        let partition = |groups| Fault::Partition {
+            shape: kind.name().to_owned(),
+            groups,
+        };
+        let fault = match kind {
+            Kind::Halves | Kind::Bridge => {
+                let mut order = all;
+                for place in (1..order.len()).rev() {
+                    order.swap(place, self.random.index(place + 1));
+                }
+                let middle = order.len() / 2;
+                let bridge = usize::from(kind == Kind::Bridge);
+                partition(vec![
+                    order[..middle + bridge].to_vec(),
+                    order[middle..].to_vec(),
+                ])
+            }
+            Kind::Ring => {
+                let pair = |node: &u16| vec![*node, (*node + 1) % self.nodes];
+                partition(all.iter().map(pair).collect())
+            }
+            Kind::Isolate => {
+                let node = self.some_node();
+                let rest = all.into_iter().filter(|other| *other != node).collect();
+                partition(vec![vec![node], rest])
+            }
+            Kind::Rack => {
+                let racks = u64::from(self.racks);
+                let rack = u16::try_from(self.random.below(racks)).expect("few racks");
+                let (inside, outside): (Vec<u16>, Vec<u16>) =
+                    all.into_iter().partition(|node| node % self.racks == rack);
+                partition(vec![inside, outside])
+            }
+            _ => self.rules(kind),
+        };
+        self.push(kind, at, length, fault)
+    }
+
+    fn rules(&mut self, kind: Kind) -> Fault {
+        let node = self.some_node();
+        let others = (0..self.nodes).filter(|other| *other != node);
+        let outward = others.clone().map(|to| Link { from: node, to });
+        let inward = others.map(|from| Link { from, to: node });
+        let both: Vec<Link> = outward.clone().chain(inward.clone()).collect();
+        let everywhere: Vec<Link> = (0..self.nodes)
+            .flat_map(|from| (0..self.nodes).map(move |to| Link { from, to }))
+            .filter(|link| link.from != link.to)
+            .collect();
+        let (links, rules) = match kind {
+            Kind::OneWay => {
+                let outwards = self.random.chance(1, 2);
+                let links = if outwards {
+                    outward.collect()
+                } else {
+                    inward.collect()
+                };
+                (links, LinkRules::cut())
+            }
+            Kind::Slow => (
+                both,
+                LinkRules {
+                    delay_ms: 5 + self.random.below(100),
+                    jitter_ms: 1 + self.random.below(200),
+                    ..LinkRules::default()
+                },
+            ),
+            Kind::Lossy => (
+                both,
+                LinkRules {
+                    stall_ppm: 20_000,
+                    stall_ms: 100 + self.random.below(600),
+                    reset_ppm: 2_000,
+                    corrupt_ppm: 5_000,
+                    ..LinkRules::default()
+                },
+            ),
+            Kind::Reset => (
+                everywhere,
+                LinkRules {
+                    reset_ppm: 30_000,
+                    ..LinkRules::default()
+                },
+            ),
+            _ => (
+                everywhere,
+                LinkRules {
+                    duplicate_ppm: 1_000_000,
+                    reset_ppm: 5_000,
+                    ..LinkRules::default()
+                },
+            ),
+        };
+        Fault::Links {
+            shape: kind.name().to_owned(),
+            links,
+            rules,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drawn(seed: u64, list: &str, nodes: u16, seconds: u64) -> Vec<TimedFault> {
+        let kinds = kinds_named(list, nodes).unwrap();
+        let mut random = Random::from_seed(seed);
+        draw(&mut random, &kinds, nodes, nodes.min(3), seconds * 1000).unwrap()
+    }
+
+    #[test]
+    fn every_kind_that_was_asked_for_has_its_turn_and_lanes_do_not_overlap() {
+        for seed in 0..50 {
+            let faults = drawn(seed, "all", 5, 300);
+            for (kind, name, _) in NEMESES {
+                assert!(faults.iter().any(|fault| fault.kind == *name), "{name}");
+                assert_eq!(kind.name(), *name);
+            }
+            for of_links in [false, true] {
+                let lane: Vec<&TimedFault> = faults
+                    .iter()
+                    .filter(|fault| {
+                        let kind = kinds_named(&fault.kind, 5).unwrap()[0];
+                        kind.strikes_links() == of_links
+                    })
+                    .collect();
+                for pair in lane.windows(2) {
+                    assert!(pair[0].until_ms < pair[1].at_ms, "{pair:?}");
+                }
+            }
+            assert!(faults.iter().all(|fault| fault.until_ms < 300_000));
+        }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_faults() {
+        assert_eq!(
+            drawn(7, "kill,partition", 5, 90),
+            drawn(7, "kill,partition", 5, 90)
+        );
+        assert_ne!(drawn(7, "kill", 5, 60), drawn(8, "kill", 5, 60));
+    }
+
+    #[test]
+    fn what_cannot_strike_is_refused_with_a_remedy() {
+        assert!(kinds_named("kil", 5).unwrap_err().0.contains("kill"));
+        let mut random = Random::from_seed(1);
+        let short = draw(&mut random, &kinds_named("all", 5).unwrap(), 5, 3, 20_000);
+        assert!(short.unwrap_err().0.contains("too short"));
+        let few = draw(&mut random, &[Kind::Ring], 3, 3, 60_000);
+        assert!(few.unwrap_err().0.contains("needs 4 nodes"));
+    }
+
+    #[test]
+    fn damage_keeps_to_one_node() {
+        for seed in 0..20 {
+            let faults = drawn(seed, "damage,wipe", 5, 120);
+            let nodes: std::collections::BTreeSet<Vec<u16>> =
+                faults.iter().map(|fault| fault.fault.nodes()).collect();
+            assert_eq!(nodes.len(), 1);
+        }
+    }
+}

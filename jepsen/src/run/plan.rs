@@ -1,0 +1,157 @@
+//! [`TestPlan`]: everything that a test is, as data. Two runs of one plan do the same to the
+//! cluster at the same times; what the cluster does is its own affair.
+
+use serde::{Deserialize, Serialize};
+
+use super::faults::TimedFault;
+use super::nemesis::{self, Kind};
+use super::workload::WorkloadPlan;
+use hedgerow_env::Random;
+
+/// The version of the plan's form.
+pub const PLAN_VERSION: u32 = 1;
+/// Fewer nodes bear no loss, and node names beyond this are of no use on one machine.
+const NODES: std::ops::RangeInclusive<u16> = 1..=15;
+/// Below this no fault begins and ends; above it histories outgrow memory.
+const SECONDS: std::ops::RangeInclusive<u64> = 5..=24 * 3600;
+
+/// What clients do beside the workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientPlan {
+    /// Clients that act at the same time.
+    pub concurrency: u32,
+    /// Operations a second, of all clients together.
+    pub rate: u32,
+    /// Of a million operations, how many have their client crash in the middle.
+    pub crash_ppm: u32,
+    /// An operation that takes longer is of unknown outcome.
+    pub timeout_ms: u64,
+}
+
+/// A test.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TestPlan {
+    /// The version of this form.
+    pub schema_version: u32,
+    /// The test's name: the folder of its runs.
+    pub test: String,
+    /// What it was drawn from; clients draw from it too.
+    pub seed: u64,
+    /// How many nodes.
+    pub nodes: u16,
+    /// Racks that they stand in, by their number modulo this.
+    pub racks: u16,
+    /// How long faults strike and clients act.
+    pub duration_ms: u64,
+    /// How long the cluster may take to serve again after all faults have ended.
+    pub recovery_ms: u64,
+    /// What clients do.
+    pub workload: WorkloadPlan,
+    /// How they do it.
+    pub clients: ClientPlan,
+    /// The names of the nemeses.
+    pub nemesis: Vec<String>,
+    /// What strikes when.
+    pub faults: Vec<TimedFault>,
+}
+
+/// A plan that cannot be run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PlanError(pub String);
+
+impl TestPlan {
+    /// Draws a test from a seed.
+    ///
+    /// # Errors
+    /// A number out of bounds, or a nemesis that needs more nodes.
+    pub fn draw(
+        seed: u64,
+        (nodes, seconds): (u16, u64),
+        workload: WorkloadPlan,
+        clients: ClientPlan,
+        kinds: &[Kind],
+    ) -> Result<Self, PlanError> {
+        let racks = nodes.min(3);
+        let names: Vec<String> = kinds.iter().map(|kind| kind.name().to_owned()).collect();
+        let label = if names.is_empty() {
+            "none".to_owned()
+        } else if names.len() <= 3 {
+            names.join("+")
+        } else {
+            format!("mix-of-{}", names.len())
+        };
+        let mut plan = Self {
+            schema_version: PLAN_VERSION,
+            test: format!("{}-{label}", workload.name()),
+            seed,
+            nodes,
+            racks,
+            duration_ms: seconds * 1000,
+            recovery_ms: 90_000,
+            workload,
+            clients,
+            nemesis: names,
+            faults: Vec::new(),
+        };
+        plan.check()?;
+        let mut random = plan.random("nemesis");
+        plan.faults = nemesis::draw(&mut random, kinds, nodes, racks, plan.duration_ms)?;
+        Ok(plan)
+    }
+
+    /// Whether it can be run.
+    ///
+    /// # Errors
+    /// What is out of bounds, and the bounds.
+    pub fn check(&self) -> Result<(), PlanError> {
+        let refuse = |text: String| Err(PlanError(text));
+        if self.schema_version != PLAN_VERSION {
+            let version = self.schema_version;
+            return refuse(format!(
+                "a plan of version {version}; this build reads {PLAN_VERSION}"
+            ));
+        }
+        if !NODES.contains(&self.nodes) {
+            return refuse(format!("{} nodes; from 1 to 15 are possible", self.nodes));
+        }
+        if self.racks == 0 || self.racks > self.nodes {
+            return refuse(format!("{} racks for {} nodes", self.racks, self.nodes));
+        }
+        if !SECONDS.contains(&(self.duration_ms / 1000)) {
+            return refuse("the time must be from 5 s to a day".to_owned());
+        }
+        let clients = &self.clients;
+        if clients.concurrency == 0 || clients.concurrency > 256 {
+            return refuse("the concurrency must be from 1 to 256".to_owned());
+        }
+        if clients.rate == 0 || clients.timeout_ms == 0 || clients.crash_ppm > 1_000_000 {
+            return refuse(
+                "rate and timeout must be positive, crash_ppm at most 1000000".to_owned(),
+            );
+        }
+        let named = self
+            .test
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-+.".contains(c));
+        if !named || self.test.is_empty() || self.test.starts_with('.') {
+            return refuse("the test's name may hold letters, digits, '-', '+' and '.'".to_owned());
+        }
+        let nodes = self.faults.iter().flat_map(|timed| timed.fault.nodes());
+        if nodes.max().is_some_and(|node| node >= self.nodes) {
+            return refuse("a fault names a node that the plan does not have".to_owned());
+        }
+        self.workload.check()
+    }
+
+    /// A stream of random numbers of this plan; the same label gives the same stream.
+    #[must_use]
+    pub fn random(&self, label: &str) -> Random {
+        let label = label.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        Random::from_seed(self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ label.rotate_left(32))
+    }
+}

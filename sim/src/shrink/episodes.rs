@@ -1,0 +1,152 @@
+//! Which faults belong together: what a fault begins, and what ends it.
+//!
+//! Invariants: every fault is a member of exactly one episode; an episode's first member begins it
+//! (or is an end that nothing began). Episodes are what is counted and left out as *one fault*: a
+//! crash with its restart, a partition with its healing, all links that change at one moment.
+
+use crate::world::{DiskFaults, FaultAction, LinkRules, LinkState, TimedFault};
+
+/// The faults, by their places in the list, of one episode.
+pub type Episode = Vec<usize>;
+
+/// Sorts faults into episodes. They are in the order of their times, as plans have them.
+#[must_use]
+pub fn episodes(faults: &[TimedFault]) -> Vec<Episode> {
+    let mut found: Vec<Episode> = Vec::new();
+    for (at, fault) in faults.iter().enumerate() {
+        let home = if is_end(&fault.action) {
+            ended_by(faults, &found, &fault.action)
+        } else {
+            same_moment(faults, &found, fault)
+        };
+        match home {
+            Some(home) => found[home].push(at),
+            None => found.push(vec![at]),
+        }
+    }
+    found
+}
+
+/// Takes out the ends of what nothing began.
+pub(super) fn delete_orphans(faults: &mut Vec<TimedFault>) {
+    let mut orphans: Vec<usize> = episodes(faults)
+        .into_iter()
+        .filter(|episode| episode.iter().all(|at| is_end(&faults[*at].action)))
+        .flatten()
+        .collect();
+    orphans.sort_unstable();
+    for at in orphans.into_iter().rev() {
+        faults.remove(at);
+    }
+}
+
+fn is_end(action: &FaultAction) -> bool {
+    match action {
+        FaultAction::Restart(_) | FaultAction::Resume(_) | FaultAction::HealLinks => true,
+        FaultAction::Link(_, _, rules) => *rules == LinkRules::default(),
+        FaultAction::Disk(_, faults) => *faults == DiskFaults::default(),
+        _ => false,
+    }
+}
+
+/// The latest episode that holds something which `end` ends.
+fn ended_by(faults: &[TimedFault], found: &[Episode], end: &FaultAction) -> Option<usize> {
+    let begun = |at: &usize| {
+        let action = &faults[*at].action;
+        !is_end(action) && ends(end, action)
+    };
+    found.iter().rposition(|episode| episode.iter().any(begun))
+}
+
+fn ends(end: &FaultAction, begun: &FaultAction) -> bool {
+    match (end, begun) {
+        (
+            FaultAction::Restart(node),
+            FaultAction::Crash(begun, _)
+            | FaultAction::CrashAfterCalls(begun, ..)
+            | FaultAction::Disk(begun, _)
+            | FaultAction::WipeDisk(begun),
+        )
+        | (FaultAction::Resume(node), FaultAction::Pause(begun))
+        | (FaultAction::Disk(node, _), FaultAction::Disk(begun, _)) => node == begun,
+        (FaultAction::HealLinks, FaultAction::Partition(_)) => true,
+        (FaultAction::HealLinks, FaultAction::Link(_, _, rules)) => rules.state != LinkState::Open,
+        (FaultAction::Link(from, to, _), FaultAction::Link(begun_from, begun_to, _)) => {
+            (from, to) == (begun_from, begun_to)
+        }
+        _ => false,
+    }
+}
+
+/// The episode of links that change at this same moment.
+fn same_moment(faults: &[TimedFault], found: &[Episode], fault: &TimedFault) -> Option<usize> {
+    if !matches!(fault.action, FaultAction::Link(..)) {
+        return None;
+    }
+    let alike = |episode: &Episode| {
+        let first = &faults[episode[0]];
+        first.at_ns == fault.at_ns
+            && matches!(first.action, FaultAction::Link(..))
+            && !is_end(&first.action)
+    };
+    found.iter().rposition(alike)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::{Crash, NodeIndex};
+
+    const A: NodeIndex = NodeIndex(0);
+    const B: NodeIndex = NodeIndex(1);
+
+    fn check(actions: &[(u64, FaultAction)], expected: &[&[usize]]) {
+        let faults: Vec<TimedFault> = actions
+            .iter()
+            .map(|(at_ns, action)| TimedFault {
+                at_ns: *at_ns,
+                action: action.clone(),
+            })
+            .collect();
+        assert_eq!(episodes(&faults), expected);
+    }
+
+    #[test]
+    fn ends_join_the_latest_episode_that_they_end() {
+        check(
+            &[
+                (1, FaultAction::Crash(A, Crash::KILL)),
+                (2, FaultAction::Pause(B)),
+                (3, FaultAction::Restart(A)),
+                (4, FaultAction::Crash(A, Crash::POWER)),
+                (5, FaultAction::Resume(B)),
+                (6, FaultAction::Restart(A)),
+                (7, FaultAction::StepWall(A, 5)),
+            ],
+            &[&[0, 2], &[1, 4], &[3, 5], &[6]],
+        );
+    }
+
+    #[test]
+    fn links_that_change_at_one_moment_are_one_fault() {
+        let cut = LinkRules {
+            state: LinkState::Cut,
+            ..LinkRules::default()
+        };
+        check(
+            &[
+                (1, FaultAction::Link(A, B, cut)),
+                (1, FaultAction::Link(B, A, cut)),
+                (2, FaultAction::Partition(vec![vec![A], vec![B]])),
+                (3, FaultAction::HealLinks),
+                (4, FaultAction::Link(A, B, LinkRules::default())),
+            ],
+            &[&[0, 1, 4], &[2, 3]],
+        );
+    }
+
+    #[test]
+    fn an_end_that_nothing_began_stands_alone() {
+        check(&[(1, FaultAction::Restart(A))], &[&[0]]);
+    }
+}

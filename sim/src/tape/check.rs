@@ -1,0 +1,155 @@
+//! What a tape may ask for: limits and references, so that no tape, however it was edited, makes
+//! the simulator panic or run for ever.
+
+use std::collections::BTreeSet;
+
+use crate::scenario::{ClientId, Script};
+use crate::world::{NodeIndex, Strike};
+
+use super::TapeError;
+
+/// Nodes at most; the largest cluster that is simulated.
+pub const NODES_MAXIMUM: u16 = 128;
+/// Clients of a node at most; their tags have eight bits for it.
+pub const CLIENTS_MAXIMUM: u32 = ClientId::FIRST_INITIATOR - 1;
+/// Blocks in use at most: each is read at the end.
+pub const BLOCKS_MAXIMUM: u64 = 100_000;
+/// Operations at most.
+pub const OPERATIONS_MAXIMUM: usize = 1_000_000;
+/// Numbers of operations; their tags have forty bits for it.
+const NUMBERS_MAXIMUM: u64 = 1 << 40;
+/// Faults strike for so long at most: the run as a whole has 1,200 s.
+const SAFETY_MAXIMUM_S: u64 = 600;
+/// Nothing is scheduled later than the whole run may last.
+const TIME_MAXIMUM_NS: u64 = 1_200_000_000_000;
+/// Clocks may be this wrong at most: a node's clock still runs forward.
+const DRIFT_MAXIMUM_PPM: u32 = 900_000;
+
+/// Checks every limit and every reference of a script.
+pub(crate) fn check(script: &Script) -> Result<(), TapeError> {
+    check_shape(script)?;
+    let nodes = script.plan.nodes;
+    for (at, one) in script.plan.moves.iter().enumerate() {
+        let place = format!("plan.moves[{at}]");
+        known(nodes, one.to, || format!("{place}.to"))?;
+        within(&format!("{place}.at_ns"), one.at_ns, 0, TIME_MAXIMUM_NS)?;
+        let goes_on = format!("{place}.former_goes_on_ns");
+        within(&goes_on, one.former_goes_on_ns, 0, TIME_MAXIMUM_NS)?;
+    }
+    for (list, faults) in [
+        ("formation", &script.plan.formation),
+        ("faults", &script.plan.faults),
+    ] {
+        for (at, fault) in faults.iter().enumerate() {
+            let place = format!("plan.{list}[{at}].at_ns");
+            within(&place, fault.at_ns, 0, TIME_MAXIMUM_NS)?;
+            let mut action = fault.action.clone();
+            for node in action.nodes_mut() {
+                known(nodes, *node, || format!("plan.{list}[{at}]"))?;
+            }
+        }
+    }
+    for (at, strike) in script.strikes.iter().enumerate() {
+        if let Strike::Message(id, _) = strike {
+            known(nodes, id.from, || format!("strikes[{at}].from"))?;
+            known(nodes, id.to, || format!("strikes[{at}].to"))?;
+        }
+    }
+    check_operations(script)
+}
+
+fn known(nodes: u16, node: NodeIndex, place: impl Fn() -> String) -> Result<(), TapeError> {
+    if node.0 < nodes {
+        return Ok(());
+    }
+    let reason = format!("node {} is not one of the {nodes}", node.0);
+    Err(TapeError::field(place(), reason))
+}
+
+fn within(
+    place: &str,
+    value: impl Into<u64>,
+    least: u64,
+    most: impl Into<u64>,
+) -> Result<(), TapeError> {
+    let (value, most) = (value.into(), most.into());
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    let reason = format!("{value} is not within {least} to {most}");
+    Err(TapeError::field(place, reason))
+}
+
+fn check_shape(script: &Script) -> Result<(), TapeError> {
+    let plan = &script.plan;
+    within("plan.nodes", plan.nodes, 1, NODES_MAXIMUM)?;
+    within("plan.racks", plan.racks, 1, NODES_MAXIMUM)?;
+    within("plan.data_centres", plan.data_centres, 1, NODES_MAXIMUM)?;
+    within("plan.shards", plan.shards, 1, 64_u32)?;
+    within("plan.containers", plan.containers, 1, 1_024_u32)?;
+    within("plan.clients", plan.clients, 1, CLIENTS_MAXIMUM)?;
+    within("plan.initiators", plan.initiators, 0, CLIENTS_MAXIMUM)?;
+    within(
+        "plan.safety.secs",
+        plan.safety.as_secs(),
+        0,
+        SAFETY_MAXIMUM_S,
+    )?;
+    within("plan.pause.secs", plan.pause.as_secs(), 0, SAFETY_MAXIMUM_S)?;
+    within("service", script.service, 0, 10_000_u64)?;
+    let block_size = u64::from(plan.policy.block_size);
+    if ![512, 4_096, 65_536].contains(&block_size) {
+        let reason = format!("a block has 512, 4096 or 65536 bytes, not {block_size}");
+        return Err(TapeError::field("plan.policy.block_size", reason));
+    }
+    let bytes = plan.container_bytes;
+    if bytes == 0 || !bytes.is_multiple_of(65_536) || bytes > 1 << 40 {
+        let reason = format!("{bytes} is not a multiple of 65536 up to 1 TiB");
+        return Err(TapeError::field("plan.container_bytes", reason));
+    }
+    within(
+        "plan.hot_blocks",
+        plan.hot_blocks,
+        1,
+        plan.room().min(BLOCKS_MAXIMUM),
+    )?;
+    for (at, drift) in plan.drift_ppm.iter().enumerate() {
+        let place = format!("plan.drift_ppm[{at}]");
+        within(&place, drift.unsigned_abs(), 0, DRIFT_MAXIMUM_PPM)?;
+    }
+    Ok(())
+}
+
+fn check_operations(script: &Script) -> Result<(), TapeError> {
+    let operations = script.operations.as_deref().unwrap_or_default();
+    if operations.len() > OPERATIONS_MAXIMUM {
+        let reason = format!("{} are more than {OPERATIONS_MAXIMUM}", operations.len());
+        return Err(TapeError::field("operations", reason));
+    }
+    let mut seen: BTreeSet<(ClientId, u64)> = BTreeSet::new();
+    for (at, operation) in operations.iter().enumerate() {
+        let place = |field: &str| format!("operations[{at}].{field}");
+        within(&place("at_ns"), operation.at_ns, 0, TIME_MAXIMUM_NS)?;
+        known(script.plan.nodes, operation.node, || place("node"))?;
+        let (first, most) = match operation.client {
+            ClientId::FIRST_INITIATOR.. => {
+                let most = ClientId::FIRST_INITIATOR + script.plan.initiators;
+                (u64::from(ClientId::FIRST_INITIATOR), u64::from(most))
+            }
+            _ => (0, u64::from(script.plan.clients)),
+        };
+        within(&place("client"), operation.client, first, most)?;
+        let last = script.plan.hot_blocks - 1;
+        within(&place("block"), operation.block, 0, last)?;
+        let window = script.plan.window_blocks();
+        let left = (window - operation.block % window).min(last - operation.block + 1);
+        let most = left.min(script.plan.most_blocks());
+        within(&place("count"), operation.count, 1, most)?;
+        within(&place("number"), operation.number, 0, NUMBERS_MAXIMUM - 2)?;
+        if !seen.insert((operation.id(), operation.number)) {
+            let reason = "its client has this number already";
+            return Err(TapeError::field(place("number"), reason));
+        }
+    }
+    Ok(())
+}

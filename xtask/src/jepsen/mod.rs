@@ -1,0 +1,208 @@
+//! `cargo xtask jepsen`: the standard suite of tests on real processes, of bounded length.
+//!
+//! Each test is one `hedgerow jepsen run`; together they ask for every nemesis. The verdict must be
+//! *valid*: a test that says nothing fails the suite as one that finds something does.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+
+use crate::ci::{PROFILE, Tally};
+use crate::repository;
+use crate::run::shown;
+
+struct Test {
+    name: &'static str,
+    /// Seconds of faults under load; starting, healing and judging come on top.
+    seconds: u32,
+    nodes: u32,
+    arguments: &'static [&'static str],
+    /// Whether it belongs to the part that runs in CI.
+    quick: bool,
+}
+
+const fn test(
+    name: &'static str,
+    (seconds, nodes): (u32, u32),
+    arguments: &'static [&'static str],
+) -> Test {
+    Test {
+        name,
+        seconds,
+        nodes,
+        arguments,
+        quick: false,
+    }
+}
+
+const fn quick(name: &'static str, size: (u32, u32), arguments: &'static [&'static str]) -> Test {
+    Test {
+        quick: true,
+        ..test(name, size, arguments)
+    }
+}
+
+/// About 15 minutes in all, about 5 of them quick. Seeds are fixed, so that the same faults strike at
+/// the same times every night; what the processes make of it differs.
+const TESTS: &[Test] = &[
+    quick(
+        "processes die, stop and lose each other",
+        (70, 3),
+        &["--nemesis", "kill,pause,isolate", "--seed", "101"],
+    ),
+    quick(
+        "clocks and disks lie",
+        (60, 3),
+        &["--nemesis", "clock,strobe,unsynced", "--seed", "102"],
+    ),
+    quick(
+        "etcd, which somebody else wrote",
+        (50, 3),
+        &[
+            "--target",
+            "etcd",
+            "--workload",
+            "cas-register",
+            "--nemesis",
+            "kill,halves",
+            "--seed",
+            "103",
+        ],
+    ),
+    test(
+        "every way of stopping",
+        (120, 5),
+        &["--nemesis", "kill,restart,rolling,pause", "--seed", "104"],
+    ),
+    test(
+        "every partition",
+        (100, 5),
+        &["--nemesis", "partition", "--seed", "105"],
+    ),
+    test(
+        "every bad link",
+        (70, 5),
+        &["--nemesis", "links", "--seed", "106"],
+    ),
+    test(
+        "full, damaged and lost disks",
+        (90, 5),
+        &["--nemesis", "full,damage,wipe", "--seed", "107"],
+    ),
+    test(
+        "disks come and go",
+        (60, 3),
+        &[
+            "--workload",
+            "disk-lifecycle",
+            "--nemesis",
+            "kill,halves",
+            "--rate",
+            "20",
+            "--seed",
+            "108",
+        ],
+    ),
+];
+
+/// `cargo xtask jepsen [--quick] [--no-build]`.
+pub(crate) fn command(arguments: &[&str]) -> anyhow::Result<()> {
+    if let Some(unknown) = arguments
+        .iter()
+        .find(|argument| !["--quick", "--no-build"].contains(argument))
+    {
+        bail!("jepsen: {unknown:?} is none of --quick and --no-build");
+    }
+    if !arguments.contains(&"--no-build") {
+        build()?;
+    }
+    let only_quick = arguments.contains(&"--quick");
+    let tally = run(|test| test.quick || !only_quick)?;
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    if tally.failed > 0 {
+        bail!("jepsen: {} tests failed", tally.failed);
+    }
+    Ok(())
+}
+
+/// The part of CI.
+#[allow(dead_code, reason = "CI takes it up with its own budget of time")]
+pub(crate) fn quick_part() -> anyhow::Result<Tally> {
+    build()?;
+    run(|test| test.quick)
+}
+
+/// Where the program with lying clocks and disks is kept, apart from the one that others test.
+fn program() -> PathBuf {
+    repository::target().join("jepsen").join("hedgerow")
+}
+
+fn build() -> anyhow::Result<()> {
+    shown(repository::cargo().args([
+        "build",
+        "--profile",
+        PROFILE,
+        "--package",
+        "hedgerow",
+        "--features",
+        "testing",
+    ]))?;
+    let built = repository::target().join(PROFILE).join("hedgerow");
+    let kept = program();
+    std::fs::create_dir_all(kept.parent().context("a file has a folder")?)?;
+    std::fs::copy(&built, &kept).with_context(|| built.display().to_string())?;
+    Ok(())
+}
+
+fn run(wanted: impl Fn(&Test) -> bool) -> anyhow::Result<Tally> {
+    let mut tally = Tally::default();
+    let store = repository::target().join("jepsen").join("store");
+    for test in TESTS.iter().filter(|test| wanted(test)) {
+        eprintln!("\n-- {}", test.name);
+        let began = Instant::now();
+        let verdict = shown(&mut hedgerow(test, &store));
+        let seconds = began.elapsed().as_secs();
+        match verdict {
+            Ok(()) => {
+                tally.passed += 1;
+                eprintln!("-- {}: valid after {seconds} s", test.name);
+            }
+            Err(error) => {
+                tally.failed += 1;
+                eprintln!("-- {}: FAIL after {seconds} s: {error:#}", test.name);
+            }
+        }
+    }
+    Ok(tally)
+}
+
+fn hedgerow(test: &Test, store: &Path) -> Command {
+    let mut command = Command::new(program());
+    command
+        .args(["jepsen", "run", "--store"])
+        .arg(store)
+        .args(["--time", &test.seconds.to_string()])
+        .args(["--nodes", &test.nodes.to_string()])
+        .args(test.arguments);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What every test costs beside its own time.
+    const OVERHEAD_SECONDS: u32 = 25;
+
+    #[test]
+    fn the_suite_is_of_bounded_length() {
+        let length = |wanted: &dyn Fn(&Test) -> bool| -> u32 {
+            let tests = TESTS.iter().filter(|test| wanted(test));
+            tests.map(|test| test.seconds + OVERHEAD_SECONDS).sum()
+        };
+        assert!(length(&|_| true) <= 15 * 60);
+        assert!(length(&|test| test.quick) <= 5 * 60);
+    }
+}

@@ -1,0 +1,322 @@
+//! Running a campaign: seeds in parallel, each in a process with a time limit.
+//!
+//! Invariant: the seeds of a sample count in their order, whatever order they end in, so that the
+//! figures are the same with any number of jobs.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::bail;
+
+use super::options::Options;
+use super::record::{Kill, Record, Sample};
+use crate::run::{collected, limited};
+
+/// A run takes seconds of a core; one that takes this many hangs. Counted on the processor, so that a
+/// busy machine makes no run a failure.
+const RUN_CPU_SECONDS: u32 = 300;
+/// One that needs no core either and says nothing for so long is no result at all.
+const ANSWER_LIMIT: Duration = Duration::from_secs(4 * 3600);
+/// What `timeout` exits with.
+const TIMED_OUT: i32 = 124;
+/// A shell adds this to the number of the signal that ended a program.
+const SIGNALLED: i32 = 128;
+/// SIGXCPU.
+const OUT_OF_CPU: i32 = SIGNALLED + 24;
+/// The results are saved at least every so many seeds of a range.
+const STRETCH_SEEDS: u64 = 50;
+
+/// Runs a stretch of seeds with a mutant or none, all of them or up to the first that fails.
+type Run<'a> = &'a dyn Fn(Option<&str>, Range<u64>, bool) -> anyhow::Result<Outcomes>;
+
+/// By seed.
+type Outcomes = BTreeMap<u64, Outcome>;
+
+/// How one seed went.
+struct Outcome {
+    cpu_s: f64,
+    failure: Option<Kill>,
+}
+
+/// Goes on until every mutant has its samples, breadth first, and the clean seeds are run.
+pub(super) fn run(
+    options: &Options,
+    mutants: &[String],
+    record: &mut Record,
+    simulator: &Path,
+) -> anyhow::Result<()> {
+    let run = |mutant: Option<&str>, seeds: Range<u64>, first: bool| {
+        stretch(simulator, mutant, seeds, options.jobs, first)
+    };
+    for number in 0..options.ranges.count {
+        for name in mutants {
+            while let Some(seeds) = missing(record, name, number) {
+                let outcomes = run(Some(name), seeds, true)?;
+                take(record, name, outcomes, &run)?;
+                record.save()?;
+            }
+            if let Some(sample) = sample_of(record, name, number) {
+                tell(name, sample);
+            }
+        }
+    }
+    while record.clean.seeds < options.clean {
+        let first = record.ranges.from + record.clean.seeds;
+        let count = STRETCH_SEEDS.min(options.clean - record.clean.seeds);
+        let outcomes = run(None, first..first + count, false)?;
+        record.clean.seeds += count;
+        note_clean(record, outcomes);
+        record.save()?;
+        let (seeds, failed) = (record.clean.seeds, record.clean.failed.len());
+        eprintln!("{seeds} clean seeds, {failed} false alarms");
+    }
+    Ok(())
+}
+
+fn sample_of<'a>(record: &'a Record, name: &str, number: u64) -> Option<&'a Sample> {
+    let samples = record.samples.get(name)?;
+    samples.get(usize::try_from(number).ok()?)
+}
+
+/// The seeds to run next for range `number` of a mutant, unless it is done.
+///
+/// More than half of the ranges survived decide the median: the rest would tell nothing.
+fn missing(record: &Record, name: &str, number: u64) -> Option<Range<u64>> {
+    let range = record.ranges.range(number);
+    let sample = sample_of(record, name, number);
+    let survived = record.samples.get(name).map_or(0, |samples| {
+        let whole = |s: &&Sample| s.kill.is_none() && s.seeds == record.ranges.seeds;
+        samples.iter().filter(whole).count()
+    });
+    let survived = u64::try_from(survived).expect("few ranges");
+    if sample.is_none() && 2 * survived > record.ranges.count {
+        return None;
+    }
+    let done = sample.map_or(0, |sample| sample.seeds);
+    let killed = sample.is_some_and(|sample| sample.kill.is_some());
+    let first = range.start + done;
+    (!killed && first < range.end).then(|| first..range.end.min(first + STRETCH_SEEDS))
+}
+
+/// Adds a stretch to the last sample of a mutant. A seed that fails without it, too, is no kill.
+fn take(record: &mut Record, name: &str, outcomes: Outcomes, run: Run<'_>) -> anyhow::Result<()> {
+    let seeds = record.ranges.seeds;
+    let samples = record.samples.entry(name.to_owned()).or_default();
+    let is_open = |sample: &Sample| sample.kill.is_none() && sample.seeds < seeds;
+    if !samples.last().is_some_and(is_open) {
+        samples.push(Sample::default());
+    }
+    for (seed, outcome) in outcomes {
+        let failure = match outcome.failure {
+            Some(failure) if passes_clean(record, seed, run)? => Some(failure),
+            _ => None,
+        };
+        let samples = record.samples.get_mut(name).expect("entered above");
+        let sample = samples.last_mut().expect("pushed above");
+        sample.seeds += 1;
+        sample.cpu_s += outcome.cpu_s;
+        if failure.is_some() {
+            sample.kill = failure;
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn passes_clean(record: &mut Record, seed: u64, run: Run<'_>) -> anyhow::Result<bool> {
+    let known = (record.ranges.from..record.ranges.from + record.clean.seeds).contains(&seed)
+        || record.clean.passed.contains(&seed);
+    if !known && !record.clean.failed.contains_key(&seed) {
+        note_clean(record, run(None, seed..seed + 1, false)?);
+        record.clean.passed.push(seed);
+    }
+    Ok(!record.clean.failed.contains_key(&seed))
+}
+
+fn note_clean(record: &mut Record, outcomes: Outcomes) {
+    for (seed, outcome) in outcomes {
+        record.clean.cpu_s += outcome.cpu_s;
+        if let Some(failure) = outcome.failure {
+            eprintln!(
+                "FALSE ALARM: seed {seed} fails without a mutant: {}",
+                failure.oracle
+            );
+            record.clean.failed.insert(seed, failure.oracle);
+        }
+    }
+}
+
+fn tell(name: &str, sample: &Sample) {
+    let seeds = sample.seeds;
+    match &sample.kill {
+        Some(Kill { seed, oracle, .. }) => {
+            eprintln!("{name}: killed by {oracle} at seed {seed}, the {seeds}. of its range");
+        }
+        None => eprintln!("{name}: survived {seeds} seeds"),
+    }
+}
+
+/// Runs a stretch of seeds with `jobs` at once; with `first`, only up to the first that fails. The
+/// outcomes are of every seed from the beginning to that one.
+fn stretch(
+    simulator: &Path,
+    mutant: Option<&str>,
+    seeds: Range<u64>,
+    jobs: usize,
+    first: bool,
+) -> anyhow::Result<Outcomes> {
+    let next = AtomicU64::new(seeds.start);
+    let stop_at = AtomicU64::new(seeds.end);
+    let outcomes: Mutex<BTreeMap<u64, anyhow::Result<Outcome>>> = Mutex::default();
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::SeqCst);
+            if seed >= stop_at.load(Ordering::SeqCst) {
+                return;
+            }
+            let outcome = run_seed(simulator, mutant, seed);
+            let failed = outcome.as_ref().map_or(true, |o| o.failure.is_some());
+            if failed && first {
+                stop_at.fetch_min(seed + 1, Ordering::SeqCst);
+            }
+            let mut all = outcomes.lock().expect("no panic under this lock");
+            all.insert(seed, outcome);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(work);
+        }
+    });
+    let mut outcomes = outcomes.into_inner().expect("the workers have ended");
+    // Later seeds were begun before the failure was known.
+    outcomes.split_off(&stop_at.into_inner());
+    let pairs = outcomes.into_iter();
+    pairs.map(|(seed, outcome)| Ok((seed, outcome?))).collect()
+}
+
+fn run_seed(simulator: &Path, mutant: Option<&str>, seed: u64) -> anyhow::Result<Outcome> {
+    let mut command = limited(ANSWER_LIMIT, "sh");
+    let limit = format!("ulimit -S -t {RUN_CPU_SECONDS}; exec \"$0\" \"$@\"");
+    command.arg("-c").arg(limit).arg(simulator);
+    command.args(["run", "--seed", &seed.to_string(), "--no-html"]);
+    if let Some(mutant) = mutant {
+        command.args(["--mutant", mutant]);
+    }
+    let finished = collected(&mut command)?;
+    let code = finished.status.code();
+    if code == Some(TIMED_OUT) {
+        bail!("seed {seed}: no answer in {ANSWER_LIMIT:?}");
+    }
+    let signal = finished.status.signal();
+    let code = code.or(signal.map(|signal| SIGNALLED + signal));
+    Ok(judge(seed, code, &finished.text))
+}
+
+/// What the exit code and the closing line say.
+fn judge(seed: u64, code: Option<i32>, text: &str) -> Outcome {
+    let mark = format!("seed {seed}: ");
+    let line = text.lines().rev().find_map(|line| line.strip_prefix(&mark));
+    let field = |name: &str| {
+        let mut words = line?.split(' ');
+        words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+    };
+    let failure = |kind: &str| Kill {
+        seed,
+        oracle: field("oracle").unwrap_or("process").to_owned(),
+        kind: kind.to_owned(),
+    };
+    let failure = match code {
+        Some(0) => None,
+        Some(10) => Some(failure("correctness")),
+        Some(11) => Some(failure("liveness")),
+        Some(OUT_OF_CPU) => Some(failure("hang")),
+        _ => Some(failure("crash")),
+    };
+    let cpu_s = field("wall_s").and_then(|text| text.parse().ok());
+    Outcome {
+        cpu_s: cpu_s.unwrap_or(0.0),
+        failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mutants::options::Ranges;
+
+    fn outcome(failure: Option<&str>) -> Outcome {
+        let text = match failure {
+            Some(oracle) => format!("seed 3: FAIL liveness oracle={oracle} wall_s=2.5"),
+            None => "seed 3: pass wall_s=2.5".into(),
+        };
+        judge(3, Some(failure.map_or(0, |_| 11)), &text)
+    }
+
+    fn record() -> Record {
+        let path = std::env::temp_dir().join("no-such-results.json");
+        let ranges = Ranges {
+            from: 0,
+            seeds: 60,
+            count: 3,
+        };
+        Record::open(&path, "a", &ranges).unwrap()
+    }
+
+    #[test]
+    fn a_seed_kills_only_if_it_passes_without_the_mutant() {
+        let mut record = record();
+        let clean = |_: Option<&str>, seeds: Range<u64>, _: bool| {
+            // Seed 1 fails either way.
+            let failure = (seeds.start == 1).then_some("service");
+            Ok(BTreeMap::from([(seeds.start, outcome(failure))]))
+        };
+        let outcomes = BTreeMap::from([
+            (0, outcome(None)),
+            (1, outcome(Some("service"))),
+            (2, outcome(Some("copies"))),
+            (3, outcome(None)),
+        ]);
+        take(&mut record, "m", outcomes, &clean).unwrap();
+        let sample = &record.samples["m"][0];
+        assert_eq!((sample.seeds, sample.cpu_s), (3, 7.5));
+        let kill = sample.kill.as_ref().unwrap();
+        assert_eq!(
+            (kill.oracle.as_str(), kill.kind.as_str()),
+            ("copies", "liveness")
+        );
+        assert_eq!(record.clean.failed, BTreeMap::from([(1, "service".into())]));
+        assert_eq!(missing(&record, "m", 0), None);
+        assert_eq!(missing(&record, "m", 1), Some(60..110));
+    }
+
+    #[test]
+    fn ranges_after_most_have_survived_are_not_run() {
+        let mut record = record();
+        let whole = |seeds| Sample {
+            seeds,
+            ..Sample::default()
+        };
+        record
+            .samples
+            .insert("m".into(), vec![whole(60), whole(50)]);
+        assert_eq!(missing(&record, "m", 1), Some(110..120));
+        record
+            .samples
+            .insert("m".into(), vec![whole(60), whole(60)]);
+        assert_eq!(missing(&record, "m", 2), None);
+    }
+
+    #[test]
+    fn codes_tell_a_hang_from_a_crash() {
+        let kind = |code| judge(1, code, "").failure.unwrap().kind;
+        assert_eq!(kind(Some(OUT_OF_CPU)), "hang");
+        assert_eq!(kind(Some(101)), "crash");
+        assert_eq!(kind(None), "crash");
+    }
+}
