@@ -471,6 +471,27 @@ fn a_disk_that_was_made_smaller_is_fenced_and_grows_only_when_its_cut_is_done() 
     assert_eq!((grown.size_bytes, cut), (20 << 30, None));
 }
 
+/// An entry of an earlier build's log, which has no size or generation to compare with.
+#[test]
+fn a_resize_of_an_earlier_build_does_what_it_did_and_grows_no_disk_that_is_being_cut() {
+    let mut root = Root::ready();
+    let disk = root.disk(create(1, "demo"));
+    let unseen = |size_bytes| RootCommand::ResizeDisk {
+        disk: disk.disk,
+        size_bytes,
+    };
+    let grown = root.disk(unseen(20 << 30));
+    assert_eq!(
+        (grown.size_bytes, grown.generation),
+        (20 << 30, disk.generation)
+    );
+    let shrunk = root.disk(unseen(4 << 30));
+    assert_eq!(shrunk.generation.0, disk.generation.0 + 1);
+    root.resized(resize(&shrunk, 2 << 30));
+    let refused = root.refused(unseen(20 << 30));
+    assert!(matches!(refused, RootRefusal::Cutting { .. }));
+}
+
 #[test]
 fn a_join_that_was_delayed_past_a_restart_brings_nothing_back() {
     let mut root = Root::ready();
