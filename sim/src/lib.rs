@@ -3,7 +3,8 @@
 //!
 //! `world` implements the seams; `scenario` builds clusters, workloads and faults from a seed;
 //! `oracles` judge; `tape` writes runs down, `shrink` makes tapes smaller, `compare` finds where two
-//! runs differ, `timeline` shows one. Invariant: the same plan gives the same trace.
+//! runs differ, `timeline` shows one; `from_test` takes tests of real processes over.
+//! Invariant: the same plan gives the same trace.
 
 #[cfg(not(madsim))]
 compile_error!(
@@ -12,6 +13,7 @@ compile_error!(
 );
 
 pub mod compare;
+pub mod from_test;
 pub mod oracles;
 pub mod scenario;
 pub mod shrink;

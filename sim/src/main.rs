@@ -14,8 +14,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use hedgerow_env::mutants;
+use hedgerow_jepsen::run::TestPlan;
+use hedgerow_sim::from_test::plan_of;
 use hedgerow_sim::scenario::{Plan, Report, Script, run_script};
 use hedgerow_sim::tape::Tape;
 use hedgerow_sim::world::Recording;
@@ -55,8 +58,11 @@ enum Command {
 #[derive(Args, Debug)]
 struct Run {
     /// The seed
-    #[arg(long)]
-    seed: u64,
+    #[arg(long, required_unless_present = "test")]
+    seed: Option<u64>,
+    /// Instead of a seed: the plan.json of a test of real processes, as far as it goes
+    #[arg(long, value_name = "FILE", conflicts_with = "seed")]
+    test: Option<PathBuf>,
     /// Plant this bug first (see `mutants`)
     #[arg(long)]
     mutant: Option<String>,
@@ -111,7 +117,13 @@ impl Run {
         if let Err(code) = plant(mutant) {
             return code;
         }
-        let plan = Plan::draw(self.seed);
+        let plan = match self.planned() {
+            Ok(plan) => plan,
+            Err(error) => {
+                eprintln!("hedgerow-sim: {error:#}");
+                return ExitCode::from(2);
+            }
+        };
         if self.plan {
             say!("{plan:#?}");
             return ExitCode::SUCCESS;
@@ -130,12 +142,35 @@ impl Run {
             }
             say!("tape: {}", path.display());
         }
-        let again = Again::Seed {
-            seed: self.seed,
-            mutant,
+        let again = match &self.test {
+            Some(path) => Again::Test { path, mutant },
+            None => Again::Seed {
+                seed: script.plan.seed,
+                mutant,
+            },
         };
         self.html.write(&script, &report, &again, mutant);
         finish(&again, &report, cpu)
+    }
+
+    /// The plan of the seed, or of the test.
+    fn planned(&self) -> anyhow::Result<Plan> {
+        let Some(path) = &self.test else {
+            return Ok(Plan::draw(self.seed.unwrap_or_default()));
+        };
+        let name = || path.display().to_string();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a tool without a node reads its input"
+        )]
+        let text = std::fs::read(path).with_context(name)?;
+        let test: TestPlan = serde_json::from_slice(&text).with_context(name)?;
+        test.check().with_context(name)?;
+        let (plan, left_out) = plan_of(&test);
+        for what in left_out {
+            eprintln!("hedgerow-sim: not carried over: {what}");
+        }
+        Ok(plan)
     }
 }
 
@@ -145,6 +180,13 @@ enum Again<'a> {
     Seed {
         /// Which.
         seed: u64,
+        /// The planted bug.
+        mutant: Option<&'a str>,
+    },
+    /// A test of real processes.
+    Test {
+        /// Its plan.
+        path: &'a Path,
         /// The planted bug.
         mutant: Option<&'a str>,
     },
@@ -161,6 +203,7 @@ impl Again<'_> {
     fn name(&self) -> String {
         match self {
             Self::Seed { seed, .. } => format!("seed {seed}"),
+            Self::Test { path, .. } => format!("test {}", path.display()),
             Self::Tape { path, .. } => format!("tape {}", path.display()),
         }
     }
@@ -168,6 +211,7 @@ impl Again<'_> {
     fn command(&self) -> String {
         let (what, mutant) = match self {
             Self::Seed { seed, mutant } => (format!("run --seed {seed}"), mutant),
+            Self::Test { path, mutant } => (format!("run --test {}", path.display()), mutant),
             Self::Tape { path, mutant } => (format!("replay {}", path.display()), mutant),
         };
         let mutant = mutant

@@ -20,8 +20,9 @@ usage: cargo xtask COMMAND
   ci [--skip STEP]...          everything that has to pass before a change lands (the README's test)
   tidy                         the rules of the house that no compiler checks
   e2e [--no-build] [NAME]...   end-to-end tests with real processes: dev, nodes, unsynced, suites
-  jepsen [--quick] [--no-build]
-                               tests of real processes under faults: 15 minutes, or 5
+  jepsen [--quick | --mutants] [--no-build]
+                               tests of real processes under faults: 15 minutes, or 5; or how
+                               many of 20 planted bugs they show in ten minutes each
   bench [--quick] [--json FILE]
                                speed through iSCSI beside the raw disk of the same run
   mutants [OPTION]...          the power of the simulator, measured with planted bugs

@@ -333,3 +333,76 @@ pub fn refresh_page(store: &Path, test: &str, time: &str) -> Result<(), ReportEr
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESULTS: &str = r#"{"schema_version":1,"test":"t","target":"processes","workload":"block",
+        "nemesis":["kill","pause"],"seed":5,"verdict":"invalid","reason":"<b>because</b>",
+        "operations":{"ok":1,"fail":0,"info":0},"functions":{"write":{"ok":1}},"coverage":{},
+        "witness":[{"operation":0,"process":0,"function":"write","argument":"[0 1 7]"}],
+        "started":1795371513679,"duration_s":1.5}"#;
+    const LOG: &str = "2026-11-22T18:18:34.000Z info  node-1 raft: elected\n";
+
+    /// A store with one run, and a link out of it; removed when dropped.
+    struct Store(PathBuf);
+
+    impl Store {
+        fn new(name: &str) -> Self {
+            let root = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+            let run = root.join("t/20261122T181833Z");
+            fs::create_dir_all(run.join("logs")).unwrap();
+            let history = "0\t:invoke\t:write\t[0 1 7]\n0\t:ok\t:write\t[0 1 7]\n";
+            let history = History::parse(history.as_bytes()).unwrap();
+            fs::write(run.join("history.bin"), history.to_binary()).unwrap();
+            fs::write(run.join("results.json"), RESULTS).unwrap();
+            fs::write(run.join("logs/node-1.log"), LOG).unwrap();
+            std::os::unix::fs::symlink("/", root.join("t/out")).unwrap();
+            Self(root)
+        }
+    }
+
+    impl Drop for Store {
+        fn drop(&mut self) {
+            drop(fs::remove_dir_all(&self.0));
+        }
+    }
+
+    #[test]
+    fn a_run_gets_its_page_and_what_is_missing_is_said_there() {
+        let store = Store::new("hedgerow-page");
+        let page = write_page(&store.0.join("t/20261122T181833Z")).unwrap();
+        let html = fs::read_to_string(page).unwrap();
+        assert!(html.contains("\"verdict\":\"invalid\""));
+        assert!(
+            html.contains("faults.json: No such file"),
+            "it was not written"
+        );
+        assert!(!html.contains("<b>because"), "text stays text");
+    }
+
+    #[test]
+    fn a_store_lists_its_runs_and_nothing_outside_it_is_found() {
+        let store = Store::new("hedgerow-store");
+        let runs = list(&store.0).unwrap();
+        let names: Vec<&str> = runs.iter().map(|run| run.time.as_str()).collect();
+        assert_eq!(names, ["20261122T181833Z"]);
+        assert_eq!(runs[0].results.as_ref().unwrap().nemesis[1], "pause");
+        let open = |path: &str| {
+            let segments: Vec<String> = path.split('/').map(str::to_owned).collect();
+            find(&store.0, &segments)
+        };
+        assert!(matches!(
+            open("t/20261122T181833Z/results.json"),
+            Some(Found::File(_))
+        ));
+        assert!(matches!(
+            open("t/20261122T181833Z"),
+            Some(Found::Directory(_))
+        ));
+        for outside in ["t/out/etc/passwd", "t/out", "../..", "t/nothing"] {
+            assert!(open(outside).is_none(), "{outside}");
+        }
+    }
+}

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// The newest `results.json` that is understood.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -22,8 +23,8 @@ pub struct Results {
     pub target: String,
     /// What clients did.
     pub workload: String,
-    /// What struck.
-    pub nemesis: String,
+    /// What struck: a name, or a list of names.
+    pub nemesis: Value,
     /// The seed of generators and nemesis.
     pub seed: Option<u64>,
     /// `valid`, `invalid` or `unknown`.
@@ -36,10 +37,13 @@ pub struct Results {
     pub coverage: Value,
     /// The operations that cannot be explained: numbers, objects with `operation`, or text.
     pub witness: Vec<Value>,
-    /// When it began, RFC 3339 in UTC.
-    pub started: String,
+    /// When it began: milliseconds since 1970, or RFC 3339 in UTC.
+    pub started: Value,
     /// How long it took, seconds.
     pub duration_s: f64,
+    /// Whatever else the runner says.
+    #[serde(flatten)]
+    pub more: BTreeMap<String, Value>,
 }
 
 /// How operations ended.

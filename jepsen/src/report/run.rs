@@ -221,10 +221,10 @@ fn pack_logs(data: &RunData, shape: &Shape, pack: &mut Pack) -> Value {
         }
     }
     lines.sort_by_key(|&(time, node, _)| (time, node));
-    let began = data
-        .results
-        .as_ref()
-        .and_then(|results| milliseconds(&results.started));
+    let began = data.results.as_ref().and_then(|results| {
+        let started = &results.started;
+        started.as_u64().or_else(|| milliseconds(started.as_str()?))
+    });
     let origin = began
         .or(lines.iter().map(|line| line.0).find(|&time| time > 0))
         .unwrap_or(0);

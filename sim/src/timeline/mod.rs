@@ -117,14 +117,6 @@ fn render(
     let shape = operations::pack(&report.history.to_history(), &marked, &mut pack);
     let kept = recorded.pack(budget, &mut pack);
     let failure = report.verdict.as_ref().err();
-    let origin_ns = report.safety_began_ns.unwrap_or(0);
-    let fault_spans: Vec<Value> = match report.safety_began_ns {
-        Some(_) => spans::spans(plan)
-            .iter()
-            .map(|span| span.json(origin_ns))
-            .collect(),
-        None => Vec::new(),
-    };
     let meta = json!({
         "name": subject.name,
         "command": subject.command,
@@ -140,7 +132,7 @@ fn render(
         "events": report.events,
         "end_ns": u64::try_from(report.virtual_time.as_nanos()).unwrap_or(u64::MAX),
         "nodes": nodes(plan),
-        "spans": fault_spans,
+        "spans": fault_spans(plan, report),
         "phases": phases(plan, report),
         "plan": plan_facts(plan),
         "part": witness.and_then(|witness| witness.part.clone()),
@@ -179,7 +171,20 @@ fn render(
     .render()
 }
 
-/// Names and places as the scenario gives them.
+/// The faults of both phases, as far as the run came.
+fn fault_spans(plan: &Plan, report: &Report) -> Vec<Value> {
+    let end_ns = u64::try_from(report.virtual_time.as_nanos()).unwrap_or(u64::MAX);
+    let forming = spans::spans(&plan.formation, report.safety_began_ns.unwrap_or(end_ns));
+    let mut all: Vec<Value> = forming.iter().map(|span| span.json(0)).collect();
+    if let Some(began_ns) = report.safety_began_ns {
+        let heals_ns = u64::try_from(plan.safety.as_nanos()).unwrap_or(u64::MAX);
+        let safety = spans::spans(&plan.faults, heals_ns);
+        all.extend(safety.iter().map(|span| span.json(began_ns)));
+    }
+    all
+}
+
+/// Names and places as the scenario gives them; behind the cluster's nodes the initiators' machine.
 fn nodes(plan: &Plan) -> Vec<Value> {
     let node = |number: u16| {
         let rack = number % plan.racks.max(1);
@@ -189,7 +194,9 @@ fn nodes(plan: &Plan) -> Vec<Value> {
             "dc": format!("dc-{}", rack % plan.data_centres.max(1)),
         })
     };
-    (0..plan.nodes).map(node).collect()
+    let machine = json!({"name": "initiators", "rack": "clients", "dc": ""});
+    let machine = (plan.initiators > 0).then_some(machine);
+    (0..plan.nodes).map(node).chain(machine).collect()
 }
 
 /// The moments at which phases begin, as far as the run came.
@@ -216,6 +223,7 @@ fn plan_facts(plan: &Plan) -> Value {
         "containers": plan.containers,
         "hot blocks": plan.hot_blocks,
         "clients": plan.clients,
+        "initiators": plan.initiators,
         "pause": format!("{:?}", plan.pause),
         "faults last": format!("{:?}", plan.safety),
         "moves of the disk": plan.moves.len(),

@@ -1,17 +1,16 @@
-//! A plan's faults as spans: from the action that breaks something to the one that ends it.
+//! A phase's faults as spans: from the action that breaks something to the one that ends it.
 //!
-//! Invariant: nothing lasts beyond the end of the safety phase, since everything is healed then.
+//! Invariant: nothing lasts beyond the end of its phase, when everything is healed.
 //! It tells what was asked for; what became of the nodes is in the trace.
 
 use serde_json::{Value, json};
 
-use crate::scenario::Plan;
-use crate::world::{Crash, DiskFaults, FaultAction, LinkRules, LinkState, NodeIndex};
+use crate::world::{Crash, DiskFaults, FaultAction, LinkRules, LinkState, NodeIndex, TimedFault};
 
 /// Characters of a fault's description.
 const TEXT_MAXIMUM: usize = 200;
 
-/// A fault over time, from the beginning of the safety phase.
+/// A fault over time, from the beginning of its phase.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) from_ns: u64,
@@ -36,15 +35,14 @@ impl Span {
     }
 }
 
-/// The spans of `plan`, by time.
-pub(super) fn spans(plan: &Plan) -> Vec<Span> {
-    let heals_ns = u64::try_from(plan.safety.as_nanos()).unwrap_or(u64::MAX);
+/// The spans of `faults`, which are in the order of their times; all are healed at `heals_ns`.
+pub(super) fn spans(faults: &[TimedFault], heals_ns: u64) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
-    for (place, fault) in plan.faults.iter().enumerate() {
+    for (place, fault) in faults.iter().enumerate() {
         let Some((kind, nodes, text)) = begins(&fault.action) else {
             continue;
         };
-        let later = plan.faults[place + 1..].iter();
+        let later = faults[place + 1..].iter();
         let end = later
             .filter(|later| later.at_ns > fault.at_ns)
             .find(|later| ends(&fault.action, &later.action));
@@ -218,20 +216,14 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::world::TimedFault;
-    use std::time::Duration;
 
     const ONE: NodeIndex = NodeIndex(1);
     const TWO: NodeIndex = NodeIndex(2);
 
     fn spans_of(faults: Vec<(u64, FaultAction)>) -> Vec<(u64, u64, &'static str, usize)> {
         let timed = |(at_ns, action)| TimedFault { at_ns, action };
-        let plan = Plan {
-            safety: Duration::from_nanos(1_000),
-            faults: faults.into_iter().map(timed).collect(),
-            ..Plan::plain()
-        };
-        let spans = spans(&plan).into_iter();
+        let faults: Vec<TimedFault> = faults.into_iter().map(timed).collect();
+        let spans = spans(&faults, 1_000).into_iter();
         spans
             .map(|span| (span.from_ns, span.to_ns, span.kind, span.nodes.len()))
             .collect()

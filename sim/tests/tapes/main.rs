@@ -18,7 +18,7 @@ fn small() -> Plan {
         racks: 3,
         policy: Policy::default(),
         hot_blocks: 8,
-        clients: 2,
+        clients: 4,
         pause: Duration::from_millis(20),
         safety: Duration::from_secs(3),
         ..Plan::plain()

@@ -69,6 +69,10 @@ const STEPS: &[Step] = &[
         run: seeds::repeat,
     },
     Step {
+        name: "regressions",
+        run: seeds::regressions,
+    },
+    Step {
         name: "mutants",
         run: mutants::kill_listed,
     },

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{PROFILE, Tally};
 use crate::repository;
+use crate::run::teed;
 
 /// The seeds that every change has to pass. The mutants' seeds are among them.
 pub(crate) const SEEDS: std::ops::Range<u64> = 0..100;
@@ -107,9 +108,38 @@ pub(super) fn repeat() -> anyhow::Result<Tally> {
     all_pass("ci-repeat", &REPEATED, &["--twice"])
 }
 
+/// The tapes of bugs found before: those of planted bugs still show them, the others pass.
+pub(super) fn regressions() -> anyhow::Result<Tally> {
+    let mut command = Command::new(simulator());
+    command.current_dir(repository::root()).arg("regressions");
+    let finished = teed(&mut command)?;
+    let checked = regressions_checked(&finished.text);
+    match (finished.status.success(), checked) {
+        (true, Some(passed @ 1..)) => Ok(Tally::passed(passed)),
+        (_, checked) => bail!("hedgerow-sim regressions: {}, {checked:?}", finished.status),
+    }
+}
+
+/// `2 tapes, 0 not as they should be`: how many, if all are.
+fn regressions_checked(text: &str) -> Option<usize> {
+    let (count, rest) = text.lines().find_map(|line| line.split_once(" tapes, "))?;
+    rest.starts_with("0 ").then(|| count.parse().ok())?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tapes_count_only_when_all_are_as_they_should_be() {
+        let text = "a: ok\n2 tapes, 0 not as they should be\n";
+        assert_eq!(regressions_checked(text), Some(2));
+        assert_eq!(
+            regressions_checked("2 tapes, 1 not as they should be"),
+            None
+        );
+        assert_eq!(regressions_checked("hedgerow-sim: no such folder"), None);
+    }
 
     #[test]
     fn results_are_read_from_the_sweep() {

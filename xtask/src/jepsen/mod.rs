@@ -3,6 +3,8 @@
 //! Each test is one `hedgerow jepsen run`; together they ask for every nemesis. The verdict must be
 //! *valid*: a test that says nothing fails the suite as one that finds something does.
 
+mod campaign;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -44,8 +46,8 @@ const fn quick(name: &'static str, size: (u32, u32), arguments: &'static [&'stat
     }
 }
 
-/// About 15 minutes in all, about 5 of them quick. Seeds are fixed, so that the same faults strike at
-/// the same times every night; what the processes make of it differs.
+/// About 15 minutes in all, about 5 of them quick. Seeds are fixed, so that the same faults strike
+/// at the same times every night; what the processes make of it differs.
 const TESTS: &[Test] = &[
     quick(
         "processes die, stop and lose each other",
@@ -107,16 +109,24 @@ const TESTS: &[Test] = &[
     ),
 ];
 
-/// `cargo xtask jepsen [--quick] [--no-build]`.
+/// The options of the command.
+const OPTIONS: [&str; 3] = ["--quick", "--no-build", "--mutants"];
+
+/// `cargo xtask jepsen [--quick | --mutants] [--no-build]`.
 pub(crate) fn command(arguments: &[&str]) -> anyhow::Result<()> {
-    if let Some(unknown) = arguments
-        .iter()
-        .find(|argument| !["--quick", "--no-build"].contains(argument))
-    {
-        bail!("jepsen: {unknown:?} is none of --quick and --no-build");
+    if let Some(unknown) = arguments.iter().find(|word| !OPTIONS.contains(word)) {
+        bail!("jepsen: {unknown:?} is none of {}", OPTIONS.join(", "));
     }
+    let mutants = arguments.contains(&"--mutants");
     if !arguments.contains(&"--no-build") {
-        build()?;
+        build(if mutants {
+            "testing,mutants"
+        } else {
+            "testing"
+        })?;
+    }
+    if mutants {
+        return campaign::run(&program());
     }
     let only_quick = arguments.contains(&"--quick");
     let tally = run(|test| test.quick || !only_quick)?;
@@ -130,7 +140,7 @@ pub(crate) fn command(arguments: &[&str]) -> anyhow::Result<()> {
 /// The part of CI.
 #[allow(dead_code, reason = "CI takes it up with its own budget of time")]
 pub(crate) fn quick_part() -> anyhow::Result<Tally> {
-    build()?;
+    build("testing")?;
     run(|test| test.quick)
 }
 
@@ -139,7 +149,7 @@ fn program() -> PathBuf {
     repository::target().join("jepsen").join("hedgerow")
 }
 
-fn build() -> anyhow::Result<()> {
+fn build(features: &str) -> anyhow::Result<()> {
     shown(repository::cargo().args([
         "build",
         "--profile",
@@ -147,7 +157,7 @@ fn build() -> anyhow::Result<()> {
         "--package",
         "hedgerow",
         "--features",
-        "testing",
+        features,
     ]))?;
     let built = repository::target().join(PROFILE).join("hedgerow");
     let kept = program();

@@ -1,0 +1,175 @@
+//! A test of real processes as a scenario of the simulator, as far as it goes.
+//!
+//! What carries over: nodes and racks, the disk's block size, how many clients act how often, and
+//! every fault with its time and nodes. What does not: the clients' very operations and the moments
+//! at which messages met; those come from the seed. A slow or lossy TCP link becomes one whose
+//! messages are late, lost and damaged, because that is what TCP stood for.
+
+use std::time::Duration;
+
+use hedgerow_jepsen::run::workload::WorkloadPlan;
+use hedgerow_jepsen::run::{DamageKind, Fault, Link, LinkRules as Rules, TestPlan, TimedFault};
+
+use crate::scenario::Plan;
+use crate::world::{
+    Crash, DiskFaults, FaultAction, LinkRules, LinkState, NodeIndex, TimedFault as Strike,
+};
+
+/// Blocks that clients use, at most: as many as a drawn plan has.
+const HOT_BLOCKS: u64 = 32;
+
+/// The scenario of `test`, and what of it could not be carried over.
+#[must_use]
+pub fn plan_of(test: &TestPlan) -> (Plan, Vec<String>) {
+    let mut left_out = Vec::new();
+    let mut plan = Plan::draw(test.seed);
+    plan.nodes = test.nodes;
+    plan.racks = test.racks;
+    plan.data_centres = 1;
+    plan.drift_ppm = Vec::new();
+    plan.formation = Vec::new();
+    plan.moves.retain(|step| step.to.0 < test.nodes);
+    match &test.workload {
+        WorkloadPlan::Block(block) => {
+            plan.policy.block_size = block.block_size;
+            let room = plan.container_bytes / u64::from(block.block_size);
+            let hot: u64 = block.hot.iter().map(|span| span.count).sum();
+            plan.hot_blocks = hot.min(HOT_BLOCKS).min(room * u64::from(plan.containers));
+        }
+        other => left_out.push(format!("the workload {}: blocks instead", other.name())),
+    }
+    plan.clients = test.clients.concurrency.min(8);
+    let pause_ms = 1000 * u64::from(test.clients.concurrency) / u64::from(test.clients.rate);
+    plan.pause = Duration::from_millis(pause_ms.clamp(1, 1000));
+    plan.safety = Duration::from_millis(test.duration_ms);
+    plan.faults = Vec::new();
+    for timed in &test.faults {
+        carry(timed, &mut plan.faults);
+    }
+    plan.faults.sort_by_key(|strike| strike.at_ns);
+    (plan, left_out)
+}
+
+/// One fault as what it does when it begins and when it ends.
+fn carry(timed: &TimedFault, strikes: &mut Vec<Strike>) {
+    let (begin, end) = (timed.at_ms * 1_000_000, timed.until_ms * 1_000_000);
+    let mut push = |at_ns, action| strikes.push(Strike { at_ns, action });
+    let mut down = |nodes: &[u16], crash: Crash| {
+        for node in nodes {
+            push(begin, FaultAction::Crash(NodeIndex(*node), crash));
+            push(end, FaultAction::Restart(NodeIndex(*node)));
+        }
+    };
+    match &timed.fault {
+        Fault::Kill { nodes } => down(nodes, Crash::KILL),
+        Fault::Restart { node } => down(&[*node], Crash::KILL),
+        Fault::LoseUnsynced { nodes } => down(nodes, Crash::RESET),
+        Fault::Damage { node, damage, draw } => {
+            down(&[*node], Crash::KILL);
+            // The world rots bits; it does not cut files off.
+            let bits = if *damage == DamageKind::Flip { 1 } else { 64 };
+            for bit in 0..bits {
+                let place = draw.wrapping_add(bit * 8);
+                push(begin + 1, FaultAction::Rot(NodeIndex(*node), place));
+            }
+        }
+        Fault::Wipe { node } => {
+            down(&[*node], Crash::KILL);
+            push(begin + 1, FaultAction::WipeDisk(NodeIndex(*node)));
+        }
+        Fault::Pause { nodes } => {
+            for node in nodes {
+                push(begin, FaultAction::Pause(NodeIndex(*node)));
+                push(end, FaultAction::Resume(NodeIndex(*node)));
+            }
+        }
+        Fault::Partition { groups, .. } => {
+            let group = |group: &Vec<u16>| group.iter().map(|node| NodeIndex(*node)).collect();
+            let groups = groups.iter().map(group).collect();
+            push(begin, FaultAction::Partition(groups));
+            push(end, FaultAction::HealLinks);
+        }
+        Fault::Links { links, rules, .. } => {
+            for Link { from, to } in links {
+                let (from, to) = (NodeIndex(*from), NodeIndex(*to));
+                push(begin, FaultAction::Link(from, to, link_rules(rules)));
+                push(end, FaultAction::Link(from, to, LinkRules::default()));
+            }
+        }
+        Fault::Clock {
+            node,
+            wall_offset_ms,
+            rate_ppm,
+            ..
+        } => {
+            let node = NodeIndex(*node);
+            push(begin, FaultAction::Drift(node, *rate_ppm));
+            push(begin, FaultAction::StepWall(node, *wall_offset_ms));
+            push(end, FaultAction::Drift(node, 0));
+            push(end, FaultAction::StepWall(node, -*wall_offset_ms));
+        }
+        Fault::FullDisk { node } => {
+            let node = NodeIndex(*node);
+            let full = DiskFaults {
+                capacity_bytes: Some(0),
+                ..DiskFaults::default()
+            };
+            push(begin, FaultAction::Disk(node, full));
+            push(end, FaultAction::Disk(node, DiskFaults::default()));
+            push(end + 1_000_000, FaultAction::Restart(node));
+        }
+    }
+}
+
+fn link_rules(rules: &Rules) -> LinkRules {
+    LinkRules {
+        state: if rules.cut {
+            LinkState::Cut
+        } else {
+            LinkState::default()
+        },
+        loss_ppm: rules.stall_ppm,
+        duplicate_ppm: rules.duplicate_ppm / 10,
+        corrupt_ppm: rules.corrupt_ppm,
+        delay_ns: rules.delay_ms * 1_000_000,
+        jitter_ns: rules.jitter_ms * 1_000_000,
+        ..LinkRules::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hedgerow_env::Random;
+    use hedgerow_jepsen::run::workload::BlockPlan;
+    use hedgerow_jepsen::run::{ClientPlan, kinds_named};
+
+    use super::*;
+
+    #[test]
+    fn every_fault_of_a_test_has_its_counterpart_at_its_time() {
+        let clients = ClientPlan {
+            concurrency: 10,
+            rate: 100,
+            crash_ppm: 0,
+            timeout_ms: 1000,
+        };
+        let block = BlockPlan::draw(&mut Random::from_seed(1), Some(4096), 30);
+        let kinds = kinds_named("all", 5).unwrap();
+        let workload = WorkloadPlan::Block(block);
+        let test = TestPlan::draw(9, (5, 300), workload, clients, &kinds).unwrap();
+        let (plan, left_out) = plan_of(&test);
+        assert_eq!(
+            (plan.nodes, plan.safety.as_secs(), left_out.len()),
+            (5, 300, 0)
+        );
+        for timed in &test.faults {
+            let begins = |strike: &&Strike| strike.at_ns / 1_000_000 == timed.at_ms;
+            let ends = |strike: &&Strike| strike.at_ns / 1_000_000 == timed.until_ms;
+            assert!(
+                plan.faults.iter().any(|strike| begins(&strike)),
+                "{timed:?}"
+            );
+            assert!(plan.faults.iter().any(|strike| ends(&strike)), "{timed:?}");
+        }
+    }
+}
