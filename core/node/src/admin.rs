@@ -12,7 +12,7 @@ use hedgerow_protocol::{
     NodeRequest, NodeState, Roles, RootAnswer, RootCommand, RootOutcome, RootQuery, RootRefusal,
     ShardReply, ShardRequest, StatusView, decode, encode,
 };
-use hedgerow_proxy::{AttachError, OperationTag, Proxy};
+use hedgerow_proxy::{AttachError, OperationTag, Proxy, VirtualDisk};
 use tokio::sync::oneshot;
 
 use crate::exports::Catalog;
@@ -21,10 +21,12 @@ use crate::exports::Catalog;
 const GROUP_LIMIT: Duration = Duration::from_secs(5);
 /// A node that does not tell its counters in time is left out.
 const HEALTH_LIMIT: Duration = Duration::from_millis(500);
+/// How long a disk that was made smaller is waited for; an operator's command ends after 20 s.
+const ATTACH_LIMIT: Duration = Duration::from_secs(8);
+/// Pause between attempts to attach it.
+const ATTACH_PAUSE: Duration = Duration::from_millis(250);
 /// Largest size of a disk: container indices have 32 bits; 1 EiB leaves room.
 const MAXIMUM_DISK_BYTES: u64 = 1 << 60;
-/// A resize that meets attaches and releases is tried so often.
-const RESIZE_ATTEMPTS: usize = 4;
 /// Longest name of a disk; it becomes part of an iSCSI name (223 bytes).
 const MAXIMUM_NAME_BYTES: usize = 128;
 
@@ -186,45 +188,41 @@ impl AdminService {
     }
 
     async fn resize(&self, name: &str, size_bytes: u64) -> Result<AdminReply, AdminError> {
-        for _ in 0..RESIZE_ATTEMPTS {
-            let record = self.find(name).await?;
-            check_size(size_bytes, record.policy.block_size)?;
-            if size_bytes < record.size_bytes && self.proxy.is_none() {
-                return Err(AdminError::Refused(
-                    "to shrink a disk, ask a node with the role proxy".into(),
-                ));
-            }
-            let command = RootCommand::Resize {
-                disk: record.disk,
-                from_bytes: record.size_bytes,
-                generation: record.generation,
-                size_bytes,
-            };
-            match self.groups.root_command(command, GROUP_LIMIT).await? {
-                RootOutcome::Resized {
-                    disk,
-                    cut_from_bytes: None,
-                } => return Ok(AdminReply::Disk(view(disk, &self.exports().await))),
-                RootOutcome::Resized {
-                    disk,
-                    cut_from_bytes: Some(end),
-                } => return self.clear(&disk, end).await,
-                // It was attached or released in between: look again.
-                RootOutcome::Refused(RootRefusal::Changed { .. }) => {}
-                RootOutcome::Refused(RootRefusal::Held { .. }) => {
-                    return Err(AdminError::Refused(format!(
-                        "{name:?} is in use: stop its initiators before it is made smaller"
-                    )));
-                }
-                RootOutcome::Refused(refusal) => {
-                    return Err(AdminError::Refused(refusal.to_string()));
-                }
-                other => return Err(AdminError::TryAgain(format!("unexpected: {other:?}"))),
-            }
+        let record = self.find(name).await?;
+        check_size(size_bytes, record.policy.block_size)?;
+        if size_bytes < record.size_bytes && self.proxy.is_none() {
+            return Err(AdminError::Refused(
+                "to shrink a disk, ask a node with the role proxy".into(),
+            ));
         }
-        Err(AdminError::TryAgain(format!(
-            "{name:?} is being changed by others"
-        )))
+        let command = RootCommand::Resize {
+            disk: record.disk,
+            from_bytes: record.size_bytes,
+            generation: record.generation,
+            size_bytes,
+        };
+        match self.groups.root_command(command, GROUP_LIMIT).await? {
+            RootOutcome::Resized {
+                disk,
+                cut_from_bytes: None,
+            } => Ok(AdminReply::Disk(view(disk, &self.exports().await))),
+            RootOutcome::Resized {
+                disk,
+                cut_from_bytes: Some(end),
+            } => self.clear(&disk, end).await,
+            RootOutcome::Refused(RootRefusal::Held { .. }) => Err(AdminError::Refused(format!(
+                "{name:?} is in use: stop its initiators before it is made smaller"
+            ))),
+            // An answer that was lost may have been another: the command could have been applied
+            // before others changed the disk. So it is not tried again here, and not called refused.
+            RootOutcome::Refused(RootRefusal::Changed { .. } | RootRefusal::NoSuchDisk { .. }) => {
+                Err(AdminError::TryAgain(format!(
+                    "{name:?} was attached, released, resized or deleted at the same time"
+                )))
+            }
+            RootOutcome::Refused(refusal) => Err(AdminError::Refused(refusal.to_string())),
+            other => Err(AdminError::TryAgain(format!("unexpected: {other:?}"))),
+        }
     }
 
     /// Zeroes what lies beyond the end of a disk that was made smaller: it is not to be seen again
@@ -236,20 +234,22 @@ impl AdminService {
                 "the disk is smaller now; repeat this at a node with the role proxy".into(),
             ));
         };
-        let disk = match proxy.attach(&record.name).await {
-            Ok(disk) => disk,
-            Err(AttachError::TryAgain(text)) => return Err(AdminError::TryAgain(text)),
-            Err(error) => return Err(AdminError::TryAgain(format!("{error}; repeat this then"))),
-        };
+        let disk = self.attach(proxy, &record.name).await?;
         let tag = OperationTag(disk.writer().0 | 1 << 63);
-        let cleared = disk.clear(record.size_bytes..end, tag).await;
+        // From the end as it was when it was attached: another may have made it smaller still.
+        let cleared = disk.clear(disk.record().size_bytes..end, tag).await;
         let result = match cleared {
             Ok(()) => {
                 let done = RootCommand::CutDone {
                     disk: record.disk,
                     generation: disk.record().generation,
+                    end_bytes: end,
                 };
-                self.disk_command(done).await
+                match self.disk_command(done).await {
+                    // The disk has its new size all the same.
+                    Err(AdminError::Refused(text)) => Err(AdminError::TryAgain(text)),
+                    other => other,
+                }
             }
             Err(error) => Err(AdminError::TryAgain(error.to_string())),
         };
@@ -260,6 +260,21 @@ impl AdminService {
             return Err(AdminError::TryAgain(error.to_string()));
         }
         result
+    }
+
+    /// Attaches a disk that was just made smaller: its shards hear of that within a second or two.
+    async fn attach(&self, proxy: &Proxy, name: &str) -> Result<VirtualDisk, AdminError> {
+        let give_up = self.env.now() + ATTACH_LIMIT;
+        loop {
+            let error = match proxy.attach(name).await {
+                Ok(disk) => return Ok(disk),
+                Err(error) => error,
+            };
+            if !matches!(error, AttachError::TryAgain(_)) || self.env.now() >= give_up {
+                return Err(AdminError::TryAgain(format!("{error}; repeat this then")));
+            }
+            self.env.sleep(ATTACH_PAUSE).await;
+        }
     }
 
     async fn status(&self) -> Result<StatusView, AdminError> {

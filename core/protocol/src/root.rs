@@ -217,7 +217,8 @@ pub enum RootCommand {
     /// Sets the size of a disk that still has the size and generation which the requester saw: a
     /// request that was delayed changes nothing. To be smaller a disk must be held by nobody; its
     /// generation is raised, its floors become pending, and a *cut* stands until what lay beyond the
-    /// end is zeroed. While it stands the disk cannot grow. Repeated, it answers as the first time.
+    /// end is zeroed. While it stands the disk cannot grow, and before its floors stand it cannot be
+    /// attached: whatever is listed of it after an attach, no earlier writer can add to. Repeated, it answers as the first time.
     Resize {
         /// The disk.
         disk: VirtualDiskId,
@@ -229,12 +230,14 @@ pub enum RootCommand {
         size_bytes: u64,
     },
     /// Everything beyond the end of a disk that was made smaller is zeroed: the cut is done. Refused
-    /// when the generation is another than that under which it was zeroed.
+    /// when the generation is another than that under which it was zeroed, or the cut ends farther.
     CutDone {
         /// The disk.
         disk: VirtualDiskId,
         /// The generation of the attachment that zeroed it.
         generation: Generation,
+        /// The end of what it zeroed.
+        end_bytes: u64,
     },
 }
 
@@ -296,7 +299,8 @@ pub enum RootRefusal {
         /// Its present generation.
         generation: Generation,
     },
-    /// Resize it to `size_bytes` again, which ends the cut, before it grows.
+    /// Resize it to `size_bytes` again, which ends the cut, before it grows; to attach it, wait until
+    /// every shard knows of the cut.
     #[error("the disk is still being cut to {size_bytes} bytes: repeat that first")]
     Cutting {
         /// The size to which it is being cut.

@@ -225,9 +225,11 @@ pub(super) fn cut_done(
     state: &mut dyn Update,
     disk: VirtualDiskId,
     generation: Generation,
+    end_bytes: u64,
 ) -> Result<RootOutcome, Stop> {
     let record = ready(state, disk)?;
-    if record.generation != generation {
+    let cut = tables::read_number(state, &keys::cut(disk))?;
+    if record.generation != generation || cut.is_some_and(|end| end > end_bytes) {
         return Err(changed(&record).into());
     }
     state.delete(&keys::cut(disk))?;

@@ -104,7 +104,11 @@ fn apply_one(
             generation,
             size_bytes,
         } => disks::resize(state, *disk, (*from_bytes, *generation), *size_bytes),
-        RootCommand::CutDone { disk, generation } => disks::cut_done(state, *disk, *generation),
+        RootCommand::CutDone {
+            disk,
+            generation,
+            end_bytes,
+        } => disks::cut_done(state, *disk, *generation, *end_bytes),
         RootCommand::DeleteDisk { disk } => disks::delete(state, *disk),
         RootCommand::DiskDropped { disk, group } => disks::dropped(state, *disk, *group),
         RootCommand::Attach {

@@ -458,15 +458,34 @@ fn a_disk_that_was_made_smaller_is_fenced_and_grows_only_when_its_cut_is_done() 
     };
     assert_eq!(root.refused(resize(&deeper, 20 << 30)), standing);
 
+    // A writer from before the cut may still fill containers of a shard without the floor.
+    let refused = root.refused(attach(&deeper, session(1, 7), 101));
+    assert_eq!(refused, standing);
+    for group in 1..=2 {
+        assert_eq!(
+            root.refused(attach(&deeper, session(1, 7), 101)),
+            standing,
+            "without {group}"
+        );
+        root.run(RootCommand::FloorApplied {
+            disk: disk.disk,
+            generation: deeper.generation,
+            group: GroupId(group),
+        });
+    }
     let zeroing = root.granted(attach(&deeper, session(1, 7), 101));
     assert_eq!(zeroing.disk.size_bytes, 1 << 30, "nobody gets the old size");
-    let done = |generation| RootCommand::CutDone {
+    let done = |generation, end_bytes| RootCommand::CutDone {
         disk: disk.disk,
         generation,
+        end_bytes,
     };
-    let stale = root.refused(done(deeper.generation));
+    let stale = root.refused(done(deeper.generation, 10 << 30));
     assert!(matches!(stale, RootRefusal::Changed { .. }));
-    root.run(done(zeroing.disk.generation));
+    let short = root.refused(done(zeroing.disk.generation, 2 << 30));
+    assert!(matches!(short, RootRefusal::Changed { .. }));
+    assert_eq!(root.refused(resize(&zeroing.disk, 20 << 30)), standing);
+    root.run(done(zeroing.disk.generation, 10 << 30));
     let (grown, cut) = root.resized(resize(&zeroing.disk, 20 << 30));
     assert_eq!((grown.size_bytes, cut), (20 << 30, None));
 }
