@@ -80,12 +80,7 @@ impl Store {
             .into_iter()
             .partition(|found| found.record.stream == StreamTag::BLOBS);
         replay.journal_records(&blobs, &found.damaged);
-        for place in &replay.garbage {
-            match *place {
-                Garbage::Journal(position) => journal.release(position),
-                Garbage::Extent(place) => extents.kill(place),
-            }
-        }
+        discard(&replay, &journal, &extents);
         if replay.deletes_without_record {
             extents.sync_dead().await?;
         }
@@ -168,6 +163,16 @@ async fn open_journal(
             .await?;
     }
     Ok((journal, found, session))
+}
+
+/// Gives up what no blob needs any more.
+fn discard(replay: &Replay, journal: &Journal, extents: &Extents) {
+    for place in &replay.garbage {
+        match *place {
+            Garbage::Journal(position) => journal.release(position),
+            Garbage::Extent(place) => extents.kill(place),
+        }
+    }
 }
 
 fn by_stream(records: Vec<RecoveredRecord>) -> BTreeMap<StreamTag, Vec<RecoveredRecord>> {
