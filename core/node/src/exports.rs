@@ -262,7 +262,7 @@ impl ExportedDisk {
             due.then(|| state.attached.take()).flatten()
         });
         let Some(disk) = released else { return };
-        let (env, proxy) = (self.env.clone(), self.proxy.clone());
+        let (env, proxy, own) = (self.env.clone(), self.proxy.clone(), self.shared());
         self.env.spawn("export-release", async move {
             let name = disk.record().name.clone();
             event!(
@@ -273,6 +273,16 @@ impl ExportedDisk {
             );
             if let Err(error) = proxy.detach(&disk).await {
                 event!(env, Warn, "iscsi", "{name}: {error}");
+                own.keep_unreleased(disk);
+            }
+        });
+    }
+
+    /// It could not be released yet: a later list tries again, else nobody else would ever get it.
+    fn keep_unreleased(&self, disk: VirtualDisk) {
+        self.with(|state| {
+            if !disk.is_lost() && state.attached.is_none() {
+                state.attached = Some(disk);
             }
         });
     }
