@@ -37,6 +37,9 @@ pub struct Recovery {
     /// Blobs of which the only copy here is lost, by name. In a range that is not `complete` there
     /// may be more.
     pub damaged_blobs: Vec<BlobName>,
+    /// There were more such blobs, whose names are not known: whoever has a list of what should be
+    /// here compares it.
+    pub names_lost: bool,
     /// How many blobs there are.
     pub blobs: usize,
     /// The start count of this start.
@@ -68,26 +71,22 @@ impl Store {
         let start_nonce = superblock.content().starts[&session];
 
         let extent_directory = format!("{directory}/extents");
-        let (extents, entries) =
+        let (extents, opened) =
             Extents::open(env, &extent_directory, store, config.extent.clone()).await?;
         let mut replay = Replay::default();
-        replay.extent_entries(entries);
+        replay.extent_entries(opened.found);
         let (blobs, control): (Vec<_>, Vec<_>) = found
             .records
             .into_iter()
             .partition(|found| found.record.stream == StreamTag::BLOBS);
         replay.journal_records(&blobs, &found.damaged);
-        for place in &replay.garbage {
-            match *place {
-                Garbage::Journal(position) => journal.release(position),
-                Garbage::Extent(place) => extents.kill(place),
-            }
-        }
+        discard(&replay, &journal, &extents);
         if replay.deletes_without_record {
             extents.sync_dead().await?;
         }
         let recovery = Recovery {
             damaged_blobs: replay.damaged_blobs(),
+            names_lost: opened.names_lost || found.damaged.iter().any(|range| !range.complete),
             damaged: found.damaged,
             blobs: replay.index.count(),
             session,
@@ -164,6 +163,16 @@ async fn open_journal(
             .await?;
     }
     Ok((journal, found, session))
+}
+
+/// Gives up what no blob needs any more.
+fn discard(replay: &Replay, journal: &Journal, extents: &Extents) {
+    for place in &replay.garbage {
+        match *place {
+            Garbage::Journal(position) => journal.release(position),
+            Garbage::Extent(place) => extents.kill(place),
+        }
+    }
 }
 
 fn by_stream(records: Vec<RecoveredRecord>) -> BTreeMap<StreamTag, Vec<RecoveredRecord>> {

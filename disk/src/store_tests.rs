@@ -349,6 +349,42 @@ fn scrub_finds_rot_and_a_new_put_heals_it() {
     });
 }
 
+/// An entry's own header and the footer with its copy are both rotten: the blob is not even named.
+#[test]
+fn entries_that_were_lost_with_their_names_are_told() {
+    let world = World::new(7);
+    let (env, disk) = (world.env(), world.disk().clone());
+    world.run(async move {
+        let (store, _) = open(&env).await;
+        for sequence in 10..20 {
+            put(&env, &store, sequence, 0).await;
+        }
+        store.flush().await.unwrap();
+        store.close().await;
+        drop(store);
+        let (store, recovery) = open(&env).await;
+        assert!(!recovery.names_lost, "nothing is wrong yet");
+        store.close().await;
+        drop(store);
+
+        let path = disk.paths("pool/extents/")[0].clone();
+        let content = disk.content(&path);
+        let own = header(13, 0);
+        let found = content.windows(own.len()).enumerate();
+        let at: Vec<usize> = found
+            .filter(|(_, window)| *window == own)
+            .map(|(at, _)| at)
+            .collect();
+        assert!(!at.is_empty());
+        for at in at {
+            disk.rot(&path, u64::try_from(at).unwrap(), 1);
+        }
+        disk.rot(&path, u64::try_from(content.len() - 8).unwrap(), 1);
+        let (_, recovery) = open(&env).await;
+        assert!(recovery.names_lost);
+    });
+}
+
 #[test]
 fn a_full_disk_refuses_data_loses_nothing_and_deletions_make_room() {
     let world = World::new(6);

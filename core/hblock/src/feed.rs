@@ -139,6 +139,7 @@ pub struct Feed {
     pull_at: Instant,
     hint_from: Instant,
     persist_at: Instant,
+    held: bool,
 }
 
 impl Feed {
@@ -163,6 +164,7 @@ impl Feed {
             pull_at: now,
             hint_from: now,
             persist_at: now,
+            held: false,
         }
     }
 
@@ -320,7 +322,14 @@ impl Feed {
     /// hardly matters (each proposal to the shard moves it), so that is done rarely.
     #[must_use]
     pub fn persist_due(&self, now: Instant) -> Option<u64> {
-        (self.handled != self.durable && self.persist_time() <= now).then_some(self.handled)
+        (!self.held && self.handled != self.durable && self.persist_time() <= now)
+            .then_some(self.handled)
+    }
+
+    /// While `held`, the position does not become durable: after a restart everything is read
+    /// again.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
     }
 
     fn persist_time(&self) -> Instant {
@@ -372,7 +381,7 @@ impl Feed {
             Some((due, _)) if self.busy < capacity => *due,
             _ => far,
         };
-        let persist = if self.handled == self.durable {
+        let persist = if self.held || self.handled == self.durable {
             far
         } else {
             self.persist_time()

@@ -18,6 +18,7 @@ mod context;
 mod coordinate;
 mod feed;
 mod hblock;
+mod holdings;
 mod local;
 mod member;
 mod ports;

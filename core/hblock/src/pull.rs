@@ -10,10 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::{Either, select};
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{BlobName, ContainerId, GroupId, Phase, PlacementEpoch, StoreId, event};
+use hedgerow_env::{
+    AbortOnDrop, BlobName, ContainerId, GroupId, Phase, PlacementEpoch, StoreId, event,
+};
 use hedgerow_protocol::{
     Change, Envelope, HBlockRefusal, MAXIMUM_NAMES, NameState, ShardCommand, ShardOutcome,
     ShardRefusal, ShardReply, ShardRequest, encode,
@@ -23,6 +26,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::context::Context;
 use crate::feed::{Attempt, Expected, Feed, PULL_LIMIT};
+use crate::holdings;
 use crate::local::Local;
 use crate::member::RecordVersion;
 use crate::ports::ControlKey;
@@ -66,6 +70,10 @@ pub(crate) struct Reader {
     feed: Feed,
     /// The last pull was part of a full listing.
     listing: bool,
+    /// Set when the store was compared with what the shard counts it for; at once when it reads on
+    /// where it was.
+    compared: Arc<AtomicBool>,
+    comparison: Option<AbortOnDrop>,
     /// The shard waits for a proposal of this store.
     nudge: bool,
     /// Containers left in these epochs, to be reported.
@@ -92,6 +100,8 @@ impl Reader {
             bell,
             feed,
             listing: false,
+            compared: Arc::new(AtomicBool::new(handled != 0)),
+            comparison: None,
             nudge: false,
             retired: Vec::new(),
             attempts,
@@ -101,6 +111,9 @@ impl Reader {
 
     /// Reads for as long as the store lives and the shard exists.
     pub(crate) async fn run(mut self) {
+        if !self.compared.load(Ordering::SeqCst) {
+            self.comparison = Some(self.compare());
+        }
         while self.local.stopped().is_none() {
             if let Err(refusal) = self.step().await {
                 let (store, group) = (self.local.id(), self.group);
@@ -116,6 +129,19 @@ impl Reader {
         }
     }
 
+    /// Compares the store with the shard, beside the reading.
+    fn compare(&self) -> AbortOnDrop {
+        let (compared, bell) = (Arc::clone(&self.compared), Arc::clone(&self.bell));
+        let (context, local) = (Arc::clone(&self.context), Arc::clone(&self.local));
+        let work = holdings::compare(context, local, self.group);
+        let task = self.context.env.spawn("hblock-compare", async move {
+            work.await;
+            compared.store(true, Ordering::SeqCst);
+            bell.notify_one();
+        });
+        task.abort_on_drop()
+    }
+
     /// One round: everything that is due now. An error is of the own store, and leaves all as it
     /// is.
     async fn step(&mut self) -> Result<(), HBlockRefusal> {
@@ -123,6 +149,7 @@ impl Reader {
             self.pull(after).await?;
         }
         self.look();
+        self.feed.hold(!self.compared.load(Ordering::SeqCst));
         // A RETIRED that was not taken yet is repeated only if its RETIRE is pulled again after a
         // crash: until then the position stays before it.
         let due = self.feed.persist_due(self.context.env.now());

@@ -42,6 +42,11 @@ async fn repair(context: &Context, local: &Arc<Local>, name: BlobName) {
             return;
         }
         Err(HBlockRefusal::Damaged) => false,
+        Err(HBlockRefusal::Missing) if !local.with_member(|member| member.wants(name)) => {
+            // Collected, or its container was retired here since: nothing is missing.
+            local.with_wounds(|wounds| wounds.settled(name));
+            return;
+        }
         Err(HBlockRefusal::Missing) => true,
         Err(_) => return,
     };

@@ -142,6 +142,12 @@ impl FakeStore {
         self.contents().blobs.remove(&name);
     }
 
+    /// Where it stands in the feeds is not known any more.
+    pub(crate) fn forget_feeds(&self) {
+        let is_feed = |key: &ControlKey| matches!(key, ControlKey::Feed(_));
+        self.contents().records.retain(|key, _| !is_feed(key));
+    }
+
     pub(crate) fn set_full(&self, full: bool) {
         self.contents().full = full;
     }
@@ -338,6 +344,7 @@ impl BlobStore for StoreHandle {
 struct Board {
     feeds: BTreeMap<StoreId, Vec<Change>>,
     incomplete: BTreeMap<(StoreId, BlobName), PlacementEpoch>,
+    holdings: BTreeMap<StoreId, BTreeSet<BlobName>>,
     confirmed: Vec<(StoreId, BlobName, PlacementEpoch)>,
     retired: Vec<(StoreId, ContainerId, PlacementEpoch)>,
     handled: BTreeMap<StoreId, u64>,
@@ -375,6 +382,15 @@ impl FakeShard {
     }
 
     /// Pulls are answered as parts of a full listing.
+    /// The store is counted as a holder of these.
+    pub(crate) fn count(&self, store: StoreId, names: impl IntoIterator<Item = BlobName>) {
+        self.board()
+            .holdings
+            .entry(store)
+            .or_default()
+            .extend(names);
+    }
+
     pub(crate) fn set_full(&self, full: bool) {
         self.board().full = full;
     }
@@ -508,6 +524,14 @@ impl FakeShard {
                     })
                     .collect();
                 Ok(ShardReply::Names(states))
+            }
+            ShardRequest::Holdings { store, after } => {
+                let board = self.board();
+                let all = board.holdings.get(&store).cloned().unwrap_or_default();
+                let rest = all.into_iter().filter(|name| Some(*name) > after);
+                let names: Vec<BlobName> = rest.take(2).collect();
+                let next = (names.len() == 2).then(|| names[1]);
+                Ok(ShardReply::Holdings { names, next })
             }
             other => panic!("an HBlock asks no {other:?}"),
         }

@@ -5,19 +5,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use hedgerow_env::{BoxFuture, Instant};
+use hedgerow_env::{BoxFuture, Env, Instant};
 use hedgerow_net::{Caller, GroupClient, GroupError, Message, Peer, Refusal, RefusalCode, Service};
 use hedgerow_protocol::{
     AdminReply, AdminRequest, DEFAULT_CONTAINER_BYTES, DiskRecord, DiskView, Export, NodeReply,
-    NodeRequest, NodeState, Roles, RootAnswer, RootCommand, RootOutcome, RootQuery, ShardReply,
-    ShardRequest, StatusView, decode, encode,
+    NodeRequest, NodeState, Roles, RootAnswer, RootCommand, RootOutcome, RootQuery, RootRefusal,
+    ShardReply, ShardRequest, StatusView, decode, encode,
 };
-use hedgerow_proxy::{AttachError, OperationTag, Proxy};
+use hedgerow_proxy::{AttachError, OperationTag, Proxy, VirtualDisk};
+use tokio::sync::oneshot;
+
+use crate::exports::Catalog;
 
 /// One question to a group on behalf of an operator.
 const GROUP_LIMIT: Duration = Duration::from_secs(5);
 /// A node that does not tell its counters in time is left out.
 const HEALTH_LIMIT: Duration = Duration::from_millis(500);
+/// How long a disk that was made smaller is waited for; an operator's command ends after 20 s.
+const ATTACH_LIMIT: Duration = Duration::from_secs(8);
+/// Pause between attempts to attach it.
+const ATTACH_PAUSE: Duration = Duration::from_millis(250);
 /// Largest size of a disk: container indices have 32 bits; 1 EiB leaves room.
 const MAXIMUM_DISK_BYTES: u64 = 1 << 60;
 /// Longest name of a disk; it becomes part of an iSCSI name (223 bytes).
@@ -25,10 +32,14 @@ const MAXIMUM_NAME_BYTES: usize = 128;
 
 /// Serves [`AdminRequest`].
 pub(crate) struct AdminService {
+    /// The node's surroundings.
+    pub(crate) env: Env,
     /// The groups.
     pub(crate) groups: GroupClient,
     /// This node's proxy, if it has one.
     pub(crate) proxy: Option<Proxy>,
+    /// What its portal exports, if it has one.
+    pub(crate) catalog: Option<Arc<Catalog>>,
 }
 
 enum AdminError {
@@ -56,10 +67,17 @@ impl Service for AdminEndpoint {
         Box::pin(async move {
             let request = decode::<AdminRequest>(&request.head)
                 .map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
-            Ok(Message::new(
-                encode(&this.reply(request).await),
-                Bytes::new(),
-            ))
+            let (answer, answered) = oneshot::channel();
+            let env = this.env.clone();
+            // In a task of its own: whoever does not wait any more leaves nothing half-way, such as
+            // a disk that stays attached.
+            env.spawn("admin-request", async move {
+                // An operator who went away does not want to know.
+                answer.send(this.reply(request).await).ok();
+            });
+            let stopping = |_| Refusal::new(RefusalCode::Internal, "the node is stopping");
+            let reply = answered.await.map_err(stopping)?;
+            Ok(Message::new(encode(&reply), Bytes::new()))
         })
     }
 
@@ -172,52 +190,91 @@ impl AdminService {
     async fn resize(&self, name: &str, size_bytes: u64) -> Result<AdminReply, AdminError> {
         let record = self.find(name).await?;
         check_size(size_bytes, record.policy.block_size)?;
-        if size_bytes >= record.size_bytes {
-            let command = RootCommand::ResizeDisk {
-                disk: record.disk,
-                size_bytes,
-            };
-            return self.disk_command(command).await;
-        }
-        self.shrink(&record, size_bytes).await
-    }
-
-    /// Shrinks a disk that nobody uses: holds it, writes holes beyond the new end, then commits the
-    /// size; what was cut off reads as zeros should the disk grow again.
-    async fn shrink(&self, record: &DiskRecord, size_bytes: u64) -> Result<AdminReply, AdminError> {
-        let Some(proxy) = &self.proxy else {
+        if size_bytes < record.size_bytes && self.proxy.is_none() {
             return Err(AdminError::Refused(
                 "to shrink a disk, ask a node with the role proxy".into(),
             ));
-        };
-        if !record.attachments.is_empty() {
-            return Err(AdminError::Refused(format!(
-                "{:?} is in use: stop its initiators before it is made smaller",
-                record.name
-            )));
         }
-        let disk = match proxy.attach(&record.name).await {
-            Ok(disk) => disk,
-            Err(AttachError::TryAgain(text)) => return Err(AdminError::TryAgain(text)),
-            Err(error) => return Err(AdminError::Refused(error.to_string())),
+        let command = RootCommand::Resize {
+            disk: record.disk,
+            from_bytes: record.size_bytes,
+            generation: record.generation,
+            size_bytes,
         };
+        match self.groups.root_command(command, GROUP_LIMIT).await? {
+            RootOutcome::Resized {
+                disk,
+                cut_from_bytes: None,
+            } => Ok(AdminReply::Disk(view(disk, &self.exports().await))),
+            RootOutcome::Resized {
+                disk,
+                cut_from_bytes: Some(end),
+            } => self.clear(&disk, end).await,
+            RootOutcome::Refused(RootRefusal::Held { .. }) => Err(AdminError::Refused(format!(
+                "{name:?} is in use: stop its initiators before it is made smaller"
+            ))),
+            // An answer that was lost may have been another: the command could have been applied
+            // before others changed the disk. So it is not tried again here, and not called refused.
+            RootOutcome::Refused(RootRefusal::Changed { .. } | RootRefusal::NoSuchDisk { .. }) => {
+                Err(AdminError::TryAgain(format!(
+                    "{name:?} was attached, released, resized or deleted at the same time"
+                )))
+            }
+            RootOutcome::Refused(refusal) => Err(AdminError::Refused(refusal.to_string())),
+            other => Err(AdminError::TryAgain(format!("unexpected: {other:?}"))),
+        }
+    }
+
+    /// Zeroes what lies beyond the end of a disk that was made smaller: it is not to be seen again
+    /// should the disk grow. Nobody can write there any more. What is interrupted goes on when the
+    /// same size is asked for again.
+    async fn clear(&self, record: &DiskRecord, end: u64) -> Result<AdminReply, AdminError> {
+        let Some(proxy) = &self.proxy else {
+            return Err(AdminError::TryAgain(
+                "the disk is smaller now; repeat this at a node with the role proxy".into(),
+            ));
+        };
+        let disk = self.attach(proxy, &record.name).await?;
         let tag = OperationTag(disk.writer().0 | 1 << 63);
-        let beyond = record.size_bytes - size_bytes;
-        let zeroed = disk.zero(size_bytes, beyond, tag).await;
-        let result = match zeroed {
+        // From the end as it was when it was attached: another may have made it smaller still.
+        let cleared = disk.clear(disk.record().size_bytes..end, tag).await;
+        let result = match cleared {
             Ok(()) => {
-                let command = RootCommand::ResizeDisk {
+                let done = RootCommand::CutDone {
                     disk: record.disk,
-                    size_bytes,
+                    generation: disk.record().generation,
+                    end_bytes: end,
                 };
-                self.disk_command(command).await
+                match self.disk_command(done).await {
+                    // The disk has its new size all the same.
+                    Err(AdminError::Refused(text)) => Err(AdminError::TryAgain(text)),
+                    other => other,
+                }
             }
             Err(error) => Err(AdminError::TryAgain(error.to_string())),
         };
-        if let Err(error) = proxy.detach(&disk).await {
+        let exported = self.catalog.as_ref();
+        if !exported.is_some_and(|catalog| catalog.uses(&disk))
+            && let Err(error) = proxy.detach(&disk).await
+        {
             return Err(AdminError::TryAgain(error.to_string()));
         }
         result
+    }
+
+    /// Attaches a disk that was just made smaller: its shards hear of that within a second or two.
+    async fn attach(&self, proxy: &Proxy, name: &str) -> Result<VirtualDisk, AdminError> {
+        let give_up = self.env.now() + ATTACH_LIMIT;
+        loop {
+            let error = match proxy.attach(name).await {
+                Ok(disk) => return Ok(disk),
+                Err(error) => error,
+            };
+            if !matches!(error, AttachError::TryAgain(_)) || self.env.now() >= give_up {
+                return Err(AdminError::TryAgain(format!("{error}; repeat this then")));
+            }
+            self.env.sleep(ATTACH_PAUSE).await;
+        }
     }
 
     async fn status(&self) -> Result<StatusView, AdminError> {

@@ -126,6 +126,13 @@ impl Catalog {
         gone.into_keys().collect()
     }
 
+    /// Whether an initiator's commands go through this attachment.
+    pub(crate) fn uses(&self, attachment: &VirtualDisk) -> bool {
+        let disks = self.disks.lock().expect("no panic under this lock");
+        let mut attached = disks.values().filter_map(|disk| disk.attached());
+        attached.any(|used| used.writer() == attachment.writer())
+    }
+
     /// The disks exported now, each with its URL at the portal `address`.
     #[must_use]
     pub(crate) fn urls(&self, address: &str) -> Vec<Export> {
@@ -220,10 +227,27 @@ impl ExportedDisk {
 
     fn update(&self, record: &DiskRecord) {
         self.with(|state| {
+            // A list from before the attachment may still have the size from before a cut.
+            if record.generation < state.record.generation {
+                return;
+            }
             if let Some(disk) = &state.attached {
                 disk.set_size_bytes(record.size_bytes);
             }
             state.record = record.clone();
+        });
+    }
+
+    fn taken(&self, disk: &VirtualDisk) {
+        self.with(|state| {
+            // An attachment that this proxy had before may have been told a newer size since.
+            let granted = disk.record();
+            if granted.generation > state.record.generation {
+                state.record = granted.clone();
+            } else {
+                disk.set_size_bytes(state.record.size_bytes);
+            }
+            state.attached = Some(disk.clone());
         });
     }
 
@@ -238,7 +262,7 @@ impl ExportedDisk {
             due.then(|| state.attached.take()).flatten()
         });
         let Some(disk) = released else { return };
-        let (env, proxy) = (self.env.clone(), self.proxy.clone());
+        let (env, proxy, own) = (self.env.clone(), self.proxy.clone(), self.shared());
         self.env.spawn("export-release", async move {
             let name = disk.record().name.clone();
             event!(
@@ -249,6 +273,16 @@ impl ExportedDisk {
             );
             if let Err(error) = proxy.detach(&disk).await {
                 event!(env, Warn, "iscsi", "{name}: {error}");
+                own.keep_unreleased(disk);
+            }
+        });
+    }
+
+    /// It could not be released yet: a later list tries again, else nobody else would ever get it.
+    fn keep_unreleased(&self, disk: VirtualDisk) {
+        self.with(|state| {
+            if !disk.is_lost() && state.attached.is_none() {
+                state.attached = Some(disk);
             }
         });
     }
@@ -278,10 +312,7 @@ impl ExportedDisk {
             }
             match self.proxy.attach(&name).await {
                 Ok(disk) => {
-                    self.with(|state| {
-                        disk.set_size_bytes(state.record.size_bytes);
-                        state.attached = Some(disk.clone());
-                    });
+                    self.taken(&disk);
                     return Ok(disk);
                 }
                 Err(AttachError::NoSuchDisk(_)) => return Err(BlockError::Gone),
@@ -376,6 +407,22 @@ impl BlockDevice for ExportedDisk {
         .boxed()
     }
 
+    fn settle(&self, take: bool) -> BoxFuture<'static, Result<(), BlockError>> {
+        let this = self.shared();
+        async move {
+            // A lost attachment may have left writes that no fence has met yet.
+            let used = this.with(|state| state.attached.is_some());
+            if !used && !take {
+                return Ok(());
+            }
+            let disk = this.disk().await?;
+            let settled = this.env.timeout(ATTACH_LIMIT, disk.settled()).await;
+            let settled = settled.map_err(|_| BlockError::Unavailable)?;
+            settled.map_err(block_error)
+        }
+        .boxed()
+    }
+
     fn cancel(&self, tag: OperationTag) -> BoxFuture<'static, ()> {
         let disk = self.with(|state| state.attached.clone());
         async move {
@@ -415,8 +462,7 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_disk_that_is_deleted_or_replaced_takes_its_target_with_it() {
+    fn catalog() -> Arc<Catalog> {
         let env = MemoryNetwork::new(1).env();
         let identity = Identity {
             cluster: None,
@@ -435,7 +481,34 @@ mod tests {
             exports: Exports::All,
             chap: None,
         };
-        let catalog = Catalog::new(env, proxy, iscsi);
+        Catalog::new(env, proxy, iscsi)
+    }
+
+    /// A list that was asked for before a cut must not bring the former size back.
+    #[tokio::test(start_paused = true)]
+    async fn a_list_from_before_a_newer_generation_changes_nothing() {
+        let catalog = catalog();
+        let one = target_name("one").unwrap();
+        let sized = |generation, size_bytes| DiskRecord {
+            generation: Generation(generation),
+            size_bytes,
+            ..record(1, "one")
+        };
+        let size = || {
+            let disk = catalog.disks.lock().unwrap()[&one].clone();
+            let geometry = disk.geometry();
+            geometry.block_count * u64::from(geometry.block_size_bytes)
+        };
+        catalog.follow(&[sized(2, 1 << 30)]);
+        catalog.follow(&[sized(1, 2 << 30)]);
+        assert_eq!(size(), 1 << 30);
+        catalog.follow(&[sized(2, 3 << 30)]);
+        assert_eq!(size(), 3 << 30, "growth raises no generation");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_is_deleted_or_replaced_takes_its_target_with_it() {
+        let catalog = catalog();
         let (one, two) = (target_name("one").unwrap(), target_name("two").unwrap());
 
         assert!(

@@ -227,7 +227,8 @@ impl Node {
                 .await;
             inner.stores.forget_value(founding::FOUNDING_KEY).await?;
         }
-        inner.running.join(&inner.own).await;
+        let start = inner.stores.system().session();
+        inner.running.join(&inner.own, start).await;
         let admin = inner
             .running
             .start_data(&inner.config, &inner.stores, pools)

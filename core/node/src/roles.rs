@@ -201,10 +201,14 @@ impl Running {
         }
     }
 
-    /// Tells the root that this node is here, under which address and with which stores.
-    pub(crate) async fn join(&self, own: &NodeRecord) {
+    /// Tells the root that this node is here, in this start of its system store, under which address
+    /// and with which stores.
+    pub(crate) async fn join(&self, own: &NodeRecord, start: u64) {
         loop {
-            let command = RootCommand::Join(own.clone());
+            let command = RootCommand::JoinAtStart {
+                record: own.clone(),
+                start,
+            };
             match self.groups.root_command(command, FORMING_LIMIT).await {
                 Ok(RootOutcome::Refused(refusal)) => {
                     event!(self.env, Info, "node", "joining: {refusal}");
@@ -235,8 +239,10 @@ impl Running {
             self.with(|parts| parts.hblock = Some(hblock));
         }
         let mut admin = AdminService {
+            env: self.env.clone(),
             groups: self.groups.clone(),
             proxy: None,
+            catalog: None,
         };
         if config.roles.contains(Roles::PROXY) {
             let proxy = Proxy::start(
@@ -250,6 +256,7 @@ impl Running {
             admin.proxy = Some(proxy.clone());
             if let Some(iscsi) = &config.iscsi {
                 let catalog = Catalog::new(self.env.clone(), proxy, iscsi.clone());
+                admin.catalog = Some(Arc::clone(&catalog));
                 let targets = Arc::clone(&catalog);
                 let server = IscsiServer::start(&self.env, &iscsi.listen, targets).await?;
                 let server = Arc::new(server);

@@ -310,7 +310,18 @@ fn ask_shard(view: &dyn View, index: u64, request: ShardRequest) -> Result<Shard
             blocks,
         } => query::look_up(view, index, container, &layers, first_block, blocks),
         ShardRequest::Names { store: _, names } => query::names(view, &names),
-        ShardRequest::Containers { family, disk } => query::containers(view, family, disk),
+        ShardRequest::Containers { .. } => {
+            let reason = "ask for the containers of a disk page by page".into();
+            Ok(ShardReply::Refused(
+                hedgerow_protocol::ShardRefusal::Malformed { reason },
+            ))
+        }
+        ShardRequest::ContainersAfter {
+            family,
+            disk,
+            after,
+        } => query::containers(view, family, disk, after),
+        ShardRequest::Holdings { store, after } => query::holdings(view, store, after),
         ShardRequest::Statistics => Ok(ShardReply::Statistics(query::statistics(view)?)),
         ShardRequest::Propose(_)
         | ShardRequest::EnsurePlaced { .. }

@@ -104,7 +104,7 @@ pub enum RootCommand {
         /// The root's own members.
         members: Vec<GroupMember>,
     },
-    /// A node joins, or came back with a new address, location, role or store.
+    /// As [`RootCommand::JoinAtStart`], without a start: only builds before that one propose it.
     Join(NodeRecord),
     /// A verdict or an operator's decision on a node.
     SetNodeState {
@@ -144,7 +144,8 @@ pub enum RootCommand {
         /// For people.
         description: String,
     },
-    /// Sets the size. Growth is immediate; to shrink, the holder first writes holes beyond the end.
+    /// As [`RootCommand::Resize`], whatever the disk's present size: only builds before that one
+    /// propose it.
     ResizeDisk {
         /// The disk.
         disk: VirtualDiskId,
@@ -205,6 +206,39 @@ pub enum RootCommand {
         /// The level.
         feature_level: u16,
     },
+    /// A node joins, or came back with a new address, location, role or store. Refused when a later
+    /// start of that node is known: a request that was delayed brings nothing old back.
+    JoinAtStart {
+        /// The node.
+        record: NodeRecord,
+        /// The start count of its system store.
+        start: u64,
+    },
+    /// Sets the size of a disk that still has the size and generation which the requester saw: a
+    /// request that was delayed changes nothing. To be smaller a disk must be held by nobody; its
+    /// generation is raised, its floors become pending, and a *cut* stands until what lay beyond the
+    /// end is zeroed. While it stands the disk cannot grow, and before its floors stand it cannot be
+    /// attached: whatever is listed of it after an attach, no earlier writer can add to. Repeated, it answers as the first time.
+    Resize {
+        /// The disk.
+        disk: VirtualDiskId,
+        /// The size that the requester saw.
+        from_bytes: u64,
+        /// The generation that it saw.
+        generation: Generation,
+        /// The new size in bytes.
+        size_bytes: u64,
+    },
+    /// Everything beyond the end of a disk that was made smaller is zeroed: the cut is done. Refused
+    /// when the generation is another than that under which it was zeroed, or the cut ends farther.
+    CutDone {
+        /// The disk.
+        disk: VirtualDiskId,
+        /// The generation of the attachment that zeroed it.
+        generation: Generation,
+        /// The end of what it zeroed.
+        end_bytes: u64,
+    },
 }
 
 /// Why the root refused; nothing was changed.
@@ -257,6 +291,21 @@ pub enum RootRefusal {
         /// What is committed.
         committed: u16,
     },
+    /// Look again: the disk is not as the requester saw it.
+    #[error("the disk was changed meanwhile: {size_bytes} bytes under {generation}")]
+    Changed {
+        /// Its present size.
+        size_bytes: u64,
+        /// Its present generation.
+        generation: Generation,
+    },
+    /// Resize it to `size_bytes` again, which ends the cut, before it grows; to attach it, wait until
+    /// every shard knows of the cut.
+    #[error("the disk is still being cut to {size_bytes} bytes: repeat that first")]
+    Cutting {
+        /// The size to which it is being cut.
+        size_bytes: u64,
+    },
 }
 
 /// The result of a root command.
@@ -277,6 +326,13 @@ pub enum RootOutcome {
     Replica(ReplicaNumber),
     /// Refused; nothing changed.
     Refused(RootRefusal),
+    /// The disk has its new size.
+    Resized {
+        /// The disk as it stands now.
+        disk: DiskRecord,
+        /// The end of what lies beyond the disk's and is not zeroed yet, in bytes.
+        cut_from_bytes: Option<u64>,
+    },
 }
 
 /// A linearizable question to the root.

@@ -3,8 +3,8 @@
 //! Commands are those of DESIGN section 3. Blocks are units of 512 bytes within the container.
 
 use hedgerow_env::{
-    BlobName, ContainerId, FamilyId, Generation, LayerId, PlacementEpoch, Sequence, StoreId,
-    VirtualDiskId, WriterId,
+    BlobName, ContainerId, ContainerIndex, FamilyId, Generation, LayerId, PlacementEpoch, Sequence,
+    StoreId, VirtualDiskId, WriterId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -447,7 +447,8 @@ pub enum ShardRequest {
         /// The names.
         names: Vec<BlobName>,
     },
-    /// Containers of a disk that exist in this shard.
+    /// All containers of a disk at once: refused, for there is no limit to them. Only builds before
+    /// [`ShardRequest::ContainersAfter`] ask so.
     Containers {
         /// The family.
         family: FamilyId,
@@ -456,6 +457,22 @@ pub enum ShardRequest {
     },
     /// Counters for status and oracles.
     Statistics,
+    /// Which blobs the shard counts a store as holding, in order, some at a time.
+    Holdings {
+        /// The store.
+        store: StoreId,
+        /// Those after this one.
+        after: Option<BlobName>,
+    },
+    /// Containers of a disk that exist in this shard, in order, some at a time.
+    ContainersAfter {
+        /// The family.
+        family: FamilyId,
+        /// The disk.
+        disk: VirtualDiskId,
+        /// Those after this one.
+        after: Option<ContainerIndex>,
+    },
 }
 
 /// Counters of a shard.
@@ -498,12 +515,26 @@ pub enum ShardReply {
     },
     /// One state for each name.
     Names(Vec<NameState>),
-    /// The containers with their placements.
+    /// The containers with their placements; builds before [`ShardReply::ContainersAfter`] answer so.
     Containers(Vec<(ContainerId, Placement)>),
     /// The counters.
     Statistics(ShardStatistics),
     /// Refused; nothing changed.
     Refused(ShardRefusal),
+    /// Blobs that a store is counted as holding.
+    Holdings {
+        /// Their names.
+        names: Vec<BlobName>,
+        /// Where to go on; none at the end.
+        next: Option<BlobName>,
+    },
+    /// Containers of a disk.
+    ContainersAfter {
+        /// Each with its placement; one that has only holes has none.
+        found: Vec<(ContainerId, Option<Placement>)>,
+        /// Whether there are more after the last of them.
+        more: bool,
+    },
 }
 
 /// A batch of shard commands: one log entry.

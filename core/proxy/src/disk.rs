@@ -5,12 +5,13 @@
 //! [`IoError::Fenced`], whose outcome is unknown, and a new attachment begins anew.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
     ContainerId, ContainerIndex, Env, Generation, GroupId, Phase, VirtualDiskId, WriterId, event,
@@ -25,7 +26,7 @@ use tokio::sync::Notify;
 use crate::commit::Committers;
 use crate::container::Container;
 use crate::lease::Lease;
-use crate::pieces::pieces;
+use crate::pieces::{Piece, pieces};
 
 /// Pause between attempts that failed for reasons which pass.
 pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(20);
@@ -36,6 +37,11 @@ pub(crate) const RETRY_LIMIT: Duration = Duration::from_millis(640);
 pub(crate) const READ_LIMIT: Duration = Duration::from_secs(25);
 /// How long the background fencing of one container is tried before its shard is asked again.
 const FENCE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Containers cleared at once beyond the end of a disk.
+const CLEARED_AT_ONCE: usize = 16;
+/// Containers fenced at once in the background: they share entries of a shard's log.
+const FENCES_AT_ONCE: usize = 64;
 
 /// Names a state-changing operation, for [`VirtualDisk::cancel`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,6 +99,11 @@ pub(crate) struct Shared {
     size_bytes: AtomicU64,
     containers: Mutex<BTreeMap<ContainerIndex, Arc<Container>>>,
     operations: Mutex<BTreeMap<OperationTag, Arc<Operation>>>,
+    /// Every container that existed at the attach is fenced.
+    fenced_all: AtomicBool,
+    fenced_signal: Notify,
+    /// A range of which some copy was missing is being looked up again.
+    pub(crate) looking_again: AtomicBool,
     lost: AtomicBool,
     lost_signal: Notify,
     under_way: AtomicU64,
@@ -136,6 +147,9 @@ impl VirtualDisk {
             size_bytes,
             containers: Mutex::default(),
             operations: Mutex::default(),
+            fenced_all: AtomicBool::new(false),
+            fenced_signal: Notify::new(),
+            looking_again: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             lost_signal: Notify::new(),
             under_way: AtomicU64::new(0),
@@ -193,11 +207,17 @@ impl VirtualDisk {
         self.0.lose(reason);
     }
 
-    fn check(&self, offset: u64, length: u64) -> Result<(), IoError> {
+    fn check_alignment(&self, bytes: u64) -> Result<(), IoError> {
         let block_size = self.0.record.policy.block_size;
-        if !(offset | length).is_multiple_of(u64::from(block_size)) {
-            return Err(IoError::Misaligned { block_size });
+        if bytes.is_multiple_of(u64::from(block_size)) {
+            Ok(())
+        } else {
+            Err(IoError::Misaligned { block_size })
         }
+    }
+
+    fn check(&self, offset: u64, length: u64) -> Result<(), IoError> {
+        self.check_alignment(offset | length)?;
         match offset.checked_add(length) {
             Some(end) if end <= self.size_bytes() => Ok(()),
             _ => Err(IoError::OutOfRange),
@@ -260,6 +280,58 @@ impl VirtualDisk {
                     .iter()
                     .map(|piece| shared.write_piece(piece, None, &operation));
                 join_all(parts).await.into_iter().collect()
+            }
+        })
+        .await
+    }
+
+    /// Waits until every container that existed when this disk was attached is fenced under this
+    /// attachment: from then on nothing that an earlier holder began can take effect any more.
+    /// Detach, resets and the reinstatement of a session wait for it.
+    ///
+    /// # Errors
+    /// [`IoError::Fenced`].
+    pub async fn settled(&self) -> Result<(), IoError> {
+        loop {
+            let fenced = self.0.fenced_signal.notified();
+            let lost = self.0.lost_signal.notified();
+            if self.is_lost() {
+                return Err(IoError::Fenced);
+            }
+            if self.0.fenced_all.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            futures_util::future::select(std::pin::pin!(fenced), std::pin::pin!(lost)).await;
+        }
+    }
+
+    /// Makes everything in `range` (bytes, whole blocks; also beyond the end) read as zeros, should
+    /// the disk ever reach there. Only containers that exist are touched, a few at a time: a cut
+    /// through a disk that is almost all thin air costs next to nothing.
+    ///
+    /// # Errors
+    /// [`IoError`]; after [`IoError::Fenced`] the outcome is unknown.
+    pub async fn clear(&self, range: Range<u64>, tag: OperationTag) -> Result<(), IoError> {
+        self.check_alignment(range.start | range.end)?;
+        // Every container that existed is known from then on, and an older one cannot be filled.
+        self.settled().await?;
+        let container_bytes = self.0.record.container_bytes;
+        let existing = self.0.known_containers();
+        let cut: Vec<Piece> = existing
+            .iter()
+            .filter_map(|container| Piece::within(container.id.index, &range, container_bytes))
+            .collect();
+        self.operation(tag, |operation| {
+            let shared = Arc::clone(&self.0);
+            async move {
+                for some in cut.chunks(CLEARED_AT_ONCE) {
+                    let parts = some
+                        .iter()
+                        .map(|piece| shared.write_piece(piece, None, &operation));
+                    let parts: Result<(), IoError> = join_all(parts).await.into_iter().collect();
+                    parts?;
+                }
+                Ok(())
             }
         })
         .await
@@ -510,9 +582,11 @@ impl Shared {
             .await;
     }
 
-    /// Fences every container of the disk that exists, in the background.
+    /// Fences every container of the disk that exists, also those with holes only, in the
+    /// background.
     async fn fence_existing(&self) {
         if active(Mutant::FenceSkippedOnRead) {
+            self.fenced_all.store(true, Ordering::SeqCst);
             return;
         }
         let mut pause = RETRY_FIRST;
@@ -521,27 +595,12 @@ impl Shared {
             self.pause(&mut pause, None).await;
         }
         for group in self.groups.directory().shards() {
-            let mut pause = RETRY_FIRST;
-            while !self.is_lost() {
-                let request = ShardRequest::Containers {
-                    family: self.record.family,
-                    disk: self.record.disk,
-                };
-                match self.groups.shard(group, request, FENCE_LIMIT).await {
-                    Ok(ShardReply::Containers(found)) => {
-                        for (id, placement) in found {
-                            let container = self.container(id.index);
-                            container.learn(id, placement);
-                            if self.ensure_fenced(&container).await.is_err() {
-                                return;
-                            }
-                        }
-                        break;
-                    }
-                    Ok(_) | Err(_) => self.pause(&mut pause, None).await,
-                }
+            if self.fence_existing_in(group).await.is_err() {
+                return;
             }
         }
+        self.fenced_all.store(true, Ordering::SeqCst);
+        self.fenced_signal.notify_waiters();
         event!(
             self.env,
             Debug,
@@ -549,5 +608,38 @@ impl Shared {
             "{}: every container fenced",
             self.record.name
         );
+    }
+
+    async fn fence_existing_in(&self, group: GroupId) -> Result<(), IoError> {
+        let mut pause = RETRY_FIRST;
+        let mut after = None;
+        while !self.is_lost() {
+            let request = ShardRequest::ContainersAfter {
+                family: self.record.family,
+                disk: self.record.disk,
+                after,
+            };
+            let Ok(ShardReply::ContainersAfter { found, more }) =
+                self.groups.shard(group, request, FENCE_LIMIT).await
+            else {
+                self.pause(&mut pause, None).await;
+                continue;
+            };
+            after = found.last().map(|(id, _)| id.index);
+            for chunk in found.chunks(FENCES_AT_ONCE) {
+                let fences = chunk.iter().map(|(id, placement)| async move {
+                    let container = self.container(id.index);
+                    if let Some(placement) = placement {
+                        container.learn(*id, placement.clone());
+                    }
+                    self.ensure_fenced(&container).await
+                });
+                try_join_all(fences).await?;
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+        Err(IoError::Fenced)
     }
 }

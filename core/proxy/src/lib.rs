@@ -2,7 +2,8 @@
 //!
 //! Pure cores: `lease` (until when a cache may answer), `pieces` (cutting ranges), `unit` (encoding),
 //! `metacache` (which cached map entries may be used), `sequences` (names and low-water marks),
-//! `gather` (when the acknowledgements of several members are enough).
+//! `gather` (when the acknowledgements of several members are enough), `suspects` (which copies are
+//! silently missing).
 //! Drivers: [`Proxy`] (attach, renew, detach) and [`VirtualDisk`] (read, write, zero).
 //!
 //! Invariants: a write is acknowledged only after its map commit; nothing of a container is read or
@@ -20,8 +21,12 @@ mod pieces;
 mod proxy;
 mod read;
 mod sequences;
+mod suspects;
 mod unit;
 mod write;
+
+#[cfg(test)]
+mod tests;
 
 pub use disk::{IoError, OperationTag, VirtualDisk};
 pub use lease::Lease;

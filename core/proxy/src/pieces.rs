@@ -1,5 +1,7 @@
 //! Cutting a byte range of a disk at container borders and at a largest piece.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BLOCK_UNIT_BYTES, ContainerIndex};
@@ -18,6 +20,20 @@ pub struct Piece {
 }
 
 impl Piece {
+    /// The part of `range` (bytes of the disk, whole blocks) that lies in the container at `index`.
+    #[must_use]
+    pub fn within(index: ContainerIndex, range: &Range<u64>, container_bytes: u64) -> Option<Self> {
+        let base = u64::from(index.0) * container_bytes;
+        let start = range.start.max(base);
+        let end = range.end.min(base + container_bytes);
+        (start < end).then(|| Self {
+            index,
+            first_block: blocks(start - base),
+            blocks: blocks(end - start),
+            offset_bytes: start - range.start,
+        })
+    }
+
     /// Length in bytes.
     #[must_use]
     pub fn length_bytes(&self) -> u64 {
@@ -85,6 +101,20 @@ fn blocks(bytes: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_is_cut_to_one_container() {
+        let within = |index, range: Range<u64>| {
+            let piece = Piece::within(ContainerIndex(index), &range, 1 << 20);
+            piece.map(|piece| (piece.first_block, piece.blocks, piece.offset_bytes))
+        };
+        let range = (1 << 20) + 4096..(3 << 20) + 512;
+        assert_eq!(within(0, range.clone()), None);
+        assert_eq!(within(1, range.clone()), Some((8, 2040, 0)));
+        assert_eq!(within(2, range.clone()), Some((0, 2048, (1 << 20) - 4096)));
+        assert_eq!(within(3, range.clone()), Some((0, 1, (2 << 20) - 4096)));
+        assert_eq!(within(4, range), None);
+    }
 
     #[test]
     fn pieces_cover_the_range_once_and_respect_borders() {

@@ -231,12 +231,26 @@ impl Proxy {
         disk
     }
 
-    /// Releases a disk: waits for what is under way, then lets others attach it.
+    /// Releases a disk: waits for what is under way, and until nothing of an earlier holder can
+    /// take effect any more, then lets others attach it.
     ///
     /// # Errors
-    /// [`AttachError::TryAgain`]: the root did not answer; the lease ends by itself.
+    /// [`AttachError::TryAgain`]: a shard or the root did not answer. The disk may then still be
+    /// held; the lease ends by itself.
     pub async fn detach(&self, disk: &VirtualDisk) -> Result<(), AttachError> {
         disk.idle().await;
+        let settled = self
+            .0
+            .env
+            .timeout(self.0.config.attach_limit, disk.settled());
+        match settled.await {
+            // Fenced: it is somebody else's by now, and the release below changes nothing.
+            Ok(Ok(()) | Err(_)) => {}
+            Err(elapsed) => {
+                let text = format!("its containers are not all fenced yet: {elapsed}");
+                return Err(AttachError::TryAgain(text));
+            }
+        }
         disk.lose("detached");
         self.with(|state| {
             if state

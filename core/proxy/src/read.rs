@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,14 +16,15 @@ use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BLOCK_UNIT_BYTES, BlobName, NodeId, Phase, StoreId, event};
 use hedgerow_net::{CallOptions, Message, Peer, ServiceId};
 use hedgerow_protocol::{
-    Digest, HBlockReply, HBlockRequest, MapTarget, Placement, SERVICE_HBLOCK, ShardReply,
-    ShardRequest, decode, encode,
+    Digest, HBlockRefusal, HBlockReply, HBlockRequest, MapTarget, Placement, SERVICE_HBLOCK,
+    ShardReply, ShardRequest, decode, encode,
 };
 
 use crate::container::{Container, known_extents};
 use crate::disk::{IoError, READ_LIMIT, RETRY_FIRST, Shared};
 use crate::metacache::{FillToken, KnownExtent};
 use crate::pieces::Piece;
+use crate::suspects::{Lacking, suspects};
 use crate::unit::decode_unit;
 
 /// One look-up at the shard.
@@ -34,7 +37,7 @@ type Units = BTreeMap<(BlobName, u16), Bytes>;
 
 impl Shared {
     /// Reads one piece.
-    pub(crate) async fn read_piece(&self, piece: &Piece) -> Result<Bytes, IoError> {
+    pub(crate) async fn read_piece(self: &Arc<Self>, piece: &Piece) -> Result<Bytes, IoError> {
         let container = self.container(piece.index);
         let range = piece.first_block..piece.first_block + piece.blocks;
         let give_up = self.env.now() + READ_LIMIT;
@@ -58,14 +61,17 @@ impl Shared {
                 Some(extents) => Some(extents),
                 None => self.look_up(&container, range.clone()).await?,
             };
-            if let Some(extents) = extents
-                && let Some(bytes) = self.fetch(&container, &range, &extents).await
-            {
-                let kept = active(Mutant::LeaseUncheckedAfterRead);
-                if !from_cache || kept || self.lease_holds() {
-                    return Ok(bytes);
+            if let Some(extents) = extents {
+                let lacking = Mutex::default();
+                let fetched = self.fetch(&container, &range, &extents, &lacking).await;
+                self.look_again(&container, &range, lacking.into_inner().expect("no panic"));
+                if let Some(bytes) = fetched {
+                    let kept = active(Mutant::LeaseUncheckedAfterRead);
+                    if !from_cache || kept || self.lease_holds() {
+                        return Ok(bytes);
+                    }
+                    continue;
                 }
-                continue;
             }
             distrust_cache = true;
             if self.env.now() >= give_up {
@@ -120,12 +126,46 @@ impl Shared {
         Ok(Some(extents))
     }
 
+    /// Members did not have what they were asked for: looks the range up again in the background,
+    /// and tells those that should have it. One range at a time; a later read finds the others.
+    fn look_again(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        range: &Range<u32>,
+        lacking: Vec<Lacking>,
+    ) {
+        if lacking.is_empty() || self.looking_again.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (shared, container) = (Arc::clone(self), Arc::clone(container));
+        let range = range.clone();
+        self.env.spawn("proxy-look-again", async move {
+            if let Ok(Some(fresh)) = shared.look_up(&container, range).await {
+                let placements = container.with(|state| state.placements.clone());
+                for suspect in suspects(&lacking, &fresh, &placements) {
+                    let Lacking { store, name } = suspect;
+                    event!(
+                        shared.env,
+                        Warn,
+                        "proxy",
+                        "{store} should have {name} and has not"
+                    );
+                    if let Some(peer) = shared.groups.directory().peer_of_store(store) {
+                        shared.report_suspect(peer, store, name);
+                    }
+                }
+            }
+            shared.looking_again.store(false, Ordering::SeqCst);
+        });
+    }
+
     /// Fetches what the extents name and puts it together. None: some unit has no usable copy now.
     async fn fetch(
         &self,
         container: &Container,
         range: &Range<u32>,
         extents: &[KnownExtent],
+        lacking: &Mutex<Vec<Lacking>>,
     ) -> Option<Bytes> {
         let _phase = self.env.phase(Phase::Read);
         let mut wanted: BTreeMap<BlobName, Wanted> = BTreeMap::new();
@@ -141,7 +181,7 @@ impl Shared {
             }
         }
         let fetches = wanted.iter().map(|(blob, want)| async move {
-            match self.fetch_blob(container, *blob, want).await {
+            match self.fetch_blob(container, *blob, want, lacking).await {
                 None if active(Mutant::MissingUnitReadsAsZeros) => Ok(Vec::new()),
                 fetched => fetched.ok_or(()),
             }
@@ -156,6 +196,7 @@ impl Shared {
         container: &Container,
         blob: BlobName,
         want: &Wanted,
+        lacking: &Mutex<Vec<Lacking>>,
     ) -> Option<Vec<((BlobName, u16), Bytes)>> {
         let placement = container.with(|state| state.placements.get(&blob.container).cloned())?;
         for (store, node) in self.readers(&placement, &want.missing) {
@@ -165,8 +206,14 @@ impl Shared {
             };
             let peer = Peer::new(address, node);
             match self.read_units(&peer, store, blob, &want.units).await {
-                Some(units) => return Some(units),
-                None => event!(self.env, Debug, "proxy", "{blob}: no answer from {store}"),
+                Fetched::Units(units) => return Some(units),
+                Fetched::Missing if !want.missing.contains(&store) => {
+                    let mut lacking = lacking.lock().expect("no panic under this lock");
+                    lacking.push(Lacking { store, name: blob });
+                }
+                Fetched::Missing | Fetched::Nothing => {
+                    event!(self.env, Debug, "proxy", "{blob}: no answer from {store}");
+                }
             }
         }
         None
@@ -209,22 +256,23 @@ impl Shared {
         store: StoreId,
         name: BlobName,
         wanted: &BTreeMap<u16, Digest>,
-    ) -> Option<Vec<((BlobName, u16), Bytes)>> {
+    ) -> Fetched {
         let units: Vec<u16> = wanted.keys().copied().collect();
         let request = HBlockRequest::Read { store, name, units };
-        let reply = self.ask_member(peer, &request).await?;
-        let HBlockReply::Units(records) = decode::<HBlockReply>(&reply.head).ok()? else {
-            return None;
+        let Some(reply) = self.ask_member(peer, &request).await else {
+            return Fetched::Nothing;
         };
-        if records.len() != wanted.len() {
-            return None;
-        }
+        let records = match decode::<HBlockReply>(&reply.head) {
+            Ok(HBlockReply::Units(records)) if records.len() == wanted.len() => records,
+            Ok(HBlockReply::Refused(HBlockRefusal::Missing)) => return Fetched::Missing,
+            Ok(_) | Err(_) => return Fetched::Nothing,
+        };
         let mut at = 0;
         let mut decoded = Vec::with_capacity(records.len());
         for ((unit, digest), record) in wanted.iter().zip(&records) {
             let end = at + record.stored_bytes as usize;
             if end > reply.payload.len() {
-                return None;
+                return Fetched::Nothing;
             }
             match decode_unit(record, reply.payload.slice(at..end), *digest) {
                 Ok(plain) => decoded.push(((name, *unit), plain)),
@@ -236,12 +284,12 @@ impl Shared {
                         "{name} unit {unit} at {store}: {error}"
                     );
                     self.report_suspect(peer.clone(), store, name);
-                    return None;
+                    return Fetched::Nothing;
                 }
             }
             at = end;
         }
-        Some(decoded)
+        Fetched::Units(decoded)
     }
 
     async fn ask_member(&self, peer: &Peer, request: &HBlockRequest) -> Option<Message> {
@@ -299,6 +347,16 @@ impl Drop for Fill<'_> {
             self.container.with(|state| state.cache.drop_fill(token));
         }
     }
+}
+
+/// What a member answered to a read of units.
+enum Fetched {
+    /// Them, with the digests that the map has.
+    Units(Vec<((BlobName, u16), Bytes)>),
+    /// It does not have the blob.
+    Missing,
+    /// Nothing of use.
+    Nothing,
 }
 
 /// What is wanted of one blob.

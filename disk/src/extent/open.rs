@@ -1,7 +1,8 @@
 //! Opens the extent store: reads footers, scans the segment that has none, and finishes that.
 //!
 //! Invariants: an entry without a footer is verified whole before it is believed, because its sync
-//! may never have happened; a file without a valid entry is removed.
+//! may never have happened; a file without a valid entry is removed; where entries are gone and not
+//! even their names are known, that is told.
 //! Does not: decide which of two copies of a name counts.
 
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ impl Extents {
         directory: &str,
         store: StoreId,
         config: ExtentConfig,
-    ) -> Result<(Self, Vec<Found>), DiskError> {
+    ) -> Result<(Self, Opened), DiskError> {
         let extents = Self {
             env: env.clone(),
             directory: directory.to_owned(),
@@ -43,27 +44,31 @@ impl Extents {
             numbers.extend(segment_number(&name));
         }
         numbers.sort_unstable();
-        let mut found = Vec::new();
+        let mut opened = Opened::default();
         for number in numbers {
             extents.state().next_number = number + 1;
-            found.extend(extents.open_existing(number).await?);
+            let (found, names_lost) = extents.open_existing(number).await?;
+            opened.found.extend(found);
+            opened.names_lost |= names_lost;
         }
-        Ok((extents, found))
+        Ok((extents, opened))
     }
 
-    async fn open_existing(&self, number: u64) -> Result<Vec<Found>, DiskError> {
+    async fn open_existing(&self, number: u64) -> Result<(Vec<Found>, bool), DiskError> {
         let path = segment_path(&self.directory, number);
         let file = self.env.disk().open(&path, OpenMode::Existing).await?;
         let length = file.length().await?;
         let indexed = read_footer(&*file, self.store, number, length).await?;
+        let mut names_lost = false;
         let (found, unfinished) = match indexed {
             Some(entries) => (entries, None),
             None => {
                 let bytes = file.read_at(0, narrow(length)).await?;
                 let (found, end) = scan(self.store, number, &bytes);
+                names_lost = has_unnamed(&bytes, &found);
                 if found.is_empty() {
                     self.env.disk().remove(&path).await?;
-                    return Ok(found);
+                    return Ok((found, names_lost));
                 }
                 (found, Some(end))
             }
@@ -84,7 +89,7 @@ impl Extents {
         if let Some(end) = unfinished {
             self.finish_scanned(number, end, &live, dead).await?;
         }
-        Ok(live)
+        Ok((live, names_lost))
     }
 
     /// Gives a scanned segment its footer. What was read may have come from a cache, so the entries
@@ -111,6 +116,30 @@ impl Extents {
             .collect();
         self.finish(number, end, &encoded).await
     }
+}
+
+/// What the segments hold.
+#[derive(Default)]
+pub(crate) struct Opened {
+    /// The entries that are not dead.
+    pub(crate) found: Vec<Found>,
+    /// There were more, of which not even the names are known.
+    pub(crate) names_lost: bool,
+}
+
+/// Whether a segment that was scanned has had entries which the scan did not find: their ordinals
+/// are missing between those that are there, or there is something and no entry in it. (A batch
+/// that a crash tore may look the same; the store then only compares itself with its shards.)
+fn has_unnamed(bytes: &Bytes, found: &[Found]) -> bool {
+    let mut expected = 0;
+    for entry in found {
+        if entry.place.ordinal != expected {
+            return true;
+        }
+        expected = entry.place.ordinal + 1;
+    }
+    let data = bytes.get(narrow(DATA_AT)..).unwrap_or_default();
+    found.is_empty() && data.iter().any(|byte| *byte != 0)
 }
 
 async fn read_footer(

@@ -142,8 +142,17 @@ pub trait BlockDevice: Send + Sync {
     /// known; the operation may then still be about to start, and its end is awaited anyway.
     fn cancel(&self, tag: OperationTag) -> BoxFuture<'static, ()>;
 
-    /// A logical unit or target reset was asked for and all operations of it are settled.
-    fn reset(&self) {}
+    /// Resolves when nothing that was ever begun on this disk by anyone who may not use it any more,
+    /// through this portal or another, can still take effect. Asked before a reset or the login of
+    /// an initiator that was here before is answered. With `take` the disk is taken into use for
+    /// this; without, a disk that this portal has not used has nothing to settle.
+    ///
+    /// # Errors
+    /// [`BlockError`]: it is not known; nothing may be answered that says so.
+    fn settle(&self, take: bool) -> BoxFuture<'static, Result<(), BlockError>> {
+        let _nobody_else_uses_it = take;
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// One logical unit of a target.

@@ -169,7 +169,7 @@ type Writing = BoxFuture<'static, (Box<dyn StreamWriter>, Result<(), NetworkErro
 /// What happened to a connection.
 enum Happening {
     Completed(Completion),
-    Settled(u64),
+    Settled((u64, bool)),
     Written(Box<dyn StreamWriter>, Result<(), NetworkError>),
     Woken,
     Tick,
@@ -190,7 +190,7 @@ struct Connection {
     reading: Option<Reading>,
     writing: Option<Writing>,
     operations: FuturesUnordered<BoxFuture<'static, Completion>>,
-    settlements: FuturesUnordered<BoxFuture<'static, u64>>,
+    settlements: FuturesUnordered<BoxFuture<'static, (u64, bool)>>,
     wake: Arc<Notify>,
     woken: BoxFuture<'static, ()>,
     timer: Option<(Instant, BoxFuture<'static, ()>)>,
@@ -298,8 +298,8 @@ impl Connection {
         if let Poll::Ready(Some(completion)) = self.operations.poll_next_unpin(context) {
             return Poll::Ready(Happening::Completed(completion));
         }
-        if let Poll::Ready(Some(ticket)) = self.settlements.poll_next_unpin(context) {
-            return Poll::Ready(Happening::Settled(ticket));
+        if let Poll::Ready(Some(settled)) = self.settlements.poll_next_unpin(context) {
+            return Poll::Ready(Happening::Settled(settled));
         }
         if let Some(writing) = &mut self.writing
             && let Poll::Ready((writer, result)) = writing.as_mut().poll(context)
@@ -332,7 +332,9 @@ impl Connection {
             Happening::Completed((operation, result)) => {
                 self.handle(Event::Completed { operation, result });
             }
-            Happening::Settled(ticket) => self.handle(Event::Settled { ticket }),
+            Happening::Settled((ticket, settled)) => {
+                self.handle(Event::Settled { ticket, settled });
+            }
             Happening::Written(writer, Ok(())) => self.writer = Some(writer),
             Happening::Written(_, Err(error)) => self.broken(&error),
             Happening::Woken => self.handle(Event::Woken),
@@ -411,8 +413,8 @@ impl Connection {
             Effect::Operate(operate) => self.operations.push(operation(operate)),
             Effect::Await { ticket, settlement } => {
                 self.settlements.push(Box::pin(async move {
-                    settlement.wait().await;
-                    ticket
+                    let settled = settlement.wait().await;
+                    (ticket, settled)
                 }));
             }
             Effect::Framing {

@@ -25,6 +25,7 @@ use hedgerow_env::{
 use hedgerow_protocol::{BlobHeader, UnitRecord, decode, encode};
 
 use crate::ports::{BlobStore, ControlKey, ScrubStretch, StoreFault, StoreUsage};
+use crate::pull::FeedRecord;
 
 /// Journal kind of a container's record.
 const KIND_CONTAINER: u8 = 1;
@@ -75,23 +76,21 @@ impl DiskStore {
                 released.push(older);
             }
         }
-        let damaged = recovery.damaged.iter().any(|range| {
-            let ours = range.records.iter();
-            !range.complete
-                || ours
-                    .into_iter()
-                    .any(|copy| copy.stream == StreamTag::HBLOCK)
-        });
-        if damaged {
-            // Some container's record may be lost: reading every feed from its beginning brings
-            // back what the shards know.
-            let is_feed = |key: &ControlKey| matches!(key, ControlKey::Feed(_));
-            records.newest.retain(|key, (position, _)| {
-                if is_feed(key) {
-                    released.push(*position);
-                }
-                !is_feed(key)
-            });
+        let mut copies = recovery
+            .damaged
+            .iter()
+            .flat_map(|range| range.records.iter());
+        let records_lost = copies.any(|copy| copy.stream == StreamTag::HBLOCK);
+        let mut anew = Vec::new();
+        if records_lost || recovery.names_lost {
+            // Some container's record, or blobs whose names are not known, may be lost: reading
+            // every feed from its beginning brings back what the shards know.
+            anew = records
+                .newest
+                .keys()
+                .copied()
+                .filter_map(feed_anew)
+                .collect();
         }
         store.release_control(released);
         let requests = store.copy_forward_requests(StreamTag::HBLOCK);
@@ -99,6 +98,12 @@ impl DiskStore {
             store,
             records: Mutex::new(records),
         });
+        for (key, value) in anew {
+            // Nobody waits for it: without it the damage is found again at the next start, as long
+            // as the older record is.
+            let appended = shared.append(key, &value, None);
+            appended.map(drop).unwrap_or_else(|_| shared.forget(key));
+        }
         let copier = env.spawn(
             "hblock-copy-forward",
             copy_forward(Arc::clone(&shared), requests),
@@ -114,6 +119,10 @@ impl DiskStore {
 impl Shared {
     fn records(&self) -> MutexGuard<'_, Records> {
         self.records.lock().expect("no panic under this lock")
+    }
+
+    fn forget(&self, key: ControlKey) {
+        self.records().newest.remove(&key);
     }
 
     fn journal(&self) -> &Journal {
@@ -349,6 +358,15 @@ impl BlobStore for DiskStore {
             })
         })
     }
+}
+
+/// The record of a feed that is read from its beginning.
+fn feed_anew(key: ControlKey) -> Option<(ControlKey, Bytes)> {
+    let ControlKey::Feed(group) = key else {
+        return None;
+    };
+    let record = FeedRecord { group, handled: 0 };
+    Some((key, encode(&record)))
 }
 
 fn header(store: &Store, name: BlobName) -> Result<BlobHeader, StoreFault> {

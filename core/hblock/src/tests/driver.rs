@@ -319,6 +319,58 @@ async fn a_suspected_blob_that_is_missing_is_fetched_only_if_it_lives() {
     assert_eq!(cluster.store(2).held(), vec![name(1)]);
 }
 
+/// Damage took blobs whose names the store does not know. Nobody reads them, and no feed lists them:
+/// the shard counts this store as a holder.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_reads_a_feed_anew_gets_back_what_it_is_counted_for() {
+    let cluster = Cluster::start(3).await;
+    cluster.shard.tell(StoreId(2), placed(1, &[1, 2, 3]));
+    for sequence in 1..=5 {
+        written(cluster.write(blob(sequence, 1), 1, vec![]).await);
+        cluster.shard.set_state(name(sequence), NameState::Live);
+    }
+    cluster.shard.count(StoreId(2), (1..=5).map(name));
+    cluster
+        .until("the position is reported", || {
+            cluster.shard.handled(StoreId(2)) == 1
+        })
+        .await;
+    cluster.stop_node(StoreId(2)).await;
+    for sequence in [2, 4, 5] {
+        cluster.store(2).lose(name(sequence));
+    }
+    cluster.start_node(StoreId(2)).await;
+    cluster.sleep(5_000).await;
+    assert_eq!(cluster.store(2).held().len(), 2, "it knows of no damage");
+
+    cluster.stop_node(StoreId(2)).await;
+    cluster.store(2).forget_feeds();
+    cluster.start_node(StoreId(2)).await;
+    let names: Vec<_> = (1..=5).map(name).collect();
+    cluster
+        .until("all are back", || cluster.store(2).held() == names)
+        .await;
+    assert_eq!(cluster.network.fetches(), 3);
+}
+
+/// Until the comparison is over a restart begins it again.
+#[tokio::test(start_paused = true)]
+async fn the_position_of_a_feed_is_not_kept_before_the_comparison_is_over() {
+    let config = HBlockConfig {
+        sweep_pause: Duration::from_secs(60),
+        ..HBlockConfig::default()
+    };
+    let cluster = Cluster::start_with(2, config).await;
+    cluster.shard.tell(StoreId(2), placed(1, &[1, 2]));
+    cluster.shard.count(StoreId(2), (1..=3).map(name));
+    cluster.stop_node(StoreId(2)).await;
+    cluster.start_node(StoreId(2)).await;
+    cluster.sleep(50_000).await;
+    assert_eq!(cluster.shard.handled(StoreId(2)), 0, "one page is left");
+    cluster.sleep(60_000).await;
+    assert_eq!(cluster.shard.handled(StoreId(2)), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_member_that_was_away_catches_up_and_confirms() {
     let cluster = Cluster::start(3).await;

@@ -1,6 +1,7 @@
-//! Group growth, done: one step of each group that is led here, round after round.
+//! Group growth, done: one step of a group that is led here, round after round.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hedgerow_env::{GroupId, NodeId, StoreId, event};
@@ -21,24 +22,19 @@ const START_LIMIT: Duration = Duration::from_secs(5);
 const CHANGE_LIMIT: Duration = Duration::from_secs(60);
 
 impl Drivers {
-    pub(super) async fn members(self) {
-        let mut learned = None;
-        loop {
+    /// The rounds of one group, as long as it is led here.
+    pub(super) async fn members(self, group: GroupId) {
+        while let Some((replica, _)) = self.leading(group) {
+            self.grow(group, &replica).await;
             self.env.sleep(self.config.round).await;
-            for group in self.replicas.groups() {
-                if let Some((replica, _)) = self.leading(group) {
-                    self.grow(group, &replica, &mut learned).await;
-                }
-            }
         }
     }
 
     /// The topology and the table as this node knows them: the root's own replica knows best.
-    /// `learned` is the index of that replica's state from which the directory has learned.
-    async fn known(&self, learned: &mut Option<u64>) -> (Arc<Topology>, ShardTable) {
+    async fn known(&self) -> (Arc<Topology>, ShardTable) {
         let directory = self.client.directory();
         if let Some((replica, _)) = self.leading_root()
-            && *learned != Some(replica.applied_index())
+            && self.learned.load(Ordering::SeqCst) != replica.applied_index()
         {
             let index = replica.applied_index();
             let ask = |view: &dyn crate::View, _| {
@@ -47,19 +43,14 @@ impl Drivers {
             if let Ok((topology, table)) = crate::service::read_local(&replica, ask).await {
                 directory.learn_topology(topology);
                 directory.learn_table(table);
-                *learned = Some(index);
+                self.learned.store(index, Ordering::SeqCst);
             }
         }
         (directory.topology(), directory.table())
     }
 
-    async fn grow(
-        &self,
-        group: GroupId,
-        replica: &Arc<dyn GroupReplica>,
-        learned: &mut Option<u64>,
-    ) {
-        let (topology, table) = self.known(learned).await;
+    async fn grow(&self, group: GroupId, replica: &Arc<dyn GroupReplica>) {
+        let (topology, table) = self.known().await;
         let leadership = replica.leadership();
         let most = self.config.replicas;
         let retired = self.service.retired(group);

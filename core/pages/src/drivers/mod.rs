@@ -5,7 +5,8 @@
 //! `root` and `shard` are the loops. `rejoin` alone runs for members that are retired.
 //!
 //! Invariants: whatever a driver proposes is conditional, so a leader of the past does no harm;
-//! each round is bounded, and a group that does not answer holds up no other.
+//! each round is bounded, and a group that does not answer holds up no other: the duties towards a
+//! group run in a task of its own.
 //! Does not: keep anything that must survive the leader.
 
 mod growth;
@@ -16,7 +17,9 @@ mod rejoin;
 mod root;
 mod shard;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hedgerow_env::{Env, GroupId};
@@ -58,6 +61,8 @@ pub struct Drivers {
     service: GroupService,
     client: GroupClient,
     config: DriverConfig,
+    /// The index of the root's state here from which the directory has learned; 0: none.
+    learned: Arc<AtomicU64>,
 }
 
 impl Drivers {
@@ -75,13 +80,48 @@ impl Drivers {
             service,
             client,
             config,
+            learned: Arc::default(),
         };
         env.spawn("pages-leases", drivers.clone().leases());
         env.spawn("pages-health", drivers.clone().health());
         env.spawn("pages-root-work", drivers.clone().root_work());
-        env.spawn("pages-shard-work", drivers.clone().shard_work());
+        let shards = drivers.clone();
+        env.spawn("pages-shard-work", async move {
+            let is_shard = |group| group != ROOT_GROUP;
+            shards.each_group(is_shard, Self::shard_work).await;
+        });
         env.spawn("pages-rejoin", drivers.clone().rejoin());
-        env.spawn("pages-members", drivers.members());
+        env.spawn("pages-members", async move {
+            drivers.each_group(|_| true, Self::members).await;
+        });
+    }
+
+    /// Keeps `duty` running in a task of its own for each group that is led here. The duty ends
+    /// when the group is led here no more; what it waits for then ends with the leadership.
+    async fn each_group<W>(
+        self,
+        wanted: impl Fn(GroupId) -> bool,
+        duty: impl Fn(Self, GroupId) -> W,
+    ) where
+        W: Future<Output = ()> + Send + 'static,
+    {
+        let mut running = BTreeMap::<GroupId, Arc<AtomicBool>>::new();
+        loop {
+            self.env.sleep(self.config.round).await;
+            running.retain(|_, running| running.load(Ordering::SeqCst));
+            for group in self.replicas.groups() {
+                if !wanted(group) || running.contains_key(&group) || self.leading(group).is_none() {
+                    continue;
+                }
+                let flag = Arc::new(AtomicBool::new(true));
+                running.insert(group, Arc::clone(&flag));
+                let work = duty(self.clone(), group);
+                self.env.spawn("pages-duty", async move {
+                    work.await;
+                    flag.store(false, Ordering::SeqCst);
+                });
+            }
+        }
     }
 
     /// The replica of `group` here, if it leads, and its term.

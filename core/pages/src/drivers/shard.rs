@@ -1,11 +1,10 @@
 //! The duties of a shard's leader: collect what is free, go on with feeds, let drained members go
 //! and take returned ones back.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hedgerow_env::{GroupId, StoreId, event};
-use hedgerow_protocol::{GroupBody, NodeState, ROOT_GROUP, ShardCommand, ShardRequest};
+use hedgerow_protocol::{GroupBody, NodeState, ShardCommand, ShardRequest};
 
 use super::Drivers;
 use crate::service::read_local;
@@ -35,31 +34,20 @@ impl Cursors {
 type Standing = (u64, u64, u64);
 
 impl Drivers {
-    pub(super) async fn shard_work(self) {
-        let mut cursors = BTreeMap::<GroupId, Cursors>::new();
-        let mut at_rest = BTreeMap::<GroupId, Standing>::new();
-        loop {
-            self.env.sleep(self.config.round).await;
-            for group in self.replicas.groups() {
-                let leading = (group != ROOT_GROUP).then(|| self.leading(group)).flatten();
-                let Some((replica, term)) = leading else {
-                    cursors.remove(&group);
-                    at_rest.remove(&group);
-                    continue;
-                };
-                // Taken before the state is read: an entry applied in between is looked at again.
-                let topology = self.client.directory().topology().index;
-                let standing = (term, replica.applied_index(), topology);
-                if at_rest.get(&group) == Some(&standing) {
-                    continue;
-                }
-                let cursor = cursors.entry(group).or_default();
-                let mut rests = self.work_on(group, &replica, cursor).await;
+    /// The rounds of one shard, as long as it is led here.
+    pub(super) async fn shard_work(self, group: GroupId) {
+        let mut cursors = Cursors::default();
+        let mut at_rest = None;
+        while let Some((replica, term)) = self.leading(group) {
+            // Taken before the state is read: an entry applied in between is looked at again.
+            let topology = self.client.directory().topology().index;
+            let standing: Standing = (term, replica.applied_index(), topology);
+            if at_rest != Some(standing) {
+                let mut rests = self.work_on(group, &replica, &mut cursors).await;
                 rests &= self.sweep(group, &replica).await;
-                if rests {
-                    at_rest.insert(group, standing);
-                }
+                at_rest = rests.then_some(standing);
             }
+            self.env.sleep(self.config.round).await;
         }
     }
 

@@ -1,12 +1,13 @@
 //! The leaders' duties on one node in virtual time: real RPC and service, groups in memory.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_env::{
-    BoxFuture, ClusterId, ContainerId, ContainerIndex, Env, Generation, GroupId, Instant, NodeId,
-    StoreId,
+    BlobName, BoxFuture, ClusterId, ContainerId, ContainerIndex, Env, Generation, GroupId, Instant,
+    NodeId, PlacementEpoch, Sequence, StoreId,
 };
 use hedgerow_net::testing::MemoryNetwork;
 use hedgerow_net::{
@@ -14,10 +15,11 @@ use hedgerow_net::{
     ServiceId,
 };
 use hedgerow_protocol::{
-    DEFAULT_CONTAINER_BYTES, Grant, GroupRecord, Location, NodeRecord, NodeReply, NodeRequest,
-    NodeState, Policy, ProxySession, ROOT_GROUP, Residence, Roles, RootAnswer, RootCommand,
-    RootOutcome, RootQuery, SERVICE_GROUP, SERVICE_NODE, ShardCommand, ShardOutcome, ShardRefusal,
-    StoreRecord, decode, encode,
+    Commit, CommitExtent, CommitTarget, DEFAULT_CONTAINER_BYTES, Grant, GroupRecord, Layout,
+    Location, MemberState, NodeRecord, NodeReply, NodeRequest, NodeState, PlacementMember, Policy,
+    ProxySession, ROOT_GROUP, Residence, Roles, RootAnswer, RootCommand, RootOutcome, RootQuery,
+    SERVICE_GROUP, SERVICE_NODE, ShardCommand, ShardOutcome, ShardRefusal, StoreRecord, decode,
+    digest, encode,
 };
 
 use super::{DriverConfig, Drivers};
@@ -60,6 +62,7 @@ impl Service for NodeService {
 struct Cluster {
     env: Env,
     client: GroupClient,
+    replicas: Arc<FakeReplicas>,
 }
 
 fn record(id: u64) -> NodeRecord {
@@ -113,8 +116,18 @@ impl Cluster {
             shards: 2,
             ..DriverConfig::default()
         };
-        Drivers::start(env.clone(), replicas, service, client.clone(), config);
-        let cluster = Self { env, client };
+        Drivers::start(
+            env.clone(),
+            replicas.clone(),
+            service,
+            client.clone(),
+            config,
+        );
+        let cluster = Self {
+            env,
+            client,
+            replicas,
+        };
         let done = cluster.root(RootCommand::Initialise {
             cluster: ClusterId(1),
             nodes: vec![record(1)],
@@ -172,6 +185,66 @@ impl Cluster {
         };
         let group = self.client.directory().shard_of(container).unwrap();
         (grant, container, group)
+    }
+
+    /// Writes the first block of a container twice; the name that is then free.
+    async fn overwritten(&self, grant: &Grant, container: ContainerId) -> BlobName {
+        let group = self.client.directory().shard_of(container).unwrap();
+        let place = ShardCommand::Place {
+            container,
+            generation: grant.disk.generation,
+            epoch: PlacementEpoch(1),
+            members: vec![PlacementMember {
+                store: StoreId(10),
+                node: NodeId(1),
+                state: MemberState::Active,
+            }],
+            layout: Layout::Replicated { copies: 1 },
+            write_quorum: 1,
+            lost: Vec::new(),
+        };
+        self.shard(group, Self::fence(grant, container)).await;
+        self.shard(group, place).await;
+        for sequence in [1, 2] {
+            let data = CommitTarget::Data {
+                unit: 0,
+                unit_offset_blocks: 0,
+                digest: digest(b"block"),
+            };
+            let commit = Commit {
+                container,
+                layer: grant.disk.layers[0],
+                generation: grant.disk.generation,
+                epoch: PlacementEpoch(1),
+                writer: grant.writer,
+                sequence: Sequence(sequence),
+                low_water: Sequence(sequence),
+                extents: vec![CommitExtent {
+                    first_block: 0,
+                    blocks: 1,
+                    target: data,
+                }],
+                acknowledged: vec![StoreId(10)],
+                stored_bytes: 512,
+            };
+            let outcome = self.shard(group, ShardCommand::Commit(commit)).await;
+            assert!(
+                matches!(outcome, ShardOutcome::Committed { .. }),
+                "{outcome:?}"
+            );
+        }
+        let idle = ShardCommand::Void {
+            container,
+            writer: grant.writer,
+            sequences: Vec::new(),
+            low_water: Sequence(3),
+        };
+        self.shard(group, idle).await;
+        BlobName {
+            container,
+            writer: grant.writer,
+            sequence: Sequence(1),
+        }
     }
 
     fn fence(grant: &Grant, container: ContainerId) -> ShardCommand {
@@ -256,10 +329,49 @@ async fn a_deleted_disk_is_dropped_everywhere_and_forgotten() {
     assert_eq!(late, ShardOutcome::Refused(ShardRefusal::Deleted));
 }
 
+/// Two shards are led here; the first loses its quorum in the middle of its leader's round.
+#[tokio::test(start_paused = true)]
+async fn a_group_without_a_quorum_holds_up_no_other() {
+    let cluster = Cluster::start().await;
+    cluster.seconds(4).await;
+    let (grant, first, _) = cluster.attached().await;
+    let in_group = |group| {
+        let at = |index| ContainerId {
+            index: ContainerIndex(index),
+            ..first
+        };
+        let directory = cluster.client.directory();
+        (0..64)
+            .map(at)
+            .find(|container| directory.shard_of(*container) == Some(GroupId(group)))
+            .unwrap()
+    };
+    cluster.overwritten(&grant, in_group(1)).await;
+    let stuck = cluster.replicas.0.lock().unwrap()[&GroupId(1)].clone();
+    stuck.stalls.store(true, Ordering::SeqCst);
+    // Something to propose is what the leader of the stuck group hangs on, for ever.
+    let before = stuck.entries.load(Ordering::SeqCst);
+    cluster.seconds(3).await;
+    assert!(stuck.entries.load(Ordering::SeqCst) > before, "it proposed");
+
+    let free = cluster.overwritten(&grant, in_group(2)).await;
+    let other = cluster.replicas.0.lock().unwrap()[&GroupId(2)].clone();
+    let before = other.entries.load(Ordering::SeqCst);
+    cluster.seconds(3).await;
+    assert!(
+        other.entries.load(Ordering::SeqCst) > before,
+        "{free} was not collected"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_that_does_not_answer_is_down_after_a_while() {
     let cluster = Cluster::start().await;
-    cluster.root(RootCommand::Join(record(2))).await;
+    let join = RootCommand::JoinAtStart {
+        record: record(2),
+        start: 1,
+    };
+    cluster.root(join).await;
     cluster.seconds(3).await;
     let states = |answer| {
         let RootAnswer::Topology(topology) = answer else {

@@ -120,16 +120,20 @@ fn put_node(state: &mut dyn Update, index: u64, record: &NodeRecord) -> Result<(
     tables::write_number(state, &keys::topology_index(), index)
 }
 
-/// Join.
+/// `Join`, `JoinAtStart`.
 pub(super) fn join(
     state: &mut dyn Update,
     index: u64,
     record: &NodeRecord,
+    start: Option<u64>,
 ) -> Result<RootOutcome, Stop> {
     check_initialised(state)?;
     check_node(record)?;
     let mut record = record.clone();
     let known = tables::read::<NodeRecord>(state, &keys::node(record.node))?;
+    if let Some(start) = start {
+        note_start(state, &record, known.as_ref(), start)?;
+    }
     if let Some(known) = &known {
         if known.state == NodeState::Draining && !active(Mutant::JoinForgetsDraining) {
             // An operator's decision outlives a restart.
@@ -151,6 +155,37 @@ pub(super) fn join(
     }
     put_node(state, index, &record)?;
     Ok(RootOutcome::Done)
+}
+
+/// Refuses what an earlier start of the node said. A system store that was put back in the place of
+/// another has started anew since.
+fn note_start(
+    state: &mut dyn Update,
+    record: &NodeRecord,
+    known: Option<&NodeRecord>,
+    start: u64,
+) -> Result<(), Stop> {
+    let Some(own) = system_store(record) else {
+        return Ok(());
+    };
+    let key = keys::start(record.node, own);
+    let newest = tables::read_number(state, &key)?;
+    let same_store = known
+        .and_then(system_store)
+        .is_none_or(|store| store == own);
+    if newest.is_some_and(|newest| start < newest || (start == newest && !same_store)) {
+        let node = record.node;
+        return Err(invalid(format!("{node} has started again since its start {start}")).into());
+    }
+    if newest != Some(start) {
+        tables::write_number(state, &key, start)?;
+    }
+    Ok(())
+}
+
+fn system_store(record: &NodeRecord) -> Option<StoreId> {
+    let mut stores = record.stores.iter();
+    stores.find(|store| store.system).map(|store| store.store)
 }
 
 /// `SetNodeState`.

@@ -10,6 +10,7 @@ use hedgerow_protocol::{DiskRecord, DiskState, Policy, RootOutcome, RootRefusal}
 
 use super::cluster::invalid;
 use super::keys::{self, Counter};
+use super::leases::floor_pending;
 use super::tables::{self, Stop};
 use crate::Update;
 
@@ -127,22 +128,111 @@ pub(super) fn ready(state: &dyn Update, disk: VirtualDiskId) -> Result<DiskRecor
     }
 }
 
-/// `ResizeDisk`. A shrink raises the generation: what was written under the former size is fenced
-/// at the next touch of each container.
-pub(super) fn resize(
+/// `ResizeDisk`: whoever proposes it has written holes beyond a smaller end before.
+pub(super) fn resize_unseen(
     state: &mut dyn Update,
     disk: VirtualDiskId,
     size_bytes: u64,
 ) -> Result<RootOutcome, Stop> {
     let mut record = ready(state, disk)?;
     check_size(size_bytes, record.container_bytes, &record.policy)?;
-    if size_bytes < record.size_bytes && !active(Mutant::ShrinkKeepsGeneration) {
+    if size_bytes > record.size_bytes {
+        grow(&record, tables::read_number(state, &keys::cut(disk))?)?;
+    }
+    if size_bytes < record.size_bytes {
         record.generation.0 += 1;
     }
     if size_bytes != record.size_bytes {
         record.size_bytes = size_bytes;
         tables::write_disk(state, &record)?;
     }
+    Ok(RootOutcome::Disk(record))
+}
+
+/// `Resize`. `seen` is the size and generation that the requester saw.
+pub(super) fn resize(
+    state: &mut dyn Update,
+    disk: VirtualDiskId,
+    seen: (u64, Generation),
+    size_bytes: u64,
+) -> Result<RootOutcome, Stop> {
+    let mut record = ready(state, disk)?;
+    check_size(size_bytes, record.container_bytes, &record.policy)?;
+    let mut cut = tables::read_number(state, &keys::cut(disk))?;
+    if size_bytes != record.size_bytes {
+        if seen != (record.size_bytes, record.generation) {
+            return Err(changed(&record).into());
+        }
+        if size_bytes > record.size_bytes {
+            grow(&record, cut)?;
+            record.size_bytes = size_bytes;
+        } else {
+            // Of two cuts the farther end counts: nothing between them was zeroed.
+            cut = cut.max(Some(record.size_bytes));
+            cut_to(state, &mut record, size_bytes, cut)?;
+        }
+        tables::write_disk(state, &record)?;
+    }
+    Ok(RootOutcome::Resized {
+        disk: record,
+        cut_from_bytes: cut,
+    })
+}
+
+fn changed(record: &DiskRecord) -> RootRefusal {
+    RootRefusal::Changed {
+        size_bytes: record.size_bytes,
+        generation: record.generation,
+    }
+}
+
+/// What was beyond the end must be gone before it is within the disk again.
+fn grow(record: &DiskRecord, cut: Option<u64>) -> Result<(), RootRefusal> {
+    match cut {
+        None => Ok(()),
+        Some(_) => Err(RootRefusal::Cutting {
+            size_bytes: record.size_bytes,
+        }),
+    }
+}
+
+/// From here on nobody can attach the former size, and what is still under way under it is fenced
+/// everywhere.
+fn cut_to(
+    state: &mut dyn Update,
+    record: &mut DiskRecord,
+    size_bytes: u64,
+    cut: Option<u64>,
+) -> Result<(), Stop> {
+    if let Some(held) = record.attachments.first() {
+        return Err(RootRefusal::Held {
+            holder: held.session,
+        }
+        .into());
+    }
+    record.size_bytes = size_bytes;
+    if !active(Mutant::ShrinkKeepsGeneration) {
+        record.generation.0 += 1;
+    }
+    let end = cut.expect("a cut has an end");
+    tables::write_number(state, &keys::cut(record.disk), end)?;
+    floor_pending(state, record)?;
+    Ok(())
+}
+
+/// `CutDone`.
+pub(super) fn cut_done(
+    state: &mut dyn Update,
+    disk: VirtualDiskId,
+    generation: Generation,
+    end_bytes: u64,
+) -> Result<RootOutcome, Stop> {
+    let record = ready(state, disk)?;
+    let cut = tables::read_number(state, &keys::cut(disk))?;
+    if record.generation != generation || cut.is_some_and(|end| end > end_bytes) {
+        return Err(changed(&record).into());
+    }
+    state.delete(&keys::cut(disk))?;
     Ok(RootOutcome::Disk(record))
 }
 
@@ -201,6 +291,7 @@ fn forget(state: &mut dyn Update, disk: VirtualDiskId) -> Result<(), Stop> {
         state.delete(&keys::creation(nonce))?;
         state.delete(&nonce_key)?;
     }
+    state.delete(&keys::cut(disk))?;
     state.delete(&keys::disk(disk))?;
     Ok(())
 }

@@ -19,6 +19,8 @@
 //! | 15 counter | which | the number handed out last |
 //! | 16 feature level | | level |
 //! | 17 offered | group, store | replica number, how often |
+//! | 18 cut | disk | the end of what is not zeroed yet, in bytes |
+//! | 19 start | node, system store | its newest start count |
 
 use hedgerow_env::{GroupId, NodeId, StoreId, VirtualDiskId};
 use hedgerow_protocol::ProxySession;
@@ -76,6 +78,14 @@ pub(super) fn name(name: &str) -> Vec<u8> {
 
 pub(super) fn creation(nonce: u64) -> Vec<u8> {
     Put::new(8).u64(nonce).done()
+}
+
+pub(super) fn cut(disk: VirtualDiskId) -> Vec<u8> {
+    Put::new(18).u64(disk.0).done()
+}
+
+pub(super) fn start(node: NodeId, store: StoreId) -> Vec<u8> {
+    Put::new(19).u64(node.0).u64(store.0).done()
 }
 
 pub(super) fn nonce_of(disk: VirtualDiskId) -> Vec<u8> {

@@ -37,6 +37,22 @@ fn note_renewal(
     tables::write_number(state, &keys::lease(session), index)
 }
 
+/// Until every shard has the floor of a cut, a writer from before it could fill a container that
+/// nobody who clears the disk has seen.
+fn check_cut_is_known(state: &dyn Update, record: &DiskRecord) -> Result<(), Stop> {
+    if tables::read_number(state, &keys::cut(record.disk))?.is_none() {
+        return Ok(());
+    }
+    let floors = keys::pending_of(keys::PENDING_FLOOR, record.disk);
+    if tables::rows(state, &floors)?.is_empty() {
+        return Ok(());
+    }
+    Err(RootRefusal::Cutting {
+        size_bytes: record.size_bytes,
+    }
+    .into())
+}
+
 /// Attach.
 pub(super) fn attach(
     state: &mut dyn Update,
@@ -69,6 +85,7 @@ pub(super) fn attach(
         }
         .into());
     }
+    check_cut_is_known(state, &record)?;
     let writer = WriterId(tables::next_number(state, Counter::Writer)?);
     // The same session again: its former attachment is released by this.
     record.attachments.retain(|held| held.session != session);
@@ -159,7 +176,8 @@ pub(super) fn expire(
     Ok(RootOutcome::Done)
 }
 
-fn floor_pending(state: &mut dyn Update, record: &DiskRecord) -> Result<(), StateError> {
+/// The present generation of the disk fences every container, in every shard.
+pub(super) fn floor_pending(state: &mut dyn Update, record: &DiskRecord) -> Result<(), StateError> {
     for shard in &tables::table(state)?.shards {
         let key = keys::pending(keys::PENDING_FLOOR, record.disk, shard.group);
         tables::write_number(state, &key, record.generation.0)?;

@@ -65,7 +65,10 @@ fn apply_one(
             nodes,
             members,
         } => cluster::initialise(state, index, *cluster, nodes, members),
-        RootCommand::Join(record) => cluster::join(state, index, record),
+        RootCommand::Join(record) => cluster::join(state, index, record, None),
+        RootCommand::JoinAtStart { record, start } => {
+            cluster::join(state, index, record, Some(*start))
+        }
         RootCommand::SetNodeState {
             node,
             state: node_state,
@@ -92,7 +95,20 @@ fn apply_one(
             };
             disks::create(state, &wish)
         }
-        RootCommand::ResizeDisk { disk, size_bytes } => disks::resize(state, *disk, *size_bytes),
+        RootCommand::ResizeDisk { disk, size_bytes } => {
+            disks::resize_unseen(state, *disk, *size_bytes)
+        }
+        RootCommand::Resize {
+            disk,
+            from_bytes,
+            generation,
+            size_bytes,
+        } => disks::resize(state, *disk, (*from_bytes, *generation), *size_bytes),
+        RootCommand::CutDone {
+            disk,
+            generation,
+            end_bytes,
+        } => disks::cut_done(state, *disk, *generation, *end_bytes),
         RootCommand::DeleteDisk { disk } => disks::delete(state, *disk),
         RootCommand::DiskDropped { disk, group } => disks::dropped(state, *disk, *group),
         RootCommand::Attach {

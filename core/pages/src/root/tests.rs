@@ -72,6 +72,10 @@ fn create(nonce: u64, name: &str) -> RootCommand {
     }
 }
 
+fn joining(record: NodeRecord) -> RootCommand {
+    RootCommand::JoinAtStart { record, start: 1 }
+}
+
 fn attach(disk: &DiskRecord, session: ProxySession, nonce: u64) -> RootCommand {
     RootCommand::Attach {
         disk: disk.disk,
@@ -137,6 +141,23 @@ impl Root {
         }
     }
 
+    fn resized(&mut self, command: RootCommand) -> (DiskRecord, Option<u64>) {
+        match self.run(command) {
+            RootOutcome::Resized {
+                disk,
+                cut_from_bytes,
+            } => (disk, cut_from_bytes),
+            other => panic!("expected a size, got {other:?}"),
+        }
+    }
+
+    fn named(&self, name: &str) -> DiskRecord {
+        match self.ask(&RootQuery::DiskByName(name.into())) {
+            RootAnswer::Disk(Some(record)) => record,
+            other => panic!("expected a disk, got {other:?}"),
+        }
+    }
+
     fn granted(&mut self, command: RootCommand) -> Grant {
         match self.run(command) {
             RootOutcome::Granted(grant) => grant,
@@ -182,7 +203,7 @@ impl Root {
 #[test]
 fn a_cluster_is_initialised_once() {
     let mut root = Root::empty();
-    let refused = root.refused(RootCommand::Join(node(1)));
+    let refused = root.refused(joining(node(1)));
     assert!(matches!(refused, RootRefusal::Invalid { .. }));
     assert_eq!(root.ask(&RootQuery::Cluster), RootAnswer::Cluster(None));
     let mut root = Root::ready();
@@ -205,11 +226,11 @@ fn the_topology_changes_its_index_only_when_a_node_changes() {
     let mut root = Root::ready();
     let index = |root: &Root| query::topology(&root.state).unwrap().index;
     let before = index(&root);
-    root.run(RootCommand::Join(node(2)));
+    root.run(joining(node(2)));
     assert_eq!(index(&root), before, "nothing new");
     let mut moved = node(4);
     moved.stores.push(node(2).stores.remove(0));
-    root.run(RootCommand::Join(moved));
+    root.run(joining(moved));
     assert_eq!(index(&root), root.index);
     let topology = query::topology(&root.state).unwrap();
     assert_eq!(
@@ -224,7 +245,7 @@ fn the_topology_changes_its_index_only_when_a_node_changes() {
         reason: "for a reason".into(),
     };
     root.run(state(NodeState::Draining));
-    root.run(RootCommand::Join(node(3)));
+    root.run(joining(node(3)));
     let topology = query::topology(&root.state).unwrap();
     assert_eq!(
         topology.nodes[2].state,
@@ -369,26 +390,155 @@ fn a_disk_that_cannot_be_is_refused_with_a_reason() {
     );
 }
 
+fn resize(seen: &DiskRecord, size_bytes: u64) -> RootCommand {
+    RootCommand::Resize {
+        disk: seen.disk,
+        from_bytes: seen.size_bytes,
+        generation: seen.generation,
+        size_bytes,
+    }
+}
+
 #[test]
-fn growth_is_immediate_and_a_shrink_raises_the_generation() {
+fn growth_is_immediate_and_a_delayed_resize_changes_nothing() {
     let mut root = Root::ready();
     let disk = root.disk(create(1, "demo"));
-    let resize = |size_bytes| RootCommand::ResizeDisk {
+    let (grown, cut) = root.resized(resize(&disk, 20 << 30));
+    assert_eq!(
+        (grown.size_bytes, grown.generation, cut),
+        (20 << 30, disk.generation, None)
+    );
+    assert_eq!(
+        root.resized(resize(&disk, 20 << 30)),
+        (grown.clone(), None),
+        "repeated"
+    );
+    let (larger, _) = root.resized(resize(&grown, 30 << 30));
+    // The first request was sent twice, and one of them took its time.
+    let refused = root.refused(resize(&disk, 20 << 30));
+    let (size_bytes, generation) = (larger.size_bytes, larger.generation);
+    assert_eq!(
+        refused,
+        RootRefusal::Changed {
+            size_bytes,
+            generation
+        }
+    );
+    assert!(matches!(
+        root.refused(resize(&larger, 1)),
+        RootRefusal::Invalid { .. }
+    ));
+}
+
+#[test]
+fn a_disk_that_was_made_smaller_is_fenced_and_grows_only_when_its_cut_is_done() {
+    let mut root = Root::ready();
+    let disk = root.disk(create(1, "demo"));
+    let held = root.granted(attach(&disk, session(1, 7), 100));
+    let refused = root.refused(resize(&held.disk, 2 << 30));
+    assert!(matches!(refused, RootRefusal::Held { .. }), "in use");
+    root.run(RootCommand::Detach {
+        disk: disk.disk,
+        writer: held.writer,
+    });
+    let free = root.named("demo");
+    let (shrunk, cut) = root.resized(resize(&free, 2 << 30));
+    assert_eq!(shrunk.generation.0, free.generation.0 + 1);
+    assert_eq!(cut, Some(10 << 30));
+    assert_eq!(root.pending(&RootQuery::PendingFloors), [(1, vec![1, 2])]);
+    assert_eq!(
+        root.resized(resize(&free, 2 << 30)),
+        (shrunk.clone(), cut),
+        "repeated, it is to be gone on with"
+    );
+    let (deeper, cut) = root.resized(resize(&shrunk, 1 << 30));
+    assert_eq!(cut, Some(10 << 30), "nothing is zeroed yet");
+    let standing = RootRefusal::Cutting {
+        size_bytes: 1 << 30,
+    };
+    assert_eq!(root.refused(resize(&deeper, 20 << 30)), standing);
+
+    // A writer from before the cut may still fill containers of a shard without the floor.
+    let refused = root.refused(attach(&deeper, session(1, 7), 101));
+    assert_eq!(refused, standing);
+    for group in 1..=2 {
+        assert_eq!(
+            root.refused(attach(&deeper, session(1, 7), 101)),
+            standing,
+            "without {group}"
+        );
+        root.run(RootCommand::FloorApplied {
+            disk: disk.disk,
+            generation: deeper.generation,
+            group: GroupId(group),
+        });
+    }
+    let zeroing = root.granted(attach(&deeper, session(1, 7), 101));
+    assert_eq!(zeroing.disk.size_bytes, 1 << 30, "nobody gets the old size");
+    let done = |generation, end_bytes| RootCommand::CutDone {
+        disk: disk.disk,
+        generation,
+        end_bytes,
+    };
+    let stale = root.refused(done(deeper.generation, 10 << 30));
+    assert!(matches!(stale, RootRefusal::Changed { .. }));
+    let short = root.refused(done(zeroing.disk.generation, 2 << 30));
+    assert!(matches!(short, RootRefusal::Changed { .. }));
+    assert_eq!(root.refused(resize(&zeroing.disk, 20 << 30)), standing);
+    root.run(done(zeroing.disk.generation, 10 << 30));
+    let (grown, cut) = root.resized(resize(&zeroing.disk, 20 << 30));
+    assert_eq!((grown.size_bytes, cut), (20 << 30, None));
+}
+
+/// An entry of an earlier build's log, which has no size or generation to compare with.
+#[test]
+fn a_resize_of_an_earlier_build_does_what_it_did_and_grows_no_disk_that_is_being_cut() {
+    let mut root = Root::ready();
+    let disk = root.disk(create(1, "demo"));
+    let unseen = |size_bytes| RootCommand::ResizeDisk {
         disk: disk.disk,
         size_bytes,
     };
-    let grown = root.disk(resize(20 << 30));
+    let grown = root.disk(unseen(20 << 30));
     assert_eq!(
         (grown.size_bytes, grown.generation),
         (20 << 30, disk.generation)
     );
-    let shrunk = root.disk(resize(1 << 30));
-    assert_eq!(shrunk.generation, Generation(2));
-    assert_eq!(root.disk(resize(1 << 30)), shrunk, "repeated");
+    let shrunk = root.disk(unseen(4 << 30));
+    assert_eq!(shrunk.generation.0, disk.generation.0 + 1);
+    root.resized(resize(&shrunk, 2 << 30));
+    let refused = root.refused(unseen(20 << 30));
+    assert!(matches!(refused, RootRefusal::Cutting { .. }));
+}
+
+#[test]
+fn a_join_that_was_delayed_past_a_restart_brings_nothing_back() {
+    let mut root = Root::ready();
+    let join = |record: &NodeRecord, start| RootCommand::JoinAtStart {
+        record: record.clone(),
+        start,
+    };
+    let mut moved = node(2);
+    moved.address = "elsewhere:700".into();
+    root.run(join(&node(2), 4));
+    root.run(join(&moved, 5));
     assert!(matches!(
-        root.refused(resize(1)),
+        root.refused(join(&node(2), 4)),
         RootRefusal::Invalid { .. }
     ));
+    root.run(join(&moved, 5));
+
+    // Its system store is replaced: the new one counts its own starts.
+    let mut replaced = moved.clone();
+    replaced.stores[0].store = StoreId(77);
+    root.run(join(&replaced, 1));
+    assert!(matches!(
+        root.refused(join(&moved, 5)),
+        RootRefusal::Invalid { .. }
+    ));
+    root.run(join(&moved, 6));
+    let topology = query::topology(&root.state).unwrap();
+    assert_eq!(topology.nodes[1].stores[0].store, StoreId(20), "put back");
 }
 
 #[test]
@@ -524,9 +674,7 @@ fn a_wait_for_a_lease_that_ended_never_ends_the_next_one() {
     let second = root.granted(attach(&disk, holder, 101));
     let answer = root.run(expire);
     assert!(matches!(answer, RootOutcome::Renewed { .. }), "{answer:?}");
-    let RootAnswer::Disk(Some(record)) = root.ask(&RootQuery::DiskByName("demo".into())) else {
-        panic!("the disk was asked for");
-    };
+    let record = root.named("demo");
     assert_eq!(record.generation, second.disk.generation, "not fenced");
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct FakeReplica {
     pub(crate) leads: AtomicBool,
     /// Proposals are applied, and their outcome is lost.
     pub(crate) loses_outcomes: AtomicBool,
+    /// Proposals wait for a quorum that never comes.
+    pub(crate) stalls: AtomicBool,
     pub(crate) entries: AtomicU64,
     pub(crate) read_rounds: AtomicU64,
 }
@@ -53,6 +55,7 @@ impl FakeReplica {
             state: Arc::default(),
             leads: AtomicBool::new(true),
             loses_outcomes: AtomicBool::new(false),
+            stalls: AtomicBool::new(false),
             entries: AtomicU64::new(0),
             read_rounds: AtomicU64::new(0),
         })
@@ -98,6 +101,9 @@ impl GroupReplica for FakeReplica {
 
     fn propose(&self, batch: Bytes) -> BoxFuture<'static, Result<Proposed, ProposeError>> {
         self.entries.fetch_add(1, Ordering::SeqCst);
+        if self.stalls.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
         let applied = self.apply(&batch);
         let lost = self.loses_outcomes.load(Ordering::SeqCst);
         let env = self.env.clone();

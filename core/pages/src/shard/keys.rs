@@ -130,6 +130,10 @@ pub(super) fn blob(name: BlobName) -> Vec<u8> {
     name_key(BLOB, name)
 }
 
+pub(super) fn blobs() -> Vec<u8> {
+    kind(BLOB)
+}
+
 pub(super) fn blobs_of(container: ContainerId) -> Vec<u8> {
     Put::new(BLOB).container(container).done()
 }

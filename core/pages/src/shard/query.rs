@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{BlobName, ContainerId, FamilyId, LayerId, StoreId, VirtualDiskId};
+use hedgerow_env::{
+    BlobName, ContainerId, ContainerIndex, FamilyId, LayerId, StoreId, VirtualDiskId,
+};
 use hedgerow_protocol::{
     Change, MAXIMUM_NAMES, MapTarget, MapView, Placement, ShardRefusal, ShardReply, ShardStatistics,
 };
@@ -16,6 +18,7 @@ use super::keys::{self, Position};
 use super::map;
 use super::rows::{BlobRow, CollectedRow, ContainerRow, FeedRow, PlacementRow};
 use super::tables::{self, standing_fence, walk};
+use crate::fields::after_prefix;
 use crate::{Pair, StateError, View};
 
 /// Most blocks in one look-up: 64 MiB. Its answer stays within one message, whatever is mapped.
@@ -23,6 +26,12 @@ pub const MAXIMUM_LOOKUP_BLOCKS: u32 = 1 << 17;
 
 /// Most changes in one pull; a page that ends within one log index is completed beyond it.
 pub const MAXIMUM_PULL_CHANGES: u32 = 4096;
+
+/// Containers in one answer: some 200 bytes each.
+pub const CONTAINERS_PAGE: usize = 1024;
+
+/// Blobs that one question about holdings looks at, whoever holds them.
+pub const HOLDINGS_STEP: usize = 4096;
 
 /// Marks the feed positions of a full listing. Stores hand positions back as they got them.
 pub const FULL_LISTING: u64 = 1 << 63;
@@ -264,7 +273,8 @@ pub fn names(view: &dyn View, names: &[BlobName]) -> Result<ShardReply, StateErr
     Ok(ShardReply::Names(states))
 }
 
-/// The placed containers of a disk.
+/// The containers of a disk that anybody has touched, in order: also those with holes only, whose
+/// fences count as much.
 ///
 /// # Errors
 /// [`StateError`].
@@ -272,18 +282,73 @@ pub fn containers(
     view: &dyn View,
     family: FamilyId,
     disk: VirtualDiskId,
+    after: Option<ContainerIndex>,
 ) -> Result<ShardReply, StateError> {
-    let mut found: Vec<(ContainerId, Placement)> = Vec::new();
-    walk(view, &keys::containers_of(family), None, |(key, value)| {
+    let from = after.map(|index| {
+        let last = ContainerId {
+            family,
+            disk,
+            index,
+        };
+        after_prefix(&keys::container(last))
+    });
+    let mut found: Vec<(ContainerId, Option<Placement>)> = Vec::new();
+    let mut more = false;
+    walk(view, &keys::containers_of(family), from, |(key, value)| {
         let container = keys::container_of_key(key)?;
-        if container.disk == disk
-            && let Some(placement) = ContainerRow::decode(value)?.placement
-        {
-            found.push((container, placement.view()));
+        if container.disk != disk {
+            return Ok(true);
         }
-        Ok(true)
+        more = found.len() == CONTAINERS_PAGE;
+        if !more {
+            let placement = ContainerRow::decode(value)?.placement;
+            found.push((container, placement.map(|placement| placement.view())));
+        }
+        Ok(!more)
     })?;
-    Ok(ShardReply::Containers(found))
+    Ok(ShardReply::ContainersAfter { found, more })
+}
+
+/// The blobs that `store` is counted as holding. A store that lost some without knowing their names
+/// finds them by it: what it lacks of these it does not have to be told of otherwise.
+///
+/// # Errors
+/// [`StateError`].
+pub fn holdings(
+    view: &dyn View,
+    store: StoreId,
+    after: Option<BlobName>,
+) -> Result<ShardReply, StateError> {
+    let from = after.map(|name| after_prefix(&keys::blob(name)));
+    let mut names = Vec::new();
+    let (mut looked_at, mut next) = (0, None);
+    let mut home: Option<(ContainerId, Option<u32>)> = None;
+    walk(view, &keys::blobs(), from, |(key, value)| {
+        let name = keys::name_of_key(key)?;
+        let slot = match home {
+            Some((container, slot)) if container == name.container => slot,
+            _ => {
+                let row = tables::container(view, name.container)?;
+                let placement = row.and_then(|row| row.placement);
+                let slot = placement
+                    .and_then(|placement| placement.member(store).map(|member| member.slot));
+                home = Some((name.container, slot));
+                slot
+            }
+        };
+        if let Some(slot) = slot
+            && BlobRow::decode(value)?.is_held_by(slot)
+        {
+            names.push(name);
+        }
+        looked_at += 1;
+        if looked_at < HOLDINGS_STEP && names.len() < MAXIMUM_NAMES {
+            return Ok(true);
+        }
+        next = Some(name);
+        Ok(false)
+    })?;
+    Ok(ShardReply::Holdings { names, next })
 }
 
 /// One container as it stands: the placement and the generation of the fence.

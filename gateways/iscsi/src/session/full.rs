@@ -131,7 +131,7 @@ impl FullFeature {
                 self.received(&pdu, effects);
             }
             Event::Completed { operation, result } => self.completed(operation, result, effects),
-            Event::Settled { ticket } => self.settled(ticket, effects),
+            Event::Settled { ticket, settled } => self.settled(ticket, settled, effects),
             Event::Woken => self.woken(effects),
             Event::Tick => self.tick(now, effects),
             Event::Malformed(_) | Event::Disconnected => {}

@@ -35,6 +35,7 @@ const MISSING_PARAMETER: u16 = 0x0207;
 const UNSUPPORTED_SESSION_TYPE: u16 = 0x0209;
 const NO_SUCH_SESSION: u16 = 0x020a;
 const INVALID_DURING_LOGIN: u16 = 0x020b;
+const SERVICE_UNAVAILABLE: u16 = 0x0301;
 const OUT_OF_RESOURCES: u16 = 0x0302;
 
 impl From<Denied> for Refused {
@@ -136,9 +137,14 @@ impl Login {
                 }
                 Outcome::Continue
             }
-            Event::Settled { .. } => match self.waiting.take() {
-                Some((last, target, opened, request)) => {
+            Event::Settled { settled, .. } => match self.waiting.take() {
+                Some((last, target, opened, request)) if settled => {
                     self.finish(now, last, Some((target, opened)), &request, effects)
+                }
+                Some((_, target, opened, request)) => {
+                    target.close_session(opened.session);
+                    let detail = "what the former session began is not settled yet";
+                    self.refuse(&request, Refused(SERVICE_UNAVAILABLE, detail), effects)
                 }
                 None => Outcome::Continue,
             },
@@ -188,9 +194,9 @@ impl Login {
                                 effects,
                             );
                         }
-                        let sessions = Some((Arc::clone(&target), displaced));
                         let settlement = Settlement {
-                            sessions,
+                            units: target.units(),
+                            sessions: Some((Arc::clone(&target), displaced)),
                             ..Settlement::default()
                         };
                         effects.push(Effect::Await {

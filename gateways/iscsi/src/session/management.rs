@@ -1,7 +1,8 @@
 //! Task management and logout (RFC 7143 11.5, 11.6, 11.14): what is aborted, and who must end first.
 //!
 //! Invariant: a function is answered only when no operation that it aborted can change the disk any
-//! more (SAM-5 7.1), whichever session started it.
+//! more (SAM-5 7.1), whichever session started it; a reset also waits until nothing that a former
+//! user of the disk began elsewhere can take effect any more (DESIGN section 4.2).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -69,7 +70,8 @@ impl FullFeature {
             (5, Some(unit)) => {
                 let aborted = unit.reset(session);
                 let mut settlement = self.settlement(vec![(Arc::clone(&unit), aborted)]);
-                settlement.resets = vec![unit];
+                settlement.units = vec![unit];
+                settlement.take = true;
                 settlement
             }
             // TARGET WARM RESET, TARGET COLD RESET
@@ -80,7 +82,8 @@ impl FullFeature {
                     .map(|unit| (Arc::clone(unit), unit.reset(session)));
                 let aborted = reset.collect();
                 let mut settlement = self.settlement(aborted);
-                settlement.resets = units;
+                settlement.units = units;
+                settlement.take = true;
                 settlement
             }
             (1 | 2 | 4 | 5, None) => return immediate(self, code::NO_UNIT, effects),
@@ -199,32 +202,38 @@ impl FullFeature {
     fn wait(&mut self, settlement: Settlement, pending: Pending, effects: &mut Vec<Effect>) {
         let early =
             matches!(pending, Pending::Function { .. }) && active(Mutant::AbortAnsweredEarly);
-        if early || settlement.is_empty() && settlement.resets.is_empty() {
-            return self.answer(pending, effects);
+        if early || settlement.is_empty() {
+            return self.answer(pending, true, effects);
         }
         let ticket = self.number();
         self.pending.insert(ticket, pending);
         effects.push(Effect::Await { ticket, settlement });
     }
 
-    pub(super) fn settled(&mut self, ticket: u64, effects: &mut Vec<Effect>) {
+    pub(super) fn settled(&mut self, ticket: u64, settled: bool, effects: &mut Vec<Effect>) {
         if let Some(pending) = self.pending.remove(&ticket) {
-            self.answer(pending, effects);
+            self.answer(pending, settled, effects);
         }
     }
 
-    fn answer(&mut self, pending: Pending, effects: &mut Vec<Effect>) {
+    fn answer(&mut self, pending: Pending, settled: bool, effects: &mut Vec<Effect>) {
         match pending {
             Pending::Function { task, restart } => {
                 let counters = self.numbered();
-                let response = code::COMPLETE;
+                // A reset that is not known to have ended everything is none: the initiator goes on
+                // to the next stronger one.
+                let response = if settled {
+                    code::COMPLETE
+                } else {
+                    code::REJECTED
+                };
                 let answer = response::TaskManagement {
                     response,
                     task,
                     counters,
                 };
                 effects.push(Effect::Send(Response::TaskManagement(answer)));
-                if restart {
+                if restart && settled {
                     self.restart(effects);
                 }
             }

@@ -61,6 +61,8 @@ pub enum Event {
     Settled {
         /// As in the effect.
         ticket: u64,
+        /// False: it is not known whether what was begun earlier can still take effect.
+        settled: bool,
     },
     /// Another session changed shared state that concerns this one.
     Woken,
@@ -125,37 +127,48 @@ impl std::fmt::Debug for Operate {
 pub struct Settlement {
     operations: Vec<(Arc<Unit>, Vec<OperationTag>)>,
     sessions: Option<(Arc<Target>, Vec<SessionId>)>,
-    /// Units whose device hears of a reset afterwards.
-    resets: Vec<Arc<Unit>>,
+    /// Units whose devices must then be settled ([`BlockDevice::settle`]).
+    units: Vec<Arc<Unit>>,
+    /// Whether those devices are taken into use for it.
+    take: bool,
 }
 
 impl std::fmt::Debug for Settlement {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let count: usize = self.operations.iter().map(|(_, tags)| tags.len()).sum();
         write!(formatter, "{count} operations")?;
-        match &self.sessions {
-            Some((_, sessions)) => write!(formatter, ", {} sessions", sessions.len()),
-            None => Ok(()),
+        if let Some((_, sessions)) = &self.sessions {
+            write!(formatter, ", {} sessions", sessions.len())?;
         }
+        if !self.units.is_empty() {
+            write!(formatter, ", {} units", self.units.len())?;
+        }
+        Ok(())
     }
 }
 
 impl Settlement {
     fn is_empty(&self) -> bool {
-        self.operations.iter().all(|(_, tags)| tags.is_empty()) && self.sessions.is_none()
+        self.operations.iter().all(|(_, tags)| tags.is_empty())
+            && self.sessions.is_none()
+            && self.units.is_empty()
     }
 
-    /// Cancels the operations and resolves when all of them, and the sessions, have ended.
-    pub async fn wait(self) {
+    /// Cancels the operations and resolves when all of them, and the sessions, have ended, and the
+    /// units' devices are settled. False when a device could not tell.
+    pub async fn wait(self) -> bool {
         for (unit, tags) in &self.operations {
             unit.settle(tags).await;
         }
         if let Some((target, sessions)) = &self.sessions {
             target.sessions_ended(sessions).await;
         }
-        for unit in &self.resets {
-            unit.device().reset();
+        for unit in &self.units {
+            if unit.device().settle(self.take).await.is_err() {
+                return false;
+            }
         }
+        true
     }
 }
 

@@ -7,6 +7,29 @@ fn count_collected(pulled: &Pulled) -> usize {
     pulled.changes.iter().filter(collected).count()
 }
 
+/// What a store compares itself with after it lost blobs whose names it does not know.
+#[test]
+fn holdings_list_what_a_store_is_counted_for_and_nothing_else() {
+    let mut shard = Shard::ready();
+    for sequence in 1..=3 {
+        let first_block = u32::try_from(sequence).unwrap() * 8;
+        shard.committed(write(sequence, first_block, 8));
+    }
+    let held =
+        |shard: &Shard, store, after| match query::holdings(&shard.state, StoreId(store), after) {
+            Ok(ShardReply::Holdings { names, next: None }) => {
+                names.iter().map(|name| name.sequence.0).collect::<Vec<_>>()
+            }
+            other => panic!("expected the last page of holdings, got {other:?}"),
+        };
+    assert_eq!(held(&shard, 1, None), [1, 2, 3]);
+    assert_eq!(held(&shard, 1, Some(blob(1, 2))), [3], "after the second");
+    assert!(held(&shard, 3, None).is_empty(), "it acknowledged none");
+    shard.confirm(3, &[blob(1, 2)], 1);
+    assert_eq!(held(&shard, 3, None), [2]);
+    assert!(held(&shard, 9, None).is_empty(), "no member");
+}
+
 #[test]
 fn pages_follow_the_log_and_never_split_one_entry() {
     let mut shard = Shard::ready();

@@ -2,6 +2,37 @@
 
 use super::*;
 
+/// Background fencing asks for every container that somebody touched.
+#[test]
+fn containers_are_listed_in_pages_and_those_with_holes_only_among_them() {
+    let mut shard = Shard::ready();
+    let touch = |index| ShardCommand::Fence {
+        container: at(u32::try_from(index).unwrap()),
+        generation: Generation(1),
+        writers: vec![WriterId(1)],
+        layer: LayerId(1),
+    };
+    shard.entry((1..=query::CONTAINERS_PAGE).map(touch).collect());
+    let page = |disk, after: Option<u32>| {
+        let after = after.map(ContainerIndex);
+        match query::containers(&shard.state, FamilyId(1), VirtualDiskId(disk), after) {
+            Ok(ShardReply::ContainersAfter { found, more }) => (found, more),
+            other => panic!("expected containers, got {other:?}"),
+        }
+    };
+    let (first, more) = page(1, None);
+    assert_eq!((first.len(), more), (query::CONTAINERS_PAGE, true));
+    assert!(
+        first[0].1.is_some() && first[1].1.is_none(),
+        "one is placed"
+    );
+    let last = first.last().unwrap().0.index.0;
+    let (rest, more) = page(1, Some(last));
+    assert_eq!(rest, [(at(last + 1), None)]);
+    assert!(!more);
+    assert_eq!(page(2, None), (Vec::new(), false), "of another disk");
+}
+
 #[test]
 fn commits_need_a_fence_of_their_generation_that_admits_them() {
     let mut shard = Shard::empty();

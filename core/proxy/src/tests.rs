@@ -1,0 +1,419 @@
+//! The drivers against one node that plays the root, a shard and two stores: real RPC, virtual
+//! time.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hedgerow_env::{
+    BlobName, BoxFuture, ClusterId, ContainerId, ContainerIndex, Env, FamilyId, Generation,
+    GroupId, Instant, LayerId, MapEpoch, NodeId, PlacementEpoch, ReplicaNumber, Sequence, StoreId,
+    TenantId, VirtualDiskId, WriterId,
+};
+use hedgerow_net::testing::MemoryNetwork;
+use hedgerow_net::{
+    Caller, Directory, GroupClient, Identity, Message, Refusal, RoleSet, Rpc, RpcConfig, Service,
+    ServiceId,
+};
+use hedgerow_protocol::{
+    Attachment, DiskRecord, DiskState, Grant, GroupBody, GroupMember, GroupRecord, GroupReply,
+    GroupRequest, HBlockRefusal, HBlockReply, HBlockRequest, Layout, Location, MapExtent,
+    MapTarget, MapView, MemberId, MemberState, NodeRecord, NodeState, Placement, PlacementMember,
+    Policy, ROOT_GROUP, Residence, Roles, RootAnswer, RootCommand, RootOutcome, RootReply,
+    RootRequest, SERVICE_GROUP, SERVICE_HBLOCK, ShardCommand, ShardOutcome, ShardRefusal,
+    ShardReply, ShardRequest, ShardTable, StoreRecord, Topology, UnitRecord, Version, decode,
+    encode,
+};
+
+use crate::{OperationTag, Proxy, ProxyConfig, VirtualDisk, encode_units};
+
+const ADDRESS: &str = "node1:700";
+const NODE: NodeId = NodeId(1);
+const SHARD: GroupId = GroupId(1);
+
+fn container(index: u32) -> ContainerId {
+    ContainerId {
+        family: FamilyId(1),
+        disk: VirtualDiskId(1),
+        index: ContainerIndex(index),
+    }
+}
+
+fn blob() -> BlobName {
+    BlobName {
+        container: container(0),
+        writer: WriterId(9),
+        sequence: Sequence(1),
+    }
+}
+
+fn placement() -> Placement {
+    let member = |store| PlacementMember {
+        store: StoreId(store),
+        node: NODE,
+        state: MemberState::Active,
+    };
+    Placement {
+        epoch: PlacementEpoch(1),
+        generation: Generation(1),
+        members: vec![member(10), member(20)],
+        layout: Layout::Replicated { copies: 2 },
+        write_quorum: 2,
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// FENCE of these containers is not answered with success yet.
+    unfenceable: BTreeSet<u32>,
+    fenced: BTreeSet<u32>,
+    detached: bool,
+    /// Committed holes: container, first block, blocks.
+    holes: Vec<(u32, u32, u32)>,
+    /// Stores that do not have the blob.
+    lacks: BTreeSet<StoreId>,
+    /// Stores that the shard counts as lacking it.
+    incomplete: BTreeSet<StoreId>,
+    suspected: Vec<StoreId>,
+    look_ups: u32,
+}
+
+/// The node that plays everybody else.
+struct Other {
+    state: Mutex<State>,
+    units: Vec<UnitRecord>,
+    payload: Bytes,
+}
+
+impl Other {
+    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        act(&mut self.state.lock().unwrap())
+    }
+
+    fn record() -> DiskRecord {
+        DiskRecord {
+            disk: VirtualDiskId(1),
+            family: FamilyId(1),
+            name: "demo".into(),
+            size_bytes: 8 << 20,
+            container_bytes: 1 << 20,
+            policy: Policy::default(),
+            layers: vec![LayerId(1)],
+            generation: Generation(2),
+            attachments: Vec::<Attachment>::new(),
+            state: DiskState::Ready,
+            tenant: TenantId(0),
+            qos_class: 0,
+            description: String::new(),
+        }
+    }
+
+    fn root(&self, request: RootRequest) -> RootReply {
+        let RootRequest::Propose(commands) = request else {
+            return RootReply::Answer(RootAnswer::Disk(Some(Self::record())));
+        };
+        let outcome = |command: &RootCommand| match command {
+            RootCommand::Attach { .. } => RootOutcome::Granted(Grant {
+                disk: Self::record(),
+                writer: WriterId(10),
+            }),
+            RootCommand::Detach { .. } => {
+                self.with(|state| state.detached = true);
+                RootOutcome::Done
+            }
+            _ => RootOutcome::Renewed { renewed_at: 1 },
+        };
+        RootReply::Outcomes(commands.iter().map(outcome).collect())
+    }
+
+    fn shard(&self, request: ShardRequest) -> ShardReply {
+        match request {
+            ShardRequest::Propose(commands) => {
+                ShardReply::Outcomes(commands.iter().map(|command| self.apply(command)).collect())
+            }
+            // A page for each: the second has only holes.
+            ShardRequest::ContainersAfter { after: None, .. } => ShardReply::ContainersAfter {
+                found: vec![(container(0), Some(placement()))],
+                more: true,
+            },
+            ShardRequest::ContainersAfter { .. } => ShardReply::ContainersAfter {
+                found: vec![(container(7), None)],
+                more: false,
+            },
+            ShardRequest::Lookup { .. } => ShardReply::View(self.view()),
+            other => panic!("not asked here: {other:?}"),
+        }
+    }
+
+    fn apply(&self, command: &ShardCommand) -> ShardOutcome {
+        if let ShardCommand::Commit(commit) = command {
+            let extent = &commit.extents[0];
+            let hole = (commit.container.index.0, extent.first_block, extent.blocks);
+            self.with(|state| state.holes.push(hole));
+            return ShardOutcome::Committed { index: 9 };
+        }
+        let ShardCommand::Fence { container, .. } = command else {
+            return ShardOutcome::Done;
+        };
+        let index = container.index.0;
+        self.with(|state| {
+            if state.unfenceable.contains(&index) {
+                return ShardOutcome::Refused(ShardRefusal::NotPlaced);
+            }
+            state.fenced.insert(index);
+            ShardOutcome::Fenced {
+                last_change: 1,
+                placement: (index == 0).then(placement),
+            }
+        })
+    }
+
+    fn view(&self) -> MapView {
+        let incomplete: Vec<StoreId> = self.with(|state| {
+            state.look_ups += 1;
+            state.incomplete.iter().copied().collect()
+        });
+        let target = MapTarget::Data {
+            blob: blob(),
+            unit: 0,
+            unit_offset_blocks: 0,
+            digest: self.units[0].digest,
+        };
+        MapView {
+            index: 5,
+            last_change: 5,
+            generation: Some(Generation(2)),
+            extents: vec![MapExtent {
+                first_block: 0,
+                blocks: 8,
+                target,
+                version: Some(Version {
+                    writer: WriterId(9),
+                    sequence: Sequence(1),
+                }),
+            }],
+            placements: vec![(container(0), placement())],
+            incomplete: vec![(blob(), incomplete)],
+        }
+    }
+
+    fn store(&self, request: &HBlockRequest) -> (HBlockReply, Bytes) {
+        match request {
+            HBlockRequest::Read { store, .. } if self.with(|state| state.lacks.contains(store)) => {
+                (HBlockReply::Refused(HBlockRefusal::Missing), Bytes::new())
+            }
+            HBlockRequest::Read { .. } => {
+                (HBlockReply::Units(self.units.clone()), self.payload.clone())
+            }
+            HBlockRequest::Suspect { store, .. } => {
+                self.with(|state| state.suspected.push(*store));
+                (HBlockReply::Done, Bytes::new())
+            }
+            other => panic!("not asked here: {other:?}"),
+        }
+    }
+}
+
+struct Groups(Arc<Other>);
+struct Stores(Arc<Other>);
+
+impl Service for Groups {
+    fn call(
+        &self,
+        _caller: Caller,
+        request: Message,
+        _deadline: Instant,
+    ) -> BoxFuture<'static, Result<Message, Refusal>> {
+        let request: GroupRequest = decode(&request.head).unwrap();
+        let reply = match request.body {
+            GroupBody::Root(request) => GroupReply::Root(self.0.root(request)),
+            GroupBody::Shard(request) => GroupReply::Shard(self.0.shard(request)),
+            other @ GroupBody::Retired(_) => panic!("not asked here: {other:?}"),
+        };
+        Box::pin(async move { Ok(Message::new(encode(&reply), Bytes::new())) })
+    }
+}
+
+impl Service for Stores {
+    fn call(
+        &self,
+        _caller: Caller,
+        request: Message,
+        _deadline: Instant,
+    ) -> BoxFuture<'static, Result<Message, Refusal>> {
+        let (reply, payload) = self.0.store(&decode(&request.head).unwrap());
+        Box::pin(async move { Ok(Message::new(encode(&reply), payload)) })
+    }
+}
+
+fn group(group: GroupId) -> GroupRecord {
+    GroupRecord {
+        group,
+        members: vec![GroupMember {
+            member: MemberId {
+                store: StoreId(10),
+                replica: ReplicaNumber(1),
+            },
+            node: NODE,
+            address: ADDRESS.into(),
+        }],
+    }
+}
+
+fn topology() -> Topology {
+    let store = |id| StoreRecord {
+        store: StoreId(id),
+        capacity_bytes: 1 << 40,
+        residence: Residence::Hdd,
+        system: id == 10,
+    };
+    Topology {
+        index: 1,
+        nodes: vec![NodeRecord {
+            node: NODE,
+            name: "node1".into(),
+            address: ADDRESS.into(),
+            roles: Roles::ALL,
+            location: Location::default(),
+            stores: vec![store(10), store(20)],
+            state: NodeState::Up,
+            reason: String::new(),
+        }],
+    }
+}
+
+struct Stage {
+    env: Env,
+    other: Arc<Other>,
+    proxy: Proxy,
+}
+
+impl Stage {
+    async fn set() -> Self {
+        let env = MemoryNetwork::new(3).env();
+        let identity = Identity {
+            cluster: Some(ClusterId(1)),
+            node: NODE,
+            stores: Vec::new(),
+            roles: RoleSet::PAGES,
+            address: String::new(),
+        };
+        let rpc = Rpc::start(env.clone(), identity, RpcConfig::default(), ADDRESS)
+            .await
+            .unwrap();
+        let (units, payload) = encode_units(&Bytes::from(vec![7; 4096]), false);
+        let other = Arc::new(Other {
+            state: Mutex::default(),
+            units,
+            payload,
+        });
+        rpc.serve(ServiceId(SERVICE_GROUP), Arc::new(Groups(other.clone())));
+        rpc.serve(ServiceId(SERVICE_HBLOCK), Arc::new(Stores(other.clone())));
+        let directory = Arc::new(Directory::new(vec![ADDRESS.into()]));
+        directory.learn_topology(topology());
+        directory.learn_table(ShardTable {
+            epoch: MapEpoch(1),
+            root: group(ROOT_GROUP),
+            shards: vec![group(SHARD)],
+        });
+        let groups = GroupClient::new(env.clone(), rpc.clone(), directory);
+        let proxy = Proxy::start(env.clone(), rpc, groups, NODE, ProxyConfig::default());
+        Self { env, other, proxy }
+    }
+
+    async fn attach(&self) -> VirtualDisk {
+        self.proxy.attach("demo").await.unwrap()
+    }
+
+    async fn seconds(&self, seconds: u64) {
+        self.env.sleep(Duration::from_secs(seconds)).await;
+    }
+
+    /// Reads the one block that was written, and lets what follows in the background end.
+    async fn read(&self, disk: &VirtualDisk) {
+        let bytes = disk.read(0, 4096).await.unwrap();
+        assert_eq!(bytes, Bytes::from(vec![7; 4096]));
+        self.seconds(1).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_is_detached_only_when_every_container_of_it_is_fenced() {
+    let stage = Stage::set().await;
+    stage.other.with(|state| state.unfenceable.insert(7));
+    let disk = stage.attach().await;
+    stage.seconds(1).await;
+    assert_eq!(stage.other.with(|state| state.fenced.clone()), [0].into());
+
+    let (proxy, detaching) = (stage.proxy.clone(), disk.clone());
+    let ended = Arc::new(Mutex::new(None));
+    let told = Arc::clone(&ended);
+    stage.env.spawn("detach", async move {
+        let result = proxy.detach(&detaching).await;
+        *told.lock().unwrap() = Some(result);
+    });
+    stage.seconds(3).await;
+    assert_eq!(*ended.lock().unwrap(), None, "a container is not fenced");
+    assert!(!stage.other.with(|state| state.detached));
+
+    stage.other.with(|state| state.unfenceable.clear());
+    stage.seconds(2).await;
+    assert_eq!(*ended.lock().unwrap(), Some(Ok(())));
+    assert!(stage.other.with(|state| state.detached));
+    assert_eq!(
+        stage.other.with(|state| state.fenced.clone()),
+        [0, 7].into()
+    );
+}
+
+/// Two containers exist of a disk that had, before it was cut to 1 MiB, a million of them.
+#[tokio::test(start_paused = true)]
+async fn clearing_touches_the_containers_that_exist_and_no_others() {
+    let stage = Stage::set().await;
+    let disk = stage.attach().await;
+    let range = (1 << 20) - 4096..1 << 40;
+    disk.clear(range, OperationTag(1)).await.unwrap();
+    let holes = stage.other.with(|state| state.holes.clone());
+    assert_eq!(holes, [(0, 2040, 8), (7, 0, 2048)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_cannot_be_fenced_everywhere_stays_attached() {
+    let stage = Stage::set().await;
+    stage.other.with(|state| state.unfenceable.insert(7));
+    let disk = stage.attach().await;
+    assert!(stage.proxy.detach(&disk).await.is_err());
+    assert!(!disk.is_lost() && !stage.other.with(|state| state.detached));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_lacks_what_the_shard_counts_it_for_is_told() {
+    let stage = Stage::set().await;
+    let disk = stage.attach().await;
+    stage.read(&disk).await;
+    stage.other.with(|state| state.lacks = [StoreId(10)].into());
+    // Answered by the other store, and from a cached look-up: the copy is found all the same.
+    stage.read(&disk).await;
+    let suspected = stage.other.with(|state| state.suspected.clone());
+    assert_eq!(suspected, [StoreId(10)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_the_shard_knows_to_lack_the_blob_is_left_alone() {
+    let stage = Stage::set().await;
+    let disk = stage.attach().await;
+    stage.read(&disk).await;
+    // The cached look-up still says that store 10 has it; a fresh one does not.
+    let before = stage.other.with(|state| {
+        state.lacks = [StoreId(10)].into();
+        state.incomplete = [StoreId(10)].into();
+        state.look_ups
+    });
+    stage.read(&disk).await;
+    assert!(
+        stage.other.with(|state| state.look_ups) > before,
+        "looked up again"
+    );
+    assert!(stage.other.with(|state| state.suspected.is_empty()));
+}
