@@ -140,8 +140,8 @@ fn mistakes_are_named_with_their_place() {
         r#""loss_ppm""#,
         r#""loss""#,
         "plan.faults[1]: unknown field `loss`, expected one of `state`, `loss_ppm`, \
-         `duplicate_ppm`, `reorder_ppm`, `reorder_ns`, `corrupt_ppm`, `delay_ns`, `jitter_ns`, \
-         `bytes_per_second`",
+         `duplicate_ppm`, `duplicate_ns`, `reorder_ppm`, `reorder_ns`, `corrupt_ppm`, `delay_ns`, \
+         `jitter_ns`, `bytes_per_second`",
     );
     check(
         r#""number": 3"#,
