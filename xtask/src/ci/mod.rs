@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 
 use crate::run::{Finished, shown, teed};
-use crate::{e2e, mutants, repository, tidy};
+use crate::{e2e, jepsen, mutants, repository, tidy};
 
 /// The one profile of tests, end-to-end runs and seeds.
 pub(crate) const PROFILE: &str = "ci";
@@ -79,6 +79,10 @@ const STEPS: &[Step] = &[
     Step {
         name: "e2e",
         run: e2e::all,
+    },
+    Step {
+        name: "jepsen",
+        run: jepsen::quick_part,
     },
 ];
 

@@ -138,7 +138,6 @@ pub(crate) fn command(arguments: &[&str]) -> anyhow::Result<()> {
 }
 
 /// The part of CI.
-#[allow(dead_code, reason = "CI takes it up with its own budget of time")]
 pub(crate) fn quick_part() -> anyhow::Result<Tally> {
     build("testing")?;
     run(|test| test.quick)
