@@ -139,6 +139,17 @@ impl Outcome {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the sweep itself runs outside any world"
+)]
+fn write(path: &std::path::Path, text: &str) -> Result<(), ExitCode> {
+    std::fs::write(path, text).map_err(|error| {
+        eprintln!("hedgerow-sim: {}: {error}", path.display());
+        ExitCode::from(2)
+    })
+}
+
 impl Sweep {
     pub(crate) fn run(&self) -> ExitCode {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -258,10 +269,28 @@ impl Sweep {
         self.seeds.1 - self.seeds.0 - run
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the sweep itself runs outside any world"
-    )]
+    /// What struck during what, added up.
+    fn write_coverage(&self, outcomes: &[Outcome]) -> Result<(), ExitCode> {
+        let Some(path) = &self.coverage else {
+            return Ok(());
+        };
+        let mut total = Coverage::new();
+        for outcome in outcomes {
+            coverage::add_line(&mut total, outcome.coverage());
+        }
+        say!("{}", coverage::table(&total).trim_end());
+        let document = coverage::document(&total, outcomes.len());
+        write(path, &format!("{document:#}\n"))
+    }
+
+    fn write_junit(&self, outcomes: &[Outcome]) -> Result<(), ExitCode> {
+        let Some(path) = &self.junit else {
+            return Ok(());
+        };
+        let cases: Vec<junit::Case> = outcomes.iter().map(Outcome::case).collect();
+        write(path, &junit::document("hedgerow-sim sweep", &cases))
+    }
+
     fn report(&self, outcomes: &[Outcome], ended: Ended) -> ExitCode {
         let failed: Vec<&Outcome> = outcomes
             .iter()
@@ -286,25 +315,11 @@ impl Sweep {
                 self.left(outcomes)
             );
         }
-        if let Some(path) = &self.coverage {
-            let mut total = Coverage::new();
-            for outcome in outcomes {
-                coverage::add_line(&mut total, outcome.coverage());
-            }
-            say!("{}", coverage::table(&total).trim_end());
-            let document = coverage::document(&total, outcomes.len());
-            if let Err(error) = std::fs::write(path, format!("{document:#}\n")) {
-                eprintln!("hedgerow-sim: {}: {error}", path.display());
-                return ExitCode::from(2);
-            }
-        }
-        if let Some(path) = &self.junit {
-            let cases: Vec<junit::Case> = outcomes.iter().map(Outcome::case).collect();
-            let text = junit::document("hedgerow-sim sweep", &cases);
-            if let Err(error) = std::fs::write(path, text) {
-                eprintln!("hedgerow-sim: {}: {error}", path.display());
-                return ExitCode::from(2);
-            }
+        let written = self
+            .write_coverage(outcomes)
+            .and_then(|()| self.write_junit(outcomes));
+        if let Err(code) = written {
+            return code;
         }
         if let Some(path) = &self.json {
             let rows: Vec<Value> = outcomes
@@ -330,9 +345,8 @@ impl Sweep {
                 "cpu_s": cpu_s,
                 "results": rows,
             });
-            if let Err(error) = std::fs::write(path, format!("{document:#}\n")) {
-                eprintln!("hedgerow-sim: {}: {error}", path.display());
-                return ExitCode::from(2);
+            if let Err(code) = write(path, &format!("{document:#}\n")) {
+                return code;
             }
         }
         let smallest = failed.iter().map(|outcome| outcome.code).min().unwrap_or(0);
