@@ -1,7 +1,7 @@
 //! The table of coverage: which faults struck during which phases, over many seeds.
 //!
-//! A cell that cannot be hit has a reason here and leaves the count; a cell that no seed hit is
-//! listed by name.
+//! A cell that no seed hit is listed by name.
+//! Does not: know which cells no run can hit; they count as missed.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,6 @@ use hedgerow_env::Phase;
 use serde_json::{Value, json};
 
 use crate::world::{Coverage, FaultKind};
-
-/// Cells that no run can hit, each with its reason.
-#[must_use]
-pub fn impossible(_kind: FaultKind, _phase: Phase) -> Option<&'static str> {
-    None
-}
 
 /// One run's counts as a line, `kind/phase=count;...` with numbers for names: for the sweep, which
 /// adds them up.
@@ -44,7 +38,7 @@ pub fn add_line(total: &mut Coverage, line: &str) {
     }
 }
 
-/// Every cell of the table: its count, or why it cannot be hit.
+/// Every cell of the table.
 fn cells() -> impl Iterator<Item = (FaultKind, Phase)> {
     let kinds = FaultKind::ALL.iter();
     kinds.flat_map(|kind| Phase::ALL.iter().map(|phase| (*kind, *phase)))
@@ -55,10 +49,8 @@ fn cells() -> impl Iterator<Item = (FaultKind, Phase)> {
 pub struct Summary {
     /// Cells that were hit.
     pub hit: usize,
-    /// Cells that were not, and could have been.
+    /// Cells that were not.
     pub missed: Vec<(FaultKind, Phase)>,
-    /// Cells that cannot be hit.
-    pub impossible: usize,
 }
 
 /// Sums a table up.
@@ -67,13 +59,10 @@ pub fn summary(coverage: &Coverage) -> Summary {
     let mut summary = Summary {
         hit: 0,
         missed: Vec::new(),
-        impossible: 0,
     };
     for (kind, phase) in cells() {
         if coverage.get(&(kind, phase)).is_some_and(|count| *count > 0) {
             summary.hit += 1;
-        } else if impossible(kind, phase).is_some() {
-            summary.impossible += 1;
         } else {
             summary.missed.push((kind, phase));
         }
@@ -98,7 +87,6 @@ pub fn table(coverage: &Coverage) -> String {
         for kind in FaultKind::ALL {
             let cell = match coverage.get(&(*kind, *phase)) {
                 Some(count) => short(*count),
-                None if impossible(*kind, *phase).is_some() => "x".into(),
                 None => ".".into(),
             };
             text.push_str(&format!("{cell:>6}"));
@@ -106,11 +94,10 @@ pub fn table(coverage: &Coverage) -> String {
         text.push('\n');
     }
     let summary = summary(coverage);
-    let possible = summary.hit + summary.missed.len();
     text.push_str(&format!(
-        "{} of {possible} cells hit, {} impossible (x), {} never hit (.)\n",
+        "{} of {} cells hit, {} never hit (.)\n",
         summary.hit,
-        summary.impossible,
+        summary.hit + summary.missed.len(),
         summary.missed.len()
     ));
     text
@@ -139,7 +126,6 @@ pub fn document(coverage: &Coverage, seeds: usize) -> Value {
         "schema_version": 1,
         "seeds": seeds,
         "hit": summary.hit,
-        "impossible": summary.impossible,
         "never_hit": summary.missed.iter().map(name).collect::<Vec<_>>(),
         "counts": rows,
     })
@@ -165,7 +151,7 @@ mod tests {
         let all = FaultKind::ALL.len() * Phase::ALL.len();
         let summary = summary(&total);
         assert_eq!(summary.hit, 2);
-        assert_eq!(summary.hit + summary.impossible + summary.missed.len(), all);
+        assert_eq!(summary.hit + summary.missed.len(), all);
         assert!(table(&total).contains("2 of "));
     }
 }

@@ -523,10 +523,10 @@ impl Shared {
 
     /// Makes sure that the fence of this attachment stands on `container`.
     pub(crate) async fn ensure_fenced(&self, container: &Container) -> Result<(), IoError> {
-        let _phase = self.env.phase(Phase::Fence);
         if container.with(|state| state.fenced) {
             return Ok(());
         }
+        let _phase = self.env.phase(Phase::Fence);
         let _one = container.fencing.lock().await;
         let mut pause = RETRY_FIRST;
         while !container.with(|state| state.fenced) {
