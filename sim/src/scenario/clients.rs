@@ -166,8 +166,11 @@ impl Agents {
     pub(super) fn contents(&self, operation: &ClientOperation) -> Bytes {
         let size = usize::try_from(self.plan.policy.block_size).expect("a small size");
         let blocks = operation.block..operation.block + operation.count;
-        let one = |block| content(operation.tag(), block, size);
-        blocks.flat_map(one).collect::<Vec<u8>>().into()
+        let mut bytes = Vec::with_capacity(size * blocks.clone().count());
+        for block in blocks {
+            bytes.extend(content(operation.tag(), block, size));
+        }
+        bytes.into()
     }
 
     /// The tags of the blocks that a read returned.
@@ -386,29 +389,24 @@ async fn operate(
     }
 }
 
-/// A block's bytes: the tag and the block, over and over, so that misplaced and torn blocks show.
+/// What a block repeats: the tag and the block, so that misplaced and torn blocks show.
+fn pattern(tag: u64, block: u64) -> [u8; 16] {
+    (u128::from(tag) | u128::from(block) << 64).to_le_bytes()
+}
+
+/// A block's bytes; sizes of blocks are multiples of a pattern's.
 fn content(tag: u64, block: u64, size: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(size);
-    while bytes.len() < size {
-        bytes.extend_from_slice(&tag.to_le_bytes());
-        bytes.extend_from_slice(&block.to_le_bytes());
-    }
-    bytes
+    pattern(tag, block).repeat(size / 16)
 }
 
 /// The tag of a block's bytes: 0 for zeros, [`GARBAGE`] for anything that was never written there.
 fn tag_of(bytes: &[u8], block: u64) -> u64 {
-    let word = |at: usize| {
-        let word: [u8; 8] = bytes[at..at + 8].try_into().expect("eight bytes");
-        u64::from_le_bytes(word)
-    };
     if bytes.iter().all(|byte| *byte == 0) {
         return 0;
     }
-    let tag = word(0);
-    let whole = (0..bytes.len())
-        .step_by(16)
-        .all(|at| word(at) == tag && word(at + 8) == block);
+    let tag = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
+    let expected = pattern(tag, block);
+    let whole = bytes.chunks(16).all(|piece| piece == expected);
     if whole && tag != 0 { tag } else { GARBAGE }
 }
 

@@ -22,6 +22,12 @@ use super::plan::Plan;
 /// The longest pause of a former holder between two of its operations.
 const FORMER_HOLDER_PAUSE_MS: u64 = 40;
 
+/// Clients work in bursts: of so many operations one comes after a rest. Faults strike both.
+const ONE_RESTS_OF: u64 = 40;
+/// The longest rest. Most of a fast client's time is rest, so that a run's cost lies in what
+/// happens to it and not in tens of thousands of operations that nothing happens to.
+const REST_MAXIMUM_MS: u64 = 2_000;
+
 /// A client cancels its write at most so long after it began.
 const CANCEL_AFTER_MAXIMUM_US: u64 = 60_000;
 
@@ -236,7 +242,8 @@ impl Operations {
         let pause_ms = if former {
             1 + random.below(FORMER_HOLDER_PAUSE_MS)
         } else {
-            random.below(self.pause_ms + 1)
+            let rest_ms = u64::from(random.chance(1, ONE_RESTS_OF)) * REST_MAXIMUM_MS;
+            random.below(self.pause_ms + 1) + random.below(rest_ms + 1)
         };
         ClientOperation {
             at_ns: now_ns + pause_ms * 1_000_000,

@@ -16,6 +16,11 @@ use crate::{e2e, jepsen, mutants, repository, tidy};
 /// The one profile of tests, end-to-end runs and seeds.
 pub(crate) const PROFILE: &str = "ci";
 
+/// What the programs under test can do beyond those that ship: bugs can be planted in them, and a
+/// node's configuration may have its clock and its disk lie. One set for all steps, so that each
+/// crate is compiled once.
+pub(crate) const FEATURES: &str = "hedgerow/mutants,hedgerow/testing";
+
 /// How many checks a step ran.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -51,6 +56,10 @@ const STEPS: &[Step] = &[
     Step {
         name: "clippy",
         run: clippy,
+    },
+    Step {
+        name: "ships",
+        run: ships,
     },
     Step {
         name: "tests",
@@ -164,25 +173,24 @@ fn format() -> anyhow::Result<Tally> {
 }
 
 fn clippy() -> anyhow::Result<Tally> {
-    shown(repository::cargo().args([
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--features",
-        "hedgerow/mutants",
-        "--profile",
-        PROFILE,
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
+    clippy_of(&["--workspace", "--all-targets", "--features", FEATURES])
+}
+
+/// The program as it ships, without the features of tests: nothing else here compiles that.
+fn ships() -> anyhow::Result<Tally> {
+    clippy_of(&["--package", "hedgerow"])
+}
+
+fn clippy_of(what: &[&str]) -> anyhow::Result<Tally> {
+    let mut command = repository::cargo();
+    command.args(["clippy", "--profile", PROFILE]).args(what);
+    shown(command.args(["--", "-D", "warnings"]))?;
     Ok(Tally::passed(1))
 }
 
 /// Unit, integration and property tests; by nextest where it is installed.
 fn tests() -> anyhow::Result<Tally> {
-    // With the feature on, as in the build step: one set of artifacts more would be built else.
-    let all = ["--workspace", "--features", "hedgerow/mutants"];
+    let all = ["--workspace", "--features", FEATURES];
     let nextest = repository::cargo().args(["nextest", "--version"]).output();
     if nextest.is_ok_and(|output| output.status.success()) {
         let finished = teed(
@@ -258,18 +266,18 @@ fn number_before(text: &str, word: &str) -> usize {
     pair.and_then(|pair| pair[0].parse().ok()).unwrap_or(0)
 }
 
-/// Builds the two programs that the later steps run.
+/// Builds the two programs that the later steps run. The tests are named beside them since their
+/// dependencies ask for features: without them every crate would be compiled a second time.
 pub(crate) fn build() -> anyhow::Result<()> {
     shown(repository::cargo().args([
         "build",
         "--profile",
         PROFILE,
-        "-p",
-        "hedgerow",
-        "-p",
-        "hedgerow-sim",
+        "--workspace",
+        "--bins",
+        "--tests",
         "--features",
-        "hedgerow/mutants",
+        FEATURES,
     ]))
 }
 

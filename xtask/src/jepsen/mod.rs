@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 
-use crate::ci::{PROFILE, Tally};
+use crate::ci::{self, PROFILE, Tally};
 use crate::repository;
 use crate::run::shown;
 
@@ -117,15 +117,11 @@ pub(crate) fn command(arguments: &[&str]) -> anyhow::Result<()> {
     if let Some(unknown) = arguments.iter().find(|word| !OPTIONS.contains(word)) {
         bail!("jepsen: {unknown:?} is none of {}", OPTIONS.join(", "));
     }
-    let mutants = arguments.contains(&"--mutants");
     if !arguments.contains(&"--no-build") {
-        build(if mutants {
-            "testing,mutants"
-        } else {
-            "testing"
-        })?;
+        ci::build()?;
     }
-    if mutants {
+    keep_program()?;
+    if arguments.contains(&"--mutants") {
         return campaign::run(&program());
     }
     let only_quick = arguments.contains(&"--quick");
@@ -139,25 +135,16 @@ pub(crate) fn command(arguments: &[&str]) -> anyhow::Result<()> {
 
 /// The part of CI.
 pub(crate) fn quick_part() -> anyhow::Result<Tally> {
-    build("testing")?;
+    keep_program()?;
     run(|test| test.quick)
 }
 
-/// Where the program with lying clocks and disks is kept, apart from the one that others test.
+/// Where the program under test is kept, so that a build meanwhile does not change it.
 fn program() -> PathBuf {
     repository::target().join("jepsen").join("hedgerow")
 }
 
-fn build(features: &str) -> anyhow::Result<()> {
-    shown(repository::cargo().args([
-        "build",
-        "--profile",
-        PROFILE,
-        "--package",
-        "hedgerow",
-        "--features",
-        features,
-    ]))?;
+fn keep_program() -> anyhow::Result<()> {
     let built = repository::target().join(PROFILE).join("hedgerow");
     let kept = program();
     std::fs::create_dir_all(kept.parent().context("a file has a folder")?)?;
