@@ -23,9 +23,9 @@ pub struct FeedConfig {
     pub active_pause: Duration,
     /// The pause doubles up to this while there is none.
     pub idle_pause: Duration,
-    /// Pause between two pulls that hints ask for: a hint for each commit must not become a pull
-    /// for each commit.
-    pub hint_pause: Duration,
+    /// Pause between two pulls that are asked for at once: reasons that follow one another closely
+    /// must not become a pull each.
+    pub soon_pause: Duration,
     /// A blob that is lacking may still be on its way from the member that coordinates the write;
     /// it is not fetched before this has passed.
     pub patience: Duration,
@@ -42,7 +42,7 @@ impl Default for FeedConfig {
         Self {
             active_pause: Duration::from_millis(200),
             idle_pause: Duration::from_secs(1),
-            hint_pause: Duration::from_millis(50),
+            soon_pause: Duration::from_millis(50),
             patience: Duration::from_millis(500),
             retry_first: Duration::from_millis(100),
             retry_limit: Duration::from_secs(10),
@@ -137,7 +137,7 @@ pub struct Feed {
     busy: usize,
     pause: Duration,
     pull_at: Instant,
-    hint_from: Instant,
+    soon_from: Instant,
     persist_at: Instant,
     held: bool,
 }
@@ -162,7 +162,7 @@ impl Feed {
             busy: 0,
             pause: config.active_pause,
             pull_at: now,
-            hint_from: now,
+            soon_from: now,
             persist_at: now,
             held: false,
         }
@@ -176,9 +176,9 @@ impl Feed {
         (self.pull_at <= now && room >= limit).then_some(self.read)
     }
 
-    /// The shard hinted at news: pull soon.
-    pub fn hinted(&mut self, now: Instant) {
-        self.pull_at = self.pull_at.min(now.max(self.hint_from));
+    /// There is reason to think that the shard has news: pull soon.
+    pub fn pull_soon(&mut self, now: Instant) {
+        self.pull_at = self.pull_at.min(now.max(self.soon_from));
         self.pause = self.config.active_pause;
     }
 
@@ -206,10 +206,10 @@ impl Feed {
         self.pull_at = match (more, news) {
             (true, true) => now,
             // The shard prepares more for us; asking at once would only ask in vain.
-            (true, false) => now + self.config.hint_pause,
+            (true, false) => now + self.config.soon_pause,
             (false, _) => now + self.pause,
         };
-        self.hint_from = now + self.config.hint_pause;
+        self.soon_from = now + self.config.soon_pause;
         self.read = next;
         let number = self.first_batch + u64::try_from(self.batches.len()).expect("bounded");
         let mut open = 0;

@@ -17,7 +17,7 @@ use crate::local::Local;
 use crate::member::{ContainerRecord, Member};
 use crate::ports::{BlobStore, ControlKey, Members, Shards, StoreFault, StoreUsage};
 use crate::pull::{FeedRecord, Reader};
-use crate::service::{Front, Hints, Locals};
+use crate::service::{Front, Locals};
 use crate::{HBlockConfig, repair, scrub, sweep};
 
 /// How often the shard table is looked at for new shards.
@@ -109,16 +109,14 @@ impl HBlock {
             positions.insert(id, handled);
             locals.insert(id, local);
         }
-        let hints = Arc::new(Hints::default());
         let mut tasks = Vec::new();
         for (id, local) in &locals {
             let handled = positions.remove(id).unwrap_or_default();
-            tasks.extend(start_store(&context, local, &hints, handled));
+            tasks.extend(start_store(&context, local, handled));
         }
         let front = Front {
             context: Arc::clone(&context),
             locals,
-            hints,
         };
         Ok(Self(Arc::new(Inner {
             context,
@@ -238,7 +236,6 @@ async fn recover(store: &dyn BlobStore) -> Result<(Member, BTreeMap<GroupId, u64
 fn start_store(
     context: &Arc<Context>,
     local: &Arc<Local>,
-    hints: &Arc<Hints>,
     handled: BTreeMap<GroupId, u64>,
 ) -> Vec<TaskHandle> {
     let env = &context.env;
@@ -256,18 +253,13 @@ fn start_store(
         watched.refusal(fault);
     }));
     let (loop_context, loop_local) = pair();
-    let feeds = read_feeds(loop_context, loop_local, Arc::clone(hints), handled);
+    let feeds = read_feeds(loop_context, loop_local, handled);
     tasks.push(env.spawn("hblock-feeds", feeds));
     tasks
 }
 
 /// Runs one reader for each shard of the table, as shards come and go.
-async fn read_feeds(
-    context: Arc<Context>,
-    local: Arc<Local>,
-    hints: Arc<Hints>,
-    mut handled: BTreeMap<GroupId, u64>,
-) {
+async fn read_feeds(context: Arc<Context>, local: Arc<Local>, mut handled: BTreeMap<GroupId, u64>) {
     let mut readers = BTreeMap::new();
     while local.stopped().is_none() {
         let groups = context.shards.groups();
@@ -277,7 +269,6 @@ async fn read_feeds(
                     Arc::clone(&context),
                     Arc::clone(&local),
                     *group,
-                    hints.bell(local.id(), *group),
                     handled.remove(group).unwrap_or(0),
                 );
                 let task = context.env.spawn("hblock-feed", reader.run());

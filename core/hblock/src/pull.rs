@@ -66,6 +66,7 @@ pub(crate) struct Reader {
     context: Arc<Context>,
     local: Arc<Local>,
     group: GroupId,
+    /// Rung when the comparison has ended: what it found is to be looked for at once.
     bell: Arc<Notify>,
     feed: Feed,
     /// The last pull was part of a full listing.
@@ -87,7 +88,6 @@ impl Reader {
         context: Arc<Context>,
         local: Arc<Local>,
         group: GroupId,
-        bell: Arc<Notify>,
         handled: u64,
     ) -> Self {
         let feed = Feed::new(context.config.feed, handled, context.env.now());
@@ -97,7 +97,7 @@ impl Reader {
             context,
             local,
             group,
-            bell,
+            bell: Arc::default(),
             feed,
             listing: false,
             compared: Arc::new(AtomicBool::new(handled != 0)),
@@ -159,10 +159,10 @@ impl Reader {
         self.propose().await
     }
 
-    /// Waits for an attempt's end, a hint, or the next time that something is due.
+    /// Waits for an attempt's end, the comparison's, or the next time that something is due.
     async fn wait(&mut self) {
         let env = &self.context.env;
-        let hinted = {
+        let compared = {
             let wake_at = env.sleep_until(self.feed.wake_at(env.now(), LOOKED_FOR));
             let bell = std::pin::pin!(self.bell.notified());
             let attempt = std::pin::pin!(self.attempts.recv());
@@ -175,8 +175,8 @@ impl Reader {
                 Either::Right((Either::Left(_), _)) => true,
             }
         };
-        if hinted {
-            self.feed.hinted(env.now());
+        if compared {
+            self.feed.pull_soon(env.now());
         }
         while let Ok((name, attempt)) = self.attempts.try_recv() {
             self.feed.attempted(env.now(), name, attempt);

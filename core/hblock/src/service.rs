@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hedgerow_env::{BlobName, Generation, GroupId, Instant, PlacementEpoch, StoreId};
+use hedgerow_env::{BlobName, Generation, Instant, PlacementEpoch, StoreId};
 use hedgerow_protocol::{BlobHeader, HBlockRefusal, HBlockReply, HBlockRequest, MAXIMUM_NAMES};
-use tokio::sync::Notify;
 
 use crate::context::Context;
 use crate::coordinate::{self, Write};
@@ -25,30 +24,10 @@ const ANSWER_SHARE: u32 = 10;
 /// The stores of this node, by id.
 pub(crate) type Locals = BTreeMap<StoreId, Arc<Local>>;
 
-/// Wakes the feed readers, by store and shard.
-#[derive(Default)]
-pub(crate) struct Hints(std::sync::Mutex<BTreeMap<(StoreId, GroupId), Arc<Notify>>>);
-
-impl Hints {
-    /// The bell of one reader.
-    pub(crate) fn bell(&self, store: StoreId, group: GroupId) -> Arc<Notify> {
-        let mut bells = self.0.lock().expect("no panic under this lock");
-        Arc::clone(bells.entry((store, group)).or_default())
-    }
-
-    fn ring(&self, store: StoreId, group: GroupId) {
-        let bells = self.0.lock().expect("no panic under this lock");
-        if let Some(bell) = bells.get(&(store, group)) {
-            bell.notify_one();
-        }
-    }
-}
-
 /// Answers the requests to one node's HBlock.
 pub(crate) struct Front {
     pub(crate) context: Arc<Context>,
     pub(crate) locals: Locals,
-    pub(crate) hints: Arc<Hints>,
 }
 
 type Answer = Result<(HBlockReply, Bytes), HBlockRefusal>;
@@ -120,11 +99,7 @@ impl Front {
                 Ok((HBlockReply::Blob(header), payload))
             }
             HBlockRequest::Suspect { store, name } => self.suspect(store, name).await,
-            HBlockRequest::Hint { group, store } => {
-                self.local(store)?;
-                self.hints.ring(store, group);
-                done()
-            }
+            HBlockRequest::Hint { .. } => Err(malformed("members ask their shards by themselves")),
         }
     }
 

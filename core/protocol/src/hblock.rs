@@ -79,7 +79,8 @@ pub enum HBlockRequest {
         /// The blob.
         name: BlobName,
     },
-    /// A shard has news for this store: pull soon.
+    /// A shard has news for this store. Nobody sends it and it is refused: a shard's leader acts
+    /// once a second, and as often each member asks by itself. Its number stays reserved.
     Hint {
         /// The shard.
         group: GroupId,

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use hedgerow_env::StoreId;
+use hedgerow_env::{BlobName, StoreId};
 use hedgerow_protocol::{HBlockRefusal, HBlockReply, Quorum};
 
 /// What the answer of a member means for the attempt.
@@ -49,6 +49,27 @@ impl Gathering {
             Some(HBlockReply::Refused(refusal)) => refusal,
             _ => return Heard::More,
         };
+        self.hear_refusal(refusal)
+    }
+
+    /// Takes in what `store` said when it was asked, by its name, whether it holds the blob.
+    pub(crate) fn hear_of(
+        &mut self,
+        store: StoreId,
+        name: BlobName,
+        reply: Option<&HBlockReply>,
+    ) -> Heard {
+        match reply {
+            Some(HBlockReply::Held(names)) if names.contains(&name) => {
+                self.acknowledged.insert(store);
+                self.judge()
+            }
+            Some(HBlockReply::Refused(refusal)) => self.hear_refusal(refusal),
+            _ => Heard::More,
+        }
+    }
+
+    fn hear_refusal(&mut self, refusal: &HBlockRefusal) -> Heard {
         match refusal {
             HBlockRefusal::TooFew { acknowledged } => {
                 self.acknowledged.extend(acknowledged);

@@ -17,13 +17,13 @@ use hedgerow_net::{
     ServiceId,
 };
 use hedgerow_protocol::{
-    Attachment, DiskRecord, DiskState, Grant, GroupBody, GroupMember, GroupRecord, GroupReply,
-    GroupRequest, HBlockRefusal, HBlockReply, HBlockRequest, Layout, Location, MapExtent,
-    MapTarget, MapView, MemberId, MemberState, NodeRecord, NodeState, Placement, PlacementMember,
-    Policy, ROOT_GROUP, Residence, Roles, RootAnswer, RootCommand, RootOutcome, RootReply,
-    RootRequest, SERVICE_GROUP, SERVICE_HBLOCK, ShardCommand, ShardOutcome, ShardRefusal,
-    ShardReply, ShardRequest, ShardTable, StoreRecord, Topology, UnitRecord, Version, decode,
-    encode,
+    Attachment, Commit, DiskRecord, DiskState, Grant, GroupBody, GroupMember, GroupRecord,
+    GroupReply, GroupRequest, HBlockRefusal, HBlockReply, HBlockRequest, Layout, Location,
+    MapExtent, MapTarget, MapView, MemberId, MemberState, NodeRecord, NodeState, Placement,
+    PlacementMember, Policy, ROOT_GROUP, Residence, Roles, RootAnswer, RootCommand, RootOutcome,
+    RootReply, RootRequest, SERVICE_GROUP, SERVICE_HBLOCK, ShardCommand, ShardOutcome,
+    ShardRefusal, ShardReply, ShardRequest, ShardTable, StoreRecord, Topology, UnitRecord, Version,
+    decode, encode,
 };
 
 use crate::{OperationTag, Proxy, ProxyConfig, VirtualDisk, encode_units};
@@ -77,6 +77,14 @@ struct State {
     incomplete: BTreeSet<StoreId>,
     suspected: Vec<StoreId>,
     look_ups: u32,
+    /// The epoch of the placement, beyond the first.
+    later_epochs: u64,
+    /// Stores that hold the blob of a write, and those that would say so when they are asked.
+    written: BTreeSet<StoreId>,
+    /// What proxies asked stores about a write, in order.
+    asked: Vec<&'static str>,
+    /// The acknowledgements of the commit that was applied.
+    committed: Vec<StoreId>,
 }
 
 /// The node that plays everybody else.
@@ -147,6 +155,11 @@ impl Other {
     }
 
     fn apply(&self, command: &ShardCommand) -> ShardOutcome {
+        if let ShardCommand::Commit(commit) = command
+            && !commit.acknowledged.is_empty()
+        {
+            return self.apply_data(commit);
+        }
         if let ShardCommand::Commit(commit) = command {
             let extent = &commit.extents[0];
             let hole = (commit.container.index.0, extent.first_block, extent.blocks);
@@ -166,6 +179,19 @@ impl Other {
                 last_change: 1,
                 placement: (index == 0).then(placement),
             }
+        })
+    }
+
+    /// A commit under an epoch that has passed is told the placement that stands.
+    fn apply_data(&self, commit: &Commit) -> ShardOutcome {
+        self.with(|state| {
+            let mut current = placement();
+            current.epoch.0 += state.later_epochs;
+            if commit.epoch != current.epoch {
+                return ShardOutcome::Refused(ShardRefusal::StaleEpoch { current });
+            }
+            state.committed.clone_from(&commit.acknowledged);
+            ShardOutcome::Committed { index: 9 }
         })
     }
 
@@ -210,6 +236,22 @@ impl Other {
                 self.with(|state| state.suspected.push(*store));
                 (HBlockReply::Done, Bytes::new())
             }
+            HBlockRequest::Write { .. } => {
+                let both = [StoreId(10), StoreId(20)];
+                self.with(|state| {
+                    state.asked.push("write");
+                    state.written.extend(both);
+                });
+                let acknowledged = both.to_vec();
+                (HBlockReply::Written { acknowledged }, Bytes::new())
+            }
+            HBlockRequest::Acknowledge { store, names, .. } => self.with(|state| {
+                state.asked.push("held?");
+                let holds = state.written.contains(store) && !state.lacks.contains(store);
+                let names = names.iter().filter(|_| holds);
+                let held = names.map(|(name, _)| *name).collect();
+                (HBlockReply::Held(held), Bytes::new())
+            }),
             other => panic!("not asked here: {other:?}"),
         }
     }
@@ -416,4 +458,32 @@ async fn a_member_that_the_shard_knows_to_lack_the_blob_is_left_alone() {
         "looked up again"
     );
     assert!(stage.other.with(|state| state.suspected.is_empty()));
+}
+
+/// Writes one block while the placement changes between the members' word and the commit.
+async fn write_across_an_epoch(stage: &Stage) -> (Vec<&'static str>, Vec<StoreId>) {
+    let disk = stage.attach().await;
+    stage.other.with(|state| state.later_epochs = 1);
+    let data = Bytes::from(vec![7; 4096]);
+    disk.write(0, data, OperationTag(1)).await.unwrap();
+    stage
+        .other
+        .with(|state| (state.asked.clone(), state.committed.clone()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_answer_under_a_new_epoch_by_the_name_without_the_bytes() {
+    let stage = Stage::set().await;
+    let (asked, committed) = write_across_an_epoch(&stage).await;
+    assert_eq!(asked, ["write", "held?", "held?"]);
+    assert_eq!(committed, [StoreId(10), StoreId(20)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_lacks_the_name_under_the_new_epoch_gets_the_frame_again() {
+    let stage = Stage::set().await;
+    stage.other.with(|state| state.lacks = [StoreId(20)].into());
+    let (asked, committed) = write_across_an_epoch(&stage).await;
+    assert_eq!(asked, ["write", "held?", "held?", "write"]);
+    assert_eq!(committed, [StoreId(10), StoreId(20)]);
 }

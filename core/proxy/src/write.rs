@@ -2,15 +2,18 @@
 //!
 //! Invariants: a retry resends the identical frame under the same name; a new sequence for the same
 //! client write is taken only after the shard answered *void*; acknowledgements count only under
-//! the epoch in which they were given; nothing is reported failed that may yet appear.
+//! the epoch in which they were given: after a change of placement members that said before that
+//! they have the blob are asked by its name, without the bytes; nothing is reported failed that may
+//! yet appear.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{BlobName, Phase, Sequence, StoreId, event};
+use hedgerow_env::{BlobName, Phase, PlacementEpoch, Sequence, StoreId, event};
 use hedgerow_net::{CallOptions, Message, Peer, ServiceId};
 use hedgerow_protocol::{
     AttemptEnd, BlobHeader, Commit, CommitExtent, CommitTarget, HBlockReply, HBlockRequest,
@@ -28,6 +31,8 @@ use crate::unit::encode_units;
 
 /// One member is given this long to gather W before another is asked to.
 const STORE_LIMIT: Duration = Duration::from_millis(1000);
+/// Members are given this long to say whether they hold a name: they answer from their index.
+const HELD_LIMIT: Duration = Duration::from_millis(300);
 /// Missing W for this long, a substitute is asked for.
 const SUBSTITUTE_AFTER: Duration = Duration::from_millis(300);
 /// A placement question to the shard.
@@ -52,6 +57,21 @@ struct Attempt<'a> {
 struct Frame {
     header: BlobHeader,
     payload: Bytes,
+}
+
+/// How a round of asking members ended.
+enum Round {
+    /// Enough of them hold the blob.
+    Stored,
+    /// Begin anew after a pause.
+    Again,
+}
+
+/// What an attempt keeps from one round to the next.
+struct Rounds {
+    pause: Duration,
+    /// The newest epoch under which a member said that it holds the blob.
+    held_under: Option<PlacementEpoch>,
 }
 
 impl Shared {
@@ -158,7 +178,10 @@ impl Shared {
         &self,
         attempt: &Attempt<'_>,
     ) -> Result<(Ended, BTreeSet<StoreId>), IoError> {
-        let mut pause = RETRY_FIRST;
+        let mut rounds = Rounds {
+            pause: RETRY_FIRST,
+            held_under: None,
+        };
         // Stays empty but for a mutant.
         let mut former = BTreeSet::new();
         loop {
@@ -172,8 +195,8 @@ impl Shared {
                 let ended = self.void(attempt).await?;
                 return Ok((ended, BTreeSet::new()));
             }
-            let Some((epoch, acknowledged)) = self.store(attempt, &mut pause).await? else {
-                self.pause(&mut pause, Some(attempt.operation)).await;
+            let Some((epoch, acknowledged)) = self.store(attempt, &mut rounds).await? else {
+                self.pause(&mut rounds.pause, Some(attempt.operation)).await;
                 continue;
             };
             if active(Mutant::StaleAcknowledgementsCount) {
@@ -189,7 +212,7 @@ impl Shared {
                 None if active(Mutant::RetryWithoutVoid) => {
                     return Ok((Ended::Void, acknowledged));
                 }
-                None => self.pause(&mut pause, Some(attempt.operation)).await,
+                None => self.pause(&mut rounds.pause, Some(attempt.operation)).await,
             }
         }
     }
@@ -198,11 +221,11 @@ impl Shared {
     async fn store(
         &self,
         attempt: &Attempt<'_>,
-        pause: &mut Duration,
-    ) -> Result<Option<(hedgerow_env::PlacementEpoch, BTreeSet<StoreId>)>, IoError> {
+        rounds: &mut Rounds,
+    ) -> Result<Option<(PlacementEpoch, BTreeSet<StoreId>)>, IoError> {
         let _phase = self.env.phase(Phase::Store);
         let Some(frame) = &attempt.frame else {
-            return Ok(Some((hedgerow_env::PlacementEpoch(0), BTreeSet::new())));
+            return Ok(Some((PlacementEpoch(0), BTreeSet::new())));
         };
         let began = self.env.now();
         let Some(placement) = self.ensure_placed(attempt.container).await? else {
@@ -221,8 +244,17 @@ impl Shared {
             }
         };
         let mut gathering = Gathering::new(quorum);
-        for (store, peer) in self.members_to_ask(&placement, attempt.sequence) {
-            let request = HBlockRequest::Write {
+        let mut ended = ControlFlow::Continue(());
+        if rounds
+            .held_under
+            .is_some_and(|epoch| epoch != placement.epoch)
+        {
+            ended = self
+                .ask_by_name(attempt, frame, &placement, &mut gathering)
+                .await?;
+        }
+        if ended.is_continue() {
+            let request = |store| HBlockRequest::Write {
                 store,
                 header: frame.header.clone(),
                 generation: self.generation,
@@ -231,36 +263,102 @@ impl Shared {
                 write_quorum: placement.write_quorum,
                 domains: domains.clone(),
             };
-            let reply = self.ask_to_store(&request, &peer, frame).await;
-            match gathering.hear(reply.as_ref()) {
-                Heard::Enough => {
-                    return Ok(Some((placement.epoch, gathering.acknowledged().clone())));
-                }
-                Heard::StaleEpoch => {
-                    attempt.container.forget_placement();
-                    return Ok(None);
-                }
-                Heard::Fenced(refusal) => {
-                    self.lose(&refusal.to_string());
-                    return Err(IoError::Fenced);
-                }
-                Heard::Broken(refusal) => {
-                    let text = format!("{}: {refusal}", attempt.sequence);
-                    event!(self.env, Error, "proxy", "broken invariant: {text}");
-                    self.lose(&text);
-                    return Err(IoError::Fenced);
-                }
-                Heard::More => {}
-            }
-            if self.is_lost() || attempt.operation.is_cancelled() {
-                return Ok(None);
-            }
+            ended = self
+                .send_frame(attempt, frame, &placement, &request, &mut gathering)
+                .await?;
         }
-        if self.env.now().since(began) >= SUBSTITUTE_AFTER || *pause > SUBSTITUTE_AFTER {
-            self.substitute(attempt.container, &placement, gathering.acknowledged())
+        let acknowledged = gathering.acknowledged();
+        if !acknowledged.is_empty() {
+            rounds.held_under = Some(placement.epoch);
+        }
+        match ended {
+            ControlFlow::Break(Round::Stored) => {
+                return Ok(Some((placement.epoch, acknowledged.clone())));
+            }
+            ControlFlow::Break(Round::Again) => return Ok(None),
+            ControlFlow::Continue(()) => {}
+        }
+        if self.env.now().since(began) >= SUBSTITUTE_AFTER || rounds.pause > SUBSTITUTE_AFTER {
+            self.substitute(attempt.container, &placement, acknowledged)
                 .await;
         }
         Ok(None)
+    }
+
+    /// Asks all members at once whether they hold the blob already, by its name.
+    async fn ask_by_name(
+        &self,
+        attempt: &Attempt<'_>,
+        frame: &Frame,
+        placement: &Placement,
+        gathering: &mut Gathering,
+    ) -> Result<ControlFlow<Round>, IoError> {
+        let name = frame.header.name;
+        let asking = |(store, peer): (StoreId, Peer)| async move {
+            let request = HBlockRequest::Acknowledge {
+                store,
+                epoch: placement.epoch,
+                container: name.container,
+                names: vec![(name, frame.header.identity_digest())],
+            };
+            let message = Message::new(encode(&request), Bytes::new());
+            (store, self.ask_hblock(&peer, message, HELD_LIMIT).await)
+        };
+        let members = self.members_to_ask(placement, attempt.sequence);
+        let mut answers: FuturesUnordered<_> = members.into_iter().map(asking).collect();
+        while let Some((store, reply)) = answers.next().await {
+            let heard = gathering.hear_of(store, name, reply.as_ref());
+            let next = self.act_on(attempt, heard)?;
+            if next.is_break() {
+                return Ok(next);
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Sends the identical frame to one member after the other, until enough hold it.
+    async fn send_frame(
+        &self,
+        attempt: &Attempt<'_>,
+        frame: &Frame,
+        placement: &Placement,
+        request: &(dyn Fn(StoreId) -> HBlockRequest + Sync),
+        gathering: &mut Gathering,
+    ) -> Result<ControlFlow<Round>, IoError> {
+        for (store, peer) in self.members_to_ask(placement, attempt.sequence) {
+            let message = Message::new(encode(&request(store)), frame.payload.clone());
+            let reply = self.ask_hblock(&peer, message, STORE_LIMIT).await;
+            let next = self.act_on(attempt, gathering.hear(reply.as_ref()))?;
+            if next.is_break() {
+                return Ok(next);
+            }
+            if self.is_lost() || attempt.operation.is_cancelled() {
+                return Ok(ControlFlow::Break(Round::Again));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// What a member's answer means for the round.
+    fn act_on(&self, attempt: &Attempt<'_>, heard: Heard) -> Result<ControlFlow<Round>, IoError> {
+        match heard {
+            Heard::Enough => Ok(ControlFlow::Break(Round::Stored)),
+            Heard::More => Ok(ControlFlow::Continue(())),
+            Heard::StaleEpoch => {
+                attempt.container.forget_placement();
+                Ok(ControlFlow::Break(Round::Again))
+            }
+            Heard::Fenced(refusal) => {
+                self.lose(&refusal.to_string());
+                Err(IoError::Fenced)
+            }
+            Heard::Broken(refusal) => {
+                let text = format!("{}: {refusal}", attempt.sequence);
+                event!(self.env, Error, "proxy", "broken invariant: {text}");
+                self.lose(&text);
+                Err(IoError::Fenced)
+            }
+        }
     }
 
     /// Every writable member, with its address.
@@ -273,14 +371,13 @@ impl Shared {
         placement.writable().map(target).collect()
     }
 
-    async fn ask_to_store(
+    async fn ask_hblock(
         &self,
-        request: &HBlockRequest,
         peer: &Peer,
-        frame: &Frame,
+        message: Message,
+        limit: Duration,
     ) -> Option<HBlockReply> {
-        let message = Message::new(encode(request), frame.payload.clone());
-        let options = CallOptions::within(STORE_LIMIT);
+        let options = CallOptions::within(limit);
         let reply = self
             .rpc
             .call_with(peer, ServiceId(SERVICE_HBLOCK), message, options)
@@ -413,7 +510,7 @@ impl Shared {
     fn commit_of(
         &self,
         attempt: &Attempt<'_>,
-        epoch: hedgerow_env::PlacementEpoch,
+        epoch: PlacementEpoch,
         acknowledged: &BTreeSet<StoreId>,
     ) -> Commit {
         let container = attempt.container;

@@ -680,23 +680,13 @@ async fn an_abandoned_request_still_leaves_its_copies() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_member_asks_its_shard_about_once_a_second_and_a_hint_wakes_it() {
+async fn an_idle_member_asks_its_shard_about_once_a_second() {
     let cluster = Cluster::start(1).await;
     cluster.sleep(10_000).await;
     let before = cluster.shard.pulls();
     cluster.sleep(10_000).await;
     let pulls = cluster.shard.pulls() - before;
     assert!((9..=11).contains(&pulls), "{pulls} pulls in ten seconds");
-
-    cluster.sleep(100).await;
-    let before = cluster.shard.pulls();
-    let hint = HBlockRequest::Hint {
-        group: crate::testing::SHARD,
-        store: StoreId(1),
-    };
-    cluster.ask(1, hint).await;
-    cluster.sleep(5).await;
-    assert!(cluster.shard.pulls() > before, "pulled at once");
 }
 
 #[tokio::test(start_paused = true)]

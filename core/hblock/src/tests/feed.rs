@@ -166,7 +166,7 @@ fn pulls_slow_down_while_nothing_comes_and_hints_hurry_them_within_reason() {
         "never longer than a second"
     );
     feed.batch(at(2_400), 0, vec![], 5, false);
-    feed.hinted(at(2_401));
+    feed.pull_soon(at(2_401));
     assert_eq!(feed.pull_due(at(2_449)), None, "not for each hint");
     assert_eq!(feed.pull_due(at(2_450)), Some(5));
 }

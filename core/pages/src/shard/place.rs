@@ -2,13 +2,14 @@
 //!
 //! Invariants: epochs rise by one; a member leaves only when every live blob is held by W members
 //! that take new blobs, or its store is declared lost; a store that left is not named again before
-//! its RETIRE was confirmed; every member that lacks blobs comes to have them listed in its feed.
-//! Does not: check nodes, domains or liveness. Whoever proposes chose by the placement rules.
+//! its RETIRE was confirmed; every member that lacks blobs comes to have them listed in its feed;
+//! no node has two members, resting ones included, so that one node's failure is one member's.
+//! Does not: check domains or liveness. Whoever proposes chose by the placement rules.
 
 use std::collections::BTreeSet;
 
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{ContainerId, Generation, PlacementEpoch, StoreId};
+use hedgerow_env::{ContainerId, Generation, NodeId, PlacementEpoch, StoreId};
 use hedgerow_protocol::{
     Layout, MAXIMUM_REPLICATION_FACTOR, MemberState, PlacementMember, ShardOutcome, ShardRefusal,
 };
@@ -67,6 +68,10 @@ fn check_members(
     let stores: BTreeSet<StoreId> = proposal.members.iter().map(|member| member.store).collect();
     if stores.len() != proposal.members.len() {
         return Err(bad("a store is named twice", current));
+    }
+    let nodes: BTreeSet<NodeId> = proposal.members.iter().map(|member| member.node).collect();
+    if nodes.len() != proposal.members.len() {
+        return Err(bad("a node has two members", current));
     }
     let writable = proposal
         .members

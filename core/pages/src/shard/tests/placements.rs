@@ -78,6 +78,24 @@ fn members_copies_and_quorum_must_fit() {
 }
 
 #[test]
+fn a_node_has_one_member_also_where_one_of_them_rests() {
+    let on_node = |mut members: Vec<PlacementMember>, at: usize, node: u64| {
+        members[at].node = NodeId(node);
+        members
+    };
+    let mut shard = Shard::empty();
+    let refused = shard.refused(place(1, on_node(writable(&[1, 2, 3]), 2, 1)));
+    assert!(refused.to_string().contains("two members"), "{refused}");
+
+    shard.place(1, writable(&[1, 2, 3]));
+    let with_substitute = members(&[(1, Active), (2, Active), (3, Resting), (4, Filling)]);
+    let refused = shard.refused(place(2, on_node(with_substitute.clone(), 3, 3)));
+    assert!(refused.to_string().contains("two members"), "{refused}");
+    let placed = shard.place(2, with_substitute);
+    assert!(matches!(placed, ShardOutcome::Placed(_)), "{placed:?}");
+}
+
+#[test]
 fn a_member_leaves_only_when_everything_is_on_w_others() {
     let mut shard = Shard::ready();
     let mut commit = write(1, 0, 8);
