@@ -281,6 +281,8 @@ catalogue! {
     FoundingWithSilentSeed = "founding-with-silent-seed",
     /// A node that belongs to a cluster accepts the claim of another.
     ClaimOverwrites = "claim-overwrites",
+    /// A write under way when its attachment is lost is answered as one that was never begun.
+    FencedWriteAnsweredAsFailed = "fenced-write-answered-as-failed",
     /// Every R2T of a command asks from the end of the data received.
     R2tOffsetRepeats = "r2t-offset-repeats",
     /// A transfer shorter than expected is reported without its residual.

@@ -2,10 +2,11 @@
 //! the proxy.
 //!
 //! A disk is attached at the first command that needs it, so several portals may list the same disk
-//! and the one that is used gets it. A lost attachment is taken anew at the next command; the
-//! commands that it cut off end without success, their outcome unknown to the initiator. A disk whose
-//! last session ended is released, so that another portal gets it without waiting for a lease.
-//! Invariant: a write is never repeated under a new attachment.
+//! and the one that is used gets it. A lost attachment is taken anew at the next command, or by a write
+//! that it cut off (`Proxy::change`). A disk whose last session ended is released, so that another
+//! portal gets it without waiting for a lease.
+//! Invariant: a write that was begun is answered with its outcome, or not at all: then its session
+//! ends. An error says that nothing was begun.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -21,7 +22,7 @@ use hedgerow_iscsi::{
 };
 use hedgerow_net::GroupClient;
 use hedgerow_protocol::{DiskRecord, DiskState, Export, RootAnswer, RootQuery};
-use hedgerow_proxy::{AttachError, IoError, Proxy, VirtualDisk};
+use hedgerow_proxy::{AttachError, Change, ChangeError, IoError, Proxy, VirtualDisk};
 
 use crate::config::{Exports, IscsiConfig};
 
@@ -303,14 +304,20 @@ impl ExportedDisk {
         if let Some(disk) = self.attached() {
             return Ok(disk);
         }
-        let _one = self.attaching.lock().await;
-        let name = self.record().name;
+        // Counted from here: whoever waits behind another's attempts does not begin anew after them.
         let give_up = self.env.now() + ATTACH_LIMIT;
+        let _one = self.attaching.lock().await;
+        let DiskRecord { name, disk, .. } = self.record();
         loop {
             if let Some(disk) = self.attached() {
                 return Ok(disk);
             }
             match self.proxy.attach(&name).await {
+                // Deleted, and another made under its name: that one has an export of its own.
+                Ok(other) if other.id() != disk => {
+                    drop(self.proxy.detach(&other).await);
+                    return Err(BlockError::Gone);
+                }
                 Ok(disk) => {
                     self.taken(&disk);
                     return Ok(disk);
@@ -325,6 +332,21 @@ impl ExportedDisk {
             }
             self.env.sleep(ATTACH_PAUSE).await;
         }
+    }
+
+    /// Until there is an attachment nothing is begun, so failing is all that has happened then.
+    async fn change(&self, change: Change, tag: OperationTag) -> Result<(), BlockError> {
+        let disk = self.disk().await?;
+        let tag = hedgerow_proxy::OperationTag(tag.0);
+        let changed = self.proxy.change(&disk, change, tag).await;
+        changed.map_err(change_error)
+    }
+}
+
+fn change_error(error: ChangeError) -> BlockError {
+    match error {
+        ChangeError::Io(error) => block_error(error),
+        ChangeError::OutcomeUnknown => BlockError::OutcomeUnknown,
     }
 }
 
@@ -372,12 +394,7 @@ impl BlockDevice for ExportedDisk {
         tag: OperationTag,
     ) -> BoxFuture<'static, Result<(), BlockError>> {
         let this = self.shared();
-        async move {
-            let disk = this.disk().await?;
-            let tag = hedgerow_proxy::OperationTag(tag.0);
-            disk.write(first_byte, data, tag).await.map_err(block_error)
-        }
-        .boxed()
+        async move { this.change(Change::write(first_byte, data), tag).await }.boxed()
     }
 
     fn write_zeroes(
@@ -389,11 +406,8 @@ impl BlockDevice for ExportedDisk {
     ) -> BoxFuture<'static, Result<(), BlockError>> {
         let this = self.shared();
         async move {
-            let disk = this.disk().await?;
-            let tag = hedgerow_proxy::OperationTag(tag.0);
-            disk.zero(first_byte, length_bytes, tag)
+            this.change(Change::zero(first_byte, length_bytes), tag)
                 .await
-                .map_err(block_error)
         }
         .boxed()
     }

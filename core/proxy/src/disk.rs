@@ -2,7 +2,8 @@
 //!
 //! Invariant: an attachment lives under one generation and one writer id. When the shard or the
 //! root says that it was fenced it is *lost* for good: outstanding writes end as
-//! [`IoError::Fenced`], whose outcome is unknown, and a new attachment begins anew.
+//! [`IoError::Fenced`], whose outcome is unknown, and a new attachment begins anew. Whoever has to
+//! tell an outcome uses [`crate::Proxy::change`], which sees a write through beyond the loss.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,13 +19,15 @@ use hedgerow_env::{
 };
 use hedgerow_net::{GroupClient, Rpc};
 use hedgerow_protocol::{
-    DiskRecord, Grant, MAXIMUM_BLOB_BYTES, ShardCommand, ShardOutcome, ShardRefusal, ShardReply,
-    ShardRequest,
+    DiskRecord, Grant, ShardCommand, ShardOutcome, ShardRefusal, ShardReply, ShardRequest,
 };
 use tokio::sync::Notify;
 
+use crate::change::Change;
+use crate::claims::Sharing;
 use crate::commit::Committers;
 use crate::container::Container;
+use crate::lasting::{Lasting, Operation, OperationTag};
 use crate::lease::Lease;
 use crate::pieces::{Piece, pieces};
 
@@ -42,10 +45,6 @@ const FENCE_LIMIT: Duration = Duration::from_secs(5);
 const CLEARED_AT_ONCE: usize = 16;
 /// Containers fenced at once in the background: they share entries of a shard's log.
 const FENCES_AT_ONCE: usize = 64;
-
-/// Names a state-changing operation, for [`VirtualDisk::cancel`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OperationTag(pub u64);
 
 /// Why an operation did not succeed, by what the caller should do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,21 +70,6 @@ pub enum IoError {
     Unavailable(String),
 }
 
-/// A state-changing operation under way.
-#[derive(Default)]
-pub(crate) struct Operation {
-    cancelled: AtomicBool,
-    wake: Notify,
-    settled: AtomicBool,
-    settle: Notify,
-}
-
-impl Operation {
-    pub(crate) fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::SeqCst)
-    }
-}
-
 /// What the driver files share.
 pub(crate) struct Shared {
     pub(crate) env: Env,
@@ -93,12 +77,12 @@ pub(crate) struct Shared {
     pub(crate) groups: GroupClient,
     pub(crate) committers: Arc<Committers>,
     pub(crate) lease: Arc<Mutex<Lease>>,
+    pub(crate) lasting: Arc<Lasting>,
     pub(crate) record: DiskRecord,
     pub(crate) generation: Generation,
     pub(crate) writer: WriterId,
     size_bytes: AtomicU64,
     containers: Mutex<BTreeMap<ContainerIndex, Arc<Container>>>,
-    operations: Mutex<BTreeMap<OperationTag, Arc<Operation>>>,
     /// Every container that existed at the attach is fenced.
     fenced_all: AtomicBool,
     fenced_signal: Notify,
@@ -115,7 +99,7 @@ pub(crate) struct Shared {
 pub struct VirtualDisk(pub(crate) Arc<Shared>);
 
 /// Counts an operation as under way until dropped.
-struct UnderWay<'a>(&'a Shared);
+pub(crate) struct UnderWay<'a>(&'a Shared);
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
@@ -132,6 +116,7 @@ impl VirtualDisk {
         groups: GroupClient,
         committers: Arc<Committers>,
         lease: Arc<Mutex<Lease>>,
+        lasting: Arc<Lasting>,
         grant: Grant,
     ) -> Self {
         let size_bytes = AtomicU64::new(grant.disk.size_bytes);
@@ -146,7 +131,7 @@ impl VirtualDisk {
             record: grant.disk,
             size_bytes,
             containers: Mutex::default(),
-            operations: Mutex::default(),
+            lasting,
             fenced_all: AtomicBool::new(false),
             fenced_signal: Notify::new(),
             looking_again: AtomicBool::new(false),
@@ -216,7 +201,7 @@ impl VirtualDisk {
         }
     }
 
-    fn check(&self, offset: u64, length: u64) -> Result<(), IoError> {
+    pub(crate) fn check(&self, offset: u64, length: u64) -> Result<(), IoError> {
         self.check_alignment(offset | length)?;
         match offset.checked_add(length) {
             Some(end) if end <= self.size_bytes() => Ok(()),
@@ -247,22 +232,7 @@ impl VirtualDisk {
     /// # Errors
     /// [`IoError`]; after [`IoError::Fenced`] the outcome is unknown.
     pub async fn write(&self, offset: u64, data: Bytes, tag: OperationTag) -> Result<(), IoError> {
-        let length = u64::try_from(data.len()).expect("usize fits 64 bits");
-        self.check(offset, length)?;
-        let container_bytes = self.0.record.container_bytes;
-        let largest = container_bytes.min(u64::from(MAXIMUM_BLOB_BYTES));
-        let cut = pieces(offset, length, container_bytes, largest);
-        self.operation(tag, |operation| {
-            let shared = Arc::clone(&self.0);
-            let data = data.clone();
-            async move {
-                let parts = cut
-                    .iter()
-                    .map(|piece| shared.write_piece(piece, Some(piece.slice(&data)), &operation));
-                join_all(parts).await.into_iter().collect()
-            }
-        })
-        .await
+        self.once(Change::write(offset, data), tag).await
     }
 
     /// Makes `[offset, offset + length)` read as zeros and gives its space back.
@@ -270,19 +240,7 @@ impl VirtualDisk {
     /// # Errors
     /// [`IoError`]; after [`IoError::Fenced`] the outcome is unknown.
     pub async fn zero(&self, offset: u64, length: u64, tag: OperationTag) -> Result<(), IoError> {
-        self.check(offset, length)?;
-        let container_bytes = self.0.record.container_bytes;
-        let cut = pieces(offset, length, container_bytes, container_bytes);
-        self.operation(tag, |operation| {
-            let shared = Arc::clone(&self.0);
-            async move {
-                let parts = cut
-                    .iter()
-                    .map(|piece| shared.write_piece(piece, None, &operation));
-                join_all(parts).await.into_iter().collect()
-            }
-        })
-        .await
+        self.once(Change::zero(offset, length), tag).await
     }
 
     /// Waits until every container that existed when this disk was attached is fenced under this
@@ -321,9 +279,10 @@ impl VirtualDisk {
             .iter()
             .filter_map(|container| Piece::within(container.id.index, &range, container_bytes))
             .collect();
-        self.operation(tag, |operation| {
+        self.operation(tag, (range, Sharing::Shared), |operation| {
             let shared = Arc::clone(&self.0);
             async move {
+                let _under_way = shared.begin();
                 for some in cut.chunks(CLEARED_AT_ONCE) {
                     let parts = some
                         .iter()
@@ -349,11 +308,13 @@ impl VirtualDisk {
         }
     }
 
-    // Pieces are joined, never raced: each must settle its name before the operation ends.
-
-    /// Runs an operation in a task of its own: a caller that goes away does not leave a name
-    /// half-way, and a cancelled operation is settled before [`VirtualDisk::cancel`] returns.
-    async fn operation<F, W>(&self, tag: OperationTag, work: F) -> Result<(), IoError>
+    /// Runs an operation under this attachment, in a task of its own.
+    pub(crate) async fn operation<F, W>(
+        &self,
+        tag: OperationTag,
+        claim: (Range<u64>, Sharing),
+        work: F,
+    ) -> Result<(), IoError>
     where
         F: FnOnce(Arc<Operation>) -> W,
         W: Future<Output = Result<(), IoError>> + Send + 'static,
@@ -361,37 +322,14 @@ impl VirtualDisk {
         if self.is_lost() {
             return Err(IoError::Fenced);
         }
-        let operation = Arc::new(Operation::default());
-        self.0.operations().insert(tag, Arc::clone(&operation));
-        let (answer, result) = tokio::sync::oneshot::channel();
-        let work = work(Arc::clone(&operation));
-        let shared = Arc::clone(&self.0);
-        self.0.env.spawn("proxy-operation", async move {
-            let _under_way = shared.begin();
-            let result = work.await;
-            shared.operations().remove(&tag);
-            operation.settled.store(true, Ordering::SeqCst);
-            operation.settle.notify_waiters();
-            drop(answer.send(result));
-        });
-        result.await.unwrap_or(Err(IoError::Fenced))
+        let done = self.0.lasting.run(&self.0.env, tag, claim, work).await;
+        done.unwrap_or(Err(IoError::Fenced))
     }
 
-    /// Asks for the end of an operation and returns when its outcome is settled: from then on it
-    /// changes nothing.
+    /// Asks for the end of an operation, whichever attachment it was begun under, and returns when
+    /// its outcome is settled: from then on it changes nothing.
     pub async fn cancel(&self, tag: OperationTag) {
-        let Some(operation) = self.0.operations().get(&tag).cloned() else {
-            return;
-        };
-        operation.cancelled.store(true, Ordering::SeqCst);
-        operation.wake.notify_waiters();
-        loop {
-            let settled = operation.settle.notified();
-            if operation.settled.load(Ordering::SeqCst) {
-                return;
-            }
-            settled.await;
-        }
+        self.0.lasting.cancel(tag).await;
     }
 
     /// Waits until no operation is under way.
@@ -435,13 +373,9 @@ impl VirtualDisk {
 }
 
 impl Shared {
-    fn begin(&self) -> UnderWay<'_> {
+    pub(crate) fn begin(&self) -> UnderWay<'_> {
         self.under_way.fetch_add(1, Ordering::SeqCst);
         UnderWay(self)
-    }
-
-    fn operations(&self) -> std::sync::MutexGuard<'_, BTreeMap<OperationTag, Arc<Operation>>> {
-        self.operations.lock().expect("no panic under this lock")
     }
 
     pub(crate) fn is_lost(&self) -> bool {

@@ -1,7 +1,7 @@
 //! [`Proxy`]: the session of one process; attaches disks, keeps the lease, detaches.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -15,6 +15,7 @@ use hedgerow_protocol::{
 
 use crate::commit::Committers;
 use crate::disk::VirtualDisk;
+use crate::lasting::Lasting;
 use crate::lease::Lease;
 
 /// How long a clean stop tries to settle and release each disk. The root and a quorum answer in
@@ -56,6 +57,10 @@ pub enum AttachError {
     TryAgain(String),
 }
 
+fn try_again(error: GroupError) -> AttachError {
+    AttachError::TryAgain(error.to_string())
+}
+
 struct Inner {
     env: Env,
     rpc: Rpc,
@@ -69,6 +74,7 @@ struct State {
     session: ProxySession,
     lease: Arc<Mutex<Lease>>,
     disks: BTreeMap<VirtualDiskId, VirtualDisk>,
+    lasting: BTreeMap<VirtualDiskId, Weak<Lasting>>,
     random: Random,
     stopping: bool,
 }
@@ -103,6 +109,7 @@ impl Proxy {
                 session,
                 lease: Arc::default(),
                 disks: BTreeMap::new(),
+                lasting: BTreeMap::new(),
                 random,
                 stopping: false,
             }),
@@ -116,6 +123,23 @@ impl Proxy {
 
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         act(&mut self.0.state.lock().expect("no panic under this lock"))
+    }
+
+    pub(crate) fn env(&self) -> &Env {
+        &self.0.env
+    }
+
+    /// What outlasts attachments of this disk; forgotten when nobody has one or changes anything.
+    fn lasting(&self, disk: VirtualDiskId) -> Arc<Lasting> {
+        self.with(|state| {
+            state.lasting.retain(|_, known| known.strong_count() > 0);
+            let known = state.lasting.get(&disk).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let fresh = Arc::<Lasting>::default();
+                state.lasting.insert(disk, Arc::downgrade(&fresh));
+                fresh
+            })
+        })
     }
 
     /// The present session.
@@ -154,10 +178,30 @@ impl Proxy {
     /// # Errors
     /// [`AttachError`].
     pub async fn attach(&self, name: &str) -> Result<VirtualDisk, AttachError> {
-        let _phase = self.0.env.phase(Phase::Attach);
-        let try_again = |error: GroupError| AttachError::TryAgain(error.to_string());
         let record = self.find(name).await.map_err(try_again)?;
         let record = record.ok_or_else(|| AttachError::NoSuchDisk(name.to_owned()))?;
+        self.attach_found(record).await
+    }
+
+    /// Attaches the disk of a lost attachment, unless another has its name by now.
+    pub(crate) async fn attach_again(
+        &self,
+        lost: &VirtualDisk,
+    ) -> Result<VirtualDisk, AttachError> {
+        let name = &lost.record().name;
+        let record = self.find(name).await.map_err(try_again)?;
+        let record = record.filter(|record| record.disk == lost.id());
+        let record = record.ok_or_else(|| AttachError::NoSuchDisk(name.clone()))?;
+        self.attach_found(record).await
+    }
+
+    async fn attach_found(&self, record: DiskRecord) -> Result<VirtualDisk, AttachError> {
+        let _phase = self.0.env.phase(Phase::Attach);
+        let lasting = self.lasting(record.disk);
+        let _one = lasting.attaching.lock().await;
+        if self.with(|state| state.stopping) {
+            return Err(AttachError::TryAgain("the node is stopping".into()));
+        }
         if let Some(disk) = self.with(|state| state.disks.get(&record.disk).cloned())
             && !disk.is_lost()
         {
@@ -183,11 +227,11 @@ impl Proxy {
                     .lock()
                     .expect("no panic under this lock")
                     .renewed(sent, received);
-                Ok(self.keep(session, lease, grant))
+                Ok(self.keep(session, (lease, Arc::clone(&lasting)), grant))
             }
             RootOutcome::Refused(RootRefusal::Held { holder }) => Err(AttachError::Held { holder }),
             RootOutcome::Refused(RootRefusal::NoSuchDisk { .. }) => {
-                Err(AttachError::NoSuchDisk(name.to_owned()))
+                Err(AttachError::NoSuchDisk(record.name))
             }
             RootOutcome::Refused(refusal) => {
                 if refusal == RootRefusal::LeaseEnded {
@@ -204,7 +248,7 @@ impl Proxy {
     fn keep(
         &self,
         session: ProxySession,
-        lease: Arc<Mutex<Lease>>,
+        (lease, lasting): (Arc<Mutex<Lease>>, Arc<Lasting>),
         grant: hedgerow_protocol::Grant,
     ) -> VirtualDisk {
         let id = grant.disk.disk;
@@ -214,6 +258,7 @@ impl Proxy {
             self.0.groups.clone(),
             Arc::clone(&self.0.committers),
             lease,
+            lasting,
             grant,
         );
         let (replaced, current) = self.with(|state| {

@@ -20,13 +20,15 @@ use hedgerow_protocol::{
     Attachment, Commit, DiskRecord, DiskState, Grant, GroupBody, GroupMember, GroupRecord,
     GroupReply, GroupRequest, HBlockRefusal, HBlockReply, HBlockRequest, Layout, Location,
     MapExtent, MapTarget, MapView, MemberId, MemberState, NodeRecord, NodeState, Placement,
-    PlacementMember, Policy, ROOT_GROUP, Residence, Roles, RootAnswer, RootCommand, RootOutcome,
-    RootReply, RootRequest, SERVICE_GROUP, SERVICE_HBLOCK, ShardCommand, ShardOutcome,
-    ShardRefusal, ShardReply, ShardRequest, ShardTable, StoreRecord, Topology, UnitRecord, Version,
-    decode, encode,
+    PlacementMember, Policy, ProxySession, ROOT_GROUP, Residence, Roles, RootAnswer, RootCommand,
+    RootOutcome, RootRefusal, RootReply, RootRequest, SERVICE_GROUP, SERVICE_HBLOCK, ShardCommand,
+    ShardOutcome, ShardRefusal, ShardReply, ShardRequest, ShardTable, StoreRecord, Topology,
+    UnitRecord, Version, decode, encode,
 };
 
-use crate::{OperationTag, Proxy, ProxyConfig, VirtualDisk, encode_units};
+use crate::{
+    Change, ChangeError, IoError, OperationTag, Proxy, ProxyConfig, VirtualDisk, encode_units,
+};
 
 const ADDRESS: &str = "node1:700";
 const NODE: NodeId = NodeId(1);
@@ -69,6 +71,16 @@ struct State {
     unfenceable: BTreeSet<u32>,
     fenced: BTreeSet<u32>,
     detached: bool,
+    /// So often the disk was attached.
+    attached: u64,
+    /// Rises of the generation that are not of our attachments.
+    foreign_rises: u64,
+    /// Another proxy holds the disk.
+    held: bool,
+    /// Commits of older generations are refused.
+    floor: Generation,
+    /// Fences and commits that took effect, with their generations.
+    applied: Vec<String>,
     /// Committed holes: container, first block, blocks.
     holes: Vec<(u32, u32, u32)>,
     /// Stores that do not have the blob.
@@ -108,7 +120,7 @@ impl Other {
             container_bytes: 1 << 20,
             policy: Policy::default(),
             layers: vec![LayerId(1)],
-            generation: Generation(2),
+            generation: Generation(1),
             attachments: Vec::<Attachment>::new(),
             state: DiskState::Ready,
             tenant: TenantId(0),
@@ -122,10 +134,7 @@ impl Other {
             return RootReply::Answer(RootAnswer::Disk(Some(Self::record())));
         };
         let outcome = |command: &RootCommand| match command {
-            RootCommand::Attach { .. } => RootOutcome::Granted(Grant {
-                disk: Self::record(),
-                writer: WriterId(10),
-            }),
+            RootCommand::Attach { .. } => self.grant(),
             RootCommand::Detach { .. } => {
                 self.with(|state| state.detached = true);
                 RootOutcome::Done
@@ -133,6 +142,23 @@ impl Other {
             _ => RootOutcome::Renewed { renewed_at: 1 },
         };
         RootReply::Outcomes(commands.iter().map(outcome).collect())
+    }
+
+    fn grant(&self) -> RootOutcome {
+        self.with(|state| {
+            if state.held {
+                let holder = ProxySession {
+                    node: NodeId(2),
+                    incarnation: 7,
+                };
+                return RootOutcome::Refused(RootRefusal::Held { holder });
+            }
+            state.attached += 1;
+            let mut disk = Self::record();
+            disk.generation.0 += state.attached + state.foreign_rises;
+            let writer = WriterId(9 + state.attached);
+            RootOutcome::Granted(Grant { disk, writer })
+        })
     }
 
     fn shard(&self, request: ShardRequest) -> ShardReply {
@@ -163,14 +189,33 @@ impl Other {
         if let ShardCommand::Commit(commit) = command {
             let extent = &commit.extents[0];
             let hole = (commit.container.index.0, extent.first_block, extent.blocks);
-            self.with(|state| state.holes.push(hole));
-            return ShardOutcome::Committed { index: 9 };
+            return self.with(|state| {
+                let current = state.floor;
+                if commit.generation < current {
+                    return ShardOutcome::Refused(ShardRefusal::StaleGeneration { current });
+                }
+                state.holes.push(hole);
+                let (generation, first, blocks) = (commit.generation.0, hole.1, hole.2);
+                let text = format!("g{generation} commit {first}+{blocks}");
+                state.applied.push(text);
+                ShardOutcome::Committed { index: 9 }
+            });
         }
-        let ShardCommand::Fence { container, .. } = command else {
+        let ShardCommand::Fence {
+            container,
+            generation,
+            ..
+        } = command
+        else {
             return ShardOutcome::Done;
         };
         let index = container.index.0;
         self.with(|state| {
+            if !state.unfenceable.contains(&index) {
+                state
+                    .applied
+                    .push(format!("g{} fence {index}", generation.0));
+            }
             if state.unfenceable.contains(&index) {
                 return ShardOutcome::Refused(ShardRefusal::NotPlaced);
             }
@@ -486,4 +531,134 @@ async fn a_member_that_lacks_the_name_under_the_new_epoch_gets_the_frame_again()
     let (asked, committed) = write_across_an_epoch(&stage).await;
     assert_eq!(asked, ["write", "held?", "held?", "write"]);
     assert_eq!(committed, [StoreId(10), StoreId(20)]);
+}
+
+/// A change that goes on by itself, and what became of it.
+type Changing = Arc<Mutex<Option<Result<(), ChangeError>>>>;
+
+impl Stage {
+    /// Zeroes blocks of 512 bytes of the first container, seen through.
+    fn change(&self, disk: &VirtualDisk, blocks: std::ops::Range<u64>, tag: u64) -> Changing {
+        let (proxy, disk) = (self.proxy.clone(), disk.clone());
+        let change = Change::zero(blocks.start * 512, (blocks.end - blocks.start) * 512);
+        let ended = Changing::default();
+        let told = Arc::clone(&ended);
+        self.env.spawn("change", async move {
+            let result = proxy.change(&disk, change, OperationTag(tag)).await;
+            *told.lock().unwrap() = Some(result);
+        });
+        ended
+    }
+
+    fn applied(&self) -> Vec<String> {
+        self.other.with(|state| state.applied.clone())
+    }
+}
+
+fn outcome(changing: &Changing) -> Option<Result<(), ChangeError>> {
+    changing.lock().unwrap().clone()
+}
+
+/// The shard has a newer generation when the COMMIT comes: nobody else had the disk.
+#[tokio::test(start_paused = true)]
+async fn a_change_whose_attachment_is_lost_is_done_anew_behind_every_fence() {
+    let stage = Stage::set().await;
+    let disk = stage.attach().await;
+    stage.seconds(1).await;
+    stage.other.with(|state| {
+        state.floor = Generation(3);
+        state.foreign_rises = 1;
+        state.unfenceable.insert(7);
+    });
+    let changing = stage.change(&disk, 0..8, 1);
+    stage.seconds(3).await;
+    assert!(disk.is_lost());
+    assert_eq!(outcome(&changing), None, "container 7 is not fenced");
+    stage.other.with(|state| state.unfenceable.clear());
+    stage.seconds(2).await;
+    assert_eq!(outcome(&changing), Some(Ok(())));
+    let told = ["g2 fence 0", "g2 fence 7", "g4 fence 0", "g4 fence 7"];
+    assert_eq!(stage.applied()[..4], told);
+    assert_eq!(stage.applied()[4..], ["g4 commit 0+8"]);
+}
+
+/// Whoever had it may have read the first attempt and written over it.
+#[tokio::test(start_paused = true)]
+async fn a_change_is_not_done_anew_when_another_had_the_disk_or_has_it() {
+    for (held, foreign_rises) in [(true, 1), (false, 3)] {
+        let stage = Stage::set().await;
+        let disk = stage.attach().await;
+        stage.other.with(|state| {
+            state.floor = Generation(3);
+            state.foreign_rises = foreign_rises;
+            state.held = held;
+        });
+        let changing = stage.change(&disk, 0..8, 1);
+        stage.seconds(2).await;
+        let unknown = Some(Err(ChangeError::OutcomeUnknown));
+        assert_eq!(outcome(&changing), unknown, "{held} {foreign_rises}");
+        let applied = stage.applied();
+        assert!(!applied.iter().any(|what| what.contains("commit")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_overlaps_a_change_of_unknown_outcome_waits_behind_it() {
+    let stage = Stage::set().await;
+    let disk = stage.attach().await;
+    stage.seconds(1).await;
+    stage.other.with(|state| {
+        state.floor = Generation(3);
+        state.unfenceable.insert(7);
+    });
+    let first = stage.change(&disk, 0..16, 1);
+    stage.seconds(2).await;
+    let next = stage.attach().await;
+    let over = stage.change(&next, 8..24, 2);
+    let beside = stage.change(&next, 32..40, 3);
+    let own = next.zero(4096, 4096, OperationTag(4));
+    let own = stage.env.timeout(Duration::from_secs(1), own).await;
+    assert!(own.is_err(), "waits too");
+    assert_eq!(outcome(&beside), Some(Ok(())));
+    assert_eq!((outcome(&first), outcome(&over)), (None, None));
+    stage.other.with(|state| state.unfenceable.clear());
+    stage.seconds(2).await;
+    assert_eq!(outcome(&first), Some(Ok(())));
+    assert_eq!(outcome(&over), Some(Ok(())));
+    let applied = stage.applied();
+    let commits: Vec<_> = applied
+        .iter()
+        .filter(|what| what.contains("commit"))
+        .collect();
+    assert_eq!(
+        commits,
+        [
+            "g3 commit 32+8",
+            "g3 commit 0+16",
+            "g3 commit 8+16",
+            "g3 commit 8+8"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_change_of_unknown_outcome_is_settled_and_not_done_anew() {
+    let stage = Stage::set().await;
+    let disk = stage.attach().await;
+    stage.seconds(1).await;
+    stage.other.with(|state| {
+        state.floor = Generation(3);
+        state.unfenceable.insert(7);
+    });
+    let changing = stage.change(&disk, 0..8, 1);
+    stage.seconds(2).await;
+    let cancelling = disk.cancel(OperationTag(1));
+    let early = stage.env.timeout(Duration::from_secs(1), cancelling).await;
+    assert!(early.is_err(), "its COMMIT may still come");
+    stage.other.with(|state| state.unfenceable.clear());
+    disk.cancel(OperationTag(1)).await;
+    stage.seconds(1).await;
+    let cancelled = ChangeError::Io(IoError::Cancelled);
+    assert_eq!(outcome(&changing), Some(Err(cancelled)));
+    assert_eq!(stage.other.with(|state| state.holes.clone()), []);
 }

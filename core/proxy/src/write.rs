@@ -23,8 +23,9 @@ use hedgerow_protocol::{
 };
 
 use crate::container::Container;
-use crate::disk::{IoError, Operation, RETRY_FIRST, Shared};
+use crate::disk::{IoError, RETRY_FIRST, Shared};
 use crate::gather::{Gathering, Heard};
+use crate::lasting::Operation;
 use crate::metacache::KnownExtent;
 use crate::pieces::Piece;
 use crate::unit::encode_units;

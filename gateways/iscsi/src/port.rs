@@ -7,8 +7,8 @@
 //! Invariants that an implementation keeps:
 //! - A write, zeroing or unmap that was answered with `Ok` is durable: the target reports its write
 //!   cache as disabled, so SYNCHRONIZE CACHE and FUA have nothing left to do.
-//! - An operation whose outcome is not known stays *unsettled* until it is; it never turns into an
-//!   error that says "did not happen".
+//! - A change whose outcome is not known stays *unsettled* until it is, or ends as
+//!   [`BlockError::OutcomeUnknown`]; it never turns into an error that says "did not happen".
 //! - [`BlockDevice::cancel`] resolves only when the operation can no longer change the disk.
 
 use std::collections::BTreeMap;
@@ -69,7 +69,8 @@ impl Geometry {
     }
 }
 
-/// Why an operation was not done, named by what the initiator is told to do.
+/// Why an operation was not done, named by what the initiator is told to do. But for
+/// [`BlockError::OutcomeUnknown`] and [`BlockError::Medium`] nothing was begun, or it has no effect.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum BlockError {
     /// Too much is in progress: nothing was done, the initiator retries soon (status BUSY).
@@ -96,6 +97,10 @@ pub enum BlockError {
     /// The operation was cancelled before it changed anything.
     #[error("the operation was cancelled")]
     Cancelled,
+    /// A change was begun, and whether it took effect cannot be known through this access path: the
+    /// command is not answered and its session ends, which is how iSCSI says so.
+    #[error("the outcome is unknown")]
+    OutcomeUnknown,
 }
 
 /// A disk, as one access path sees it.

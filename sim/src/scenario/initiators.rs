@@ -2,7 +2,8 @@
 //! node that holds the disk; when the disk moves they follow.
 //!
 //! Invariants: an operation whose session ended, or whose answer took too long, has an unknown
-//! outcome and ends its process; a cancelled write is one whose session was cut.
+//! outcome and ends its process; a cancelled write is one whose session was cut. What the target
+//! answers is taken at its word: a command that it calls not begun has failed, and must never show.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// A logout that is not confirmed by then is none.
 const LOG_OUT_LIMIT: Duration = Duration::from_secs(2);
+/// Sense keys with which a target refuses a command before it begins it (SPC-4 4.5.6): NOT READY,
+/// ILLEGAL REQUEST, UNIT ATTENTION.
+const NOT_BEGUN: [u8; 3] = [2, 5, 6];
 /// Pause before a new session.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -154,6 +158,9 @@ async fn operate(
         // A read that failed says nothing.
         Ok(Err(_)) if operation.deed == Deed::Read => (Outcome::Fail, false),
         Ok(Err(CommandError::Busy | CommandError::ReservationConflict)) => (Outcome::Fail, true),
+        Ok(Err(CommandError::Sense { key, .. })) if NOT_BEGUN.contains(&key) => {
+            (Outcome::Fail, false)
+        }
         Ok(Err(_)) | Err(_) => (Outcome::Info, false),
     };
     agents.finish(id, outcome);

@@ -475,5 +475,6 @@ fn failure(error: &BlockError, writing: bool) -> Reply {
         BlockError::Medium(_) if writing => Sense::WRITE_ERROR.into(),
         BlockError::Medium(_) => Sense::READ_ERROR.into(),
         BlockError::Cancelled => Sense::ABORTED.into(),
+        BlockError::OutcomeUnknown => unreachable!("its session ends without an answer"),
     }
 }

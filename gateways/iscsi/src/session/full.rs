@@ -1,7 +1,7 @@
 //! The full feature phase (RFC 7143 4.2, 11): commands and their data, pings, text, logout.
 //!
 //! Task management stands in `management`. Invariants: one response for every task that was not
-//! aborted; a task that was aborted sends nothing more; operations under way are known by number
+//! aborted, or the end of the session where the outcome of one is not known; a task that was aborted sends nothing more; operations under way are known by number
 //! until they end, aborted or not.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -624,6 +624,11 @@ impl FullFeature {
         }
         if task.unit.is_aborted(task.id) {
             self.forget(number);
+        } else if result == Err(BlockError::OutcomeUnknown) {
+            // No status says *unknown*; the end of the session does (RFC 7143 7.1.4.4).
+            self.forget(number);
+            effects.push(Effect::Close(CloseReason::OutcomeUnknown));
+            return;
         } else {
             let step = task.execution.complete(result);
             self.step(number, step, effects);

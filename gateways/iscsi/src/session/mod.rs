@@ -207,6 +207,9 @@ pub enum CloseReason {
     /// The target is no longer exported here.
     #[error("the target was withdrawn")]
     Withdrawn,
+    /// A command changes the disk, or not: nobody here can know any more.
+    #[error("the outcome of a command is unknown")]
+    OutcomeUnknown,
     /// The peer closed the connection or it broke.
     #[error("the connection ended")]
     Disconnected,

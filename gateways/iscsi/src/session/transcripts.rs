@@ -724,6 +724,20 @@ fn ports_errors_become_what_the_initiator_should_do() {
     }
 }
 
+/// Any status would say that the write was done, or that it was not.
+#[test]
+fn a_write_of_unknown_outcome_is_not_answered_but_ends_the_session() {
+    let mut talk = Talk::logged_in(&[]);
+    talk.write(1, 0, 1, 512, true);
+    talk.log.clear();
+    let operation = talk.operations.remove(0).operation;
+    talk.end_operation(operation, Err(BlockError::OutcomeUnknown));
+    talk.check(
+        "> operation failed
+         < close: the outcome of a command is unknown",
+    );
+}
+
 #[test]
 fn an_ordered_task_waits_for_older_ones_and_younger_ones_wait_for_it() {
     let mut talk = Talk::logged_in(&[]);
