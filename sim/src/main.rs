@@ -8,11 +8,11 @@ mod out;
 mod regressions;
 mod replay;
 mod shrink_command;
+mod stopwatch;
 mod sweep;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -25,6 +25,7 @@ use hedgerow_sim::tape::Tape;
 use hedgerow_sim::world::Recording;
 
 use crate::out::say;
+use crate::stopwatch::{Stopwatch, Taken};
 
 /// Runs Hedgerow's production code in a simulated world.
 #[derive(Parser, Debug)]
@@ -136,9 +137,9 @@ impl Run {
             return ExitCode::SUCCESS;
         }
         let script = Script::from(plan);
-        let began = cpu_time();
+        let watch = Stopwatch::start();
         let report = run_script(&script, Recording::HashOnly, self.verbose);
-        let cpu = cpu_time().saturating_sub(began);
+        let taken = watch.taken();
         if let Some(path) = &self.tape
             && (self.tape_always || report.verdict.is_err())
         {
@@ -160,7 +161,7 @@ impl Run {
         if self.coverage {
             say!("{COVERAGE}{}", coverage::line(&report.coverage));
         }
-        finish(&again, &report, cpu)
+        finish(&again, &report, taken)
     }
 
     /// The plan of the seed, or of the test.
@@ -231,47 +232,42 @@ impl Again<'_> {
     }
 }
 
-fn finish(again: &Again<'_>, report: &Report, wall: Duration) -> ExitCode {
-    let name = again.name();
-    let (all, succeeded) = report.operations;
-    let figures = format!(
-        "trace={:016x} virtual_s={:.3} wall_s={:.3}",
-        report.trace_hash,
-        report.virtual_time.as_secs_f64(),
-        wall.as_secs_f64()
-    );
-    match &report.verdict {
-        Ok(()) => {
-            say!(
-                "operations={all} succeeded={succeeded} events={}",
-                report.events
-            );
-            say!("{name}: pass {figures}");
-            ExitCode::SUCCESS
-        }
-        Err(failure) => {
-            say!("{}: {}", failure.oracle, failure.text);
-            say!("commit {}", env!("HEDGEROW_COMMIT"));
-            say!("again: {}", again.command());
-            let (kind, oracle) = (failure.kind.word(), failure.oracle);
-            say!("{name}: FAIL {kind} oracle={oracle} {figures}");
-            ExitCode::from(failure.kind.exit_code())
-        }
-    }
+fn finish(again: &Again<'_>, report: &Report, taken: Taken) -> ExitCode {
+    let (counts, closing) = told(&again.name(), report, taken);
+    say!("{counts}");
+    let Err(failure) = &report.verdict else {
+        say!("{closing}");
+        return ExitCode::SUCCESS;
+    };
+    say!("{}: {}", failure.oracle, failure.text);
+    say!("commit {}", env!("HEDGEROW_COMMIT"));
+    say!("again: {}", again.command());
+    say!("{closing}");
+    ExitCode::from(failure.kind.exit_code())
 }
 
-/// Processor time of this process; the simulated clock has no say here.
-#[expect(unsafe_code, reason = "std offers no CPU clock")]
-fn cpu_time() -> Duration {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
+/// What the line with the counts of a run begins with.
+const COUNTS: &str = "operations=";
+
+/// The line with the counts of a run, and the last line, whose shape scripts rely on.
+fn told(name: &str, report: &Report, taken: Taken) -> (String, String) {
+    let (all, succeeded) = report.operations;
+    let counts = format!(
+        "{COUNTS}{all} succeeded={succeeded} events={} cpu_s={:.3}",
+        report.events,
+        taken.cpu.as_secs_f64()
+    );
+    let verdict = match &report.verdict {
+        Ok(()) => String::from("pass"),
+        Err(failure) => format!("FAIL {} oracle={}", failure.kind.word(), failure.oracle),
     };
-    // SAFETY: `time` is a valid timespec for the call to fill.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
-    assert_eq!(result, 0, "Linux has this clock");
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+    let closing = format!(
+        "{name}: {verdict} trace={:016x} virtual_s={:.3} wall_s={:.3}",
+        report.trace_hash,
+        report.virtual_time.as_secs_f64(),
+        taken.wall.as_secs_f64()
+    );
+    (counts, closing)
 }
 
 /// Ends this process once it has taken so much processor time.

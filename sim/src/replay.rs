@@ -11,7 +11,8 @@ use hedgerow_sim::tape::{Tape, TapeError, describe};
 use hedgerow_sim::world::Recording;
 
 use crate::out::{self, say};
-use crate::{Again, cpu_time, finish, limit_cpu, plant};
+use crate::stopwatch::Stopwatch;
+use crate::{Again, finish, limit_cpu, plant};
 
 /// `hedgerow-sim replay`
 #[derive(Args, Debug)]
@@ -58,12 +59,12 @@ impl Replay {
         if let Some(seconds) = self.cpu_limit {
             limit_cpu(seconds.max(1));
         }
-        let began = cpu_time();
+        let watch = Stopwatch::start();
         let report = run_script(&tape.script, Recording::HashOnly, self.verbose);
-        let cpu = cpu_time().saturating_sub(began);
+        let taken = watch.taken();
         if self.json {
             let code = report.verdict.as_ref().err().map(|failure| failure.kind);
-            let cpu_ns = u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX);
+            let cpu_ns = u64::try_from(taken.cpu.as_nanos()).unwrap_or(u64::MAX);
             let outcome = Outcome::new(report, cpu_ns);
             let text = serde_json::to_string(&outcome).expect("an outcome has no odd keys");
             say!("{text}");
@@ -82,7 +83,7 @@ impl Replay {
             mutant: self.mutant.as_deref(),
         };
         self.html.write(&tape.script, &report, &again, mutant);
-        finish(&again, &report, cpu)
+        finish(&again, &report, taken)
     }
 }
 

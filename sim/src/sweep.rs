@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::junit;
 use crate::out::say;
+use crate::stopwatch::Stopwatch;
 
 /// `hedgerow-sim sweep`
 #[derive(Args, Debug)]
@@ -61,23 +62,6 @@ pub(crate) fn parse_range(text: &str) -> Result<(u64, u64), String> {
         return Err("the range is empty".into());
     }
     Ok((first, end))
-}
-
-/// Time of the real world since the sweep began.
-struct Watch(
-    #[expect(clippy::disallowed_types, reason = "a sweep runs outside any world")]
-    std::time::Instant,
-);
-
-impl Watch {
-    #[expect(
-        clippy::disallowed_methods,
-        clippy::disallowed_types,
-        reason = "a sweep runs outside any world"
-    )]
-    fn start() -> Self {
-        Self(std::time::Instant::now())
-    }
 }
 
 /// What ended a sweep.
@@ -133,8 +117,12 @@ impl Outcome {
         }
     }
 
+    /// Of the last line, or of that with the counts, which a process that was ended does not print.
     fn field(&self, name: &str) -> Option<&str> {
-        let mut words = self.last_line().split(' ');
+        let mut lines = self.output.lines();
+        let counts = lines.find(|line| line.starts_with(crate::COUNTS));
+        let counts = counts.unwrap_or_default().split(' ');
+        let mut words = self.last_line().split(' ').chain(counts);
         words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
     }
 }
@@ -157,7 +145,7 @@ impl Sweep {
         let next = Arc::new(AtomicU64::new(self.seeds.0));
         let failures = Arc::new(AtomicU64::new(0));
         let outcomes: Arc<Mutex<Vec<Outcome>>> = Arc::default();
-        let watch = Watch::start();
+        let watch = Stopwatch::start();
         std::thread::scope(|scope| {
             for _ in 0..jobs {
                 scope.spawn(|| self.work(&next, &failures, &outcomes, &watch));
@@ -176,10 +164,10 @@ impl Sweep {
         self.report(&outcomes, ended)
     }
 
-    fn is_over(&self, failures: u64, watch: &Watch) -> bool {
+    fn is_over(&self, failures: u64, watch: &Stopwatch) -> bool {
         let late = self
             .budget
-            .is_some_and(|budget| watch.0.elapsed() >= budget);
+            .is_some_and(|budget| watch.taken().wall >= budget);
         late || failures >= self.stop_after
     }
 
@@ -188,7 +176,7 @@ impl Sweep {
         next: &AtomicU64,
         failures: &AtomicU64,
         outcomes: &Mutex<Vec<Outcome>>,
-        watch: &Watch,
+        watch: &Stopwatch,
     ) {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -300,7 +288,7 @@ impl Sweep {
             let values = outcomes.iter().filter_map(|outcome| outcome.field(name));
             values.filter_map(|value| value.parse::<f64>().ok()).sum()
         };
-        let (virtual_s, cpu_s) = (sum("virtual_s"), sum("wall_s"));
+        let (virtual_s, cpu_s) = (sum("virtual_s"), sum("cpu_s"));
         let per_minute = outcomes.len() as f64 * 60.0 / cpu_s.max(1e-9);
         say!(
             "{} seeds, {} failed, {virtual_s:.0} virtual s in {cpu_s:.1} CPU s: {:.1} virtual \
@@ -331,7 +319,8 @@ impl Sweep {
                         "trace": outcome.field("trace"),
                         "oracle": outcome.field("oracle"),
                         "virtual_s": outcome.field("virtual_s"),
-                        "cpu_s": outcome.field("wall_s"),
+                        "wall_s": outcome.field("wall_s"),
+                        "cpu_s": outcome.field("cpu_s"),
                     })
                 })
                 .collect();
@@ -351,5 +340,26 @@ impl Sweep {
         }
         let smallest = failed.iter().map(|outcome| outcome.code).min().unwrap_or(0);
         ExitCode::from(u8::try_from(smallest).unwrap_or(12))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_time_and_processor_time_are_told_apart() {
+        let mut outcome = Outcome {
+            seed: 7,
+            code: 0,
+            output: "operations=3 succeeded=2 events=9 cpu_s=1.500\n\
+                     seed 7: pass trace=00 virtual_s=30.000 wall_s=2.250\n"
+                .into(),
+        };
+        let field = |outcome: &Outcome, name: &str| outcome.field(name).map(str::to_owned);
+        assert_eq!(field(&outcome, "cpu_s").as_deref(), Some("1.500"));
+        assert_eq!(field(&outcome, "wall_s").as_deref(), Some("2.250"));
+        outcome.output = "ended by a signal\n".into();
+        assert_eq!(field(&outcome, "cpu_s"), None);
     }
 }

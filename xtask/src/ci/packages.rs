@@ -28,6 +28,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("iscsi-test-cu", "libiscsi-bin"),
     ("iscsi-ls", "libiscsi-bin"),
     ("iscsi-readcapacity16", "libiscsi-bin"),
+    // The step `jepsen` tests it, as a known system beside ours.
+    ("etcd", "etcd-server"),
 ];
 
 const QEMU: &str = "qemu-utils";
@@ -226,6 +228,14 @@ qemu-utils | 1:7.2+deb12u18 | http://deb.example.org/debian bookworm/main amd64 
             "iSCSI: Failed to connect to LUN : connect failed"
         ));
         assert!(!speaks_iscsi("sh: qemu-img: not found"));
+    }
+
+    #[test]
+    fn every_program_that_a_step_runs_is_seen_to() {
+        for step in ["qemu-img", "losetup", "iscsi-test-cu", "etcd"] {
+            let found = PROGRAMS.iter().any(|(program, _)| *program == step);
+            assert!(found, "{step}");
+        }
     }
 
     #[test]

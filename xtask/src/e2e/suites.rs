@@ -1,7 +1,7 @@
 //! libiscsi's `iscsi-test-cu` against a disk of `hedgerow dev`, as `tests/iscsi-suites.toml` says.
 //!
-//! The kit counts skipped tests as passed. Here they are three things apart, and each is expected:
-//! passed, skipped for a reason in the file, failed.
+//! The kit counts skipped tests as passed. Here they are four things apart, and each is expected:
+//! passed, skipped for a reason in the file, not run for a reason in the file, failed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,7 +34,7 @@ pub(super) fn tell(folder: &Path) -> anyhow::Result<String> {
         run_all(&plan, &url, folder)
     })?;
     dev.interrupt()?;
-    report.judge(plan.passes_min)
+    report.judge(&plan)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,13 +58,15 @@ struct Suite {
 struct Plan {
     passes_min: usize,
     suites: Vec<Suite>,
+    /// Tests that must not run, each with its reason.
+    not_run: Vec<(String, String)>,
 }
 
 impl Plan {
     fn parse(text: &str) -> anyhow::Result<Plan> {
         let table: Table = text.parse()?;
         let least = table.get("passes_min").and_then(Value::as_integer);
-        let excluded = reasoned(table.get("not_run"), "test")?;
+        let not_run = reasoned(table.get("not_run"), "test")?;
         let rows = table
             .get("suite")
             .and_then(Value::as_array)
@@ -79,19 +81,47 @@ impl Plan {
             suites.push(Suite {
                 name: name.to_owned(),
                 pass: texts(row.get("pass").context("pass: is missing")?)?,
-                skip: reasoned(row.get("skip"), "tests").context(prefix.clone())?,
-                one_by_one: excluded.iter().any(|test| test.starts_with(&prefix)),
+                skip: reasoned(row.get("skip"), "tests")
+                    .context(prefix.clone())?
+                    .into_iter()
+                    .map(|(test, _)| test)
+                    .collect(),
+                one_by_one: not_run.iter().any(|(test, _)| test.starts_with(&prefix)),
             });
         }
+        check_not_run(&not_run, &suites)?;
         Ok(Plan {
             passes_min: usize::try_from(least.context("passes_min: is missing")?)?,
             suites,
+            not_run,
         })
     }
 }
 
-/// The tests that rows of (tests, reason) name; a row without its reason is an error.
-fn reasoned(rows: Option<&Value>, key: &str) -> anyhow::Result<Vec<String>> {
+/// A test is counted as not run only if its suite is listed and the run leaves it out.
+fn check_not_run(not_run: &[(String, String)], suites: &[Suite]) -> anyhow::Result<()> {
+    for (test, _) in not_run {
+        let own = suites.iter().find_map(|suite| {
+            let rest = test.strip_prefix(&suite.name)?.strip_prefix('.')?;
+            Some((suite, rest))
+        });
+        let Some((suite, rest)) = own else {
+            bail!("not_run: {test}: no suite that is listed has it");
+        };
+        if suite
+            .pass
+            .iter()
+            .chain(&suite.skip)
+            .any(|name| name == rest)
+        {
+            bail!("not_run: {test}: {} lists it to be run", suite.name);
+        }
+    }
+    Ok(())
+}
+
+/// The tests that rows of (tests, reason) name, each with the reason; a row without one is an error.
+fn reasoned(rows: Option<&Value>, key: &str) -> anyhow::Result<Vec<(String, String)>> {
     let mut all = Vec::new();
     for row in rows.and_then(Value::as_array).into_iter().flatten() {
         let reason = row
@@ -104,10 +134,11 @@ fn reasoned(rows: Option<&Value>, key: &str) -> anyhow::Result<Vec<String>> {
         let tests = row
             .get(key)
             .with_context(|| format!("{row:?}: {key} is missing"))?;
-        match tests.as_str() {
-            Some(one) => all.push(one.to_owned()),
-            None => all.extend(texts(tests)?),
-        }
+        let names = match tests.as_str() {
+            Some(one) => vec![one.to_owned()],
+            None => texts(tests)?,
+        };
+        all.extend(names.into_iter().map(|name| (name, reason.to_owned())));
     }
     Ok(all)
 }
@@ -128,8 +159,8 @@ struct Report {
 }
 
 impl Report {
-    fn judge(&self, least: usize) -> anyhow::Result<String> {
-        let (passed, skipped) = (self.passed, self.skipped);
+    fn judge(&self, plan: &Plan) -> anyhow::Result<String> {
+        let (passed, skipped, least) = (self.passed, self.skipped, plan.passes_min);
         if !self.complaints.is_empty() {
             let list = self.complaints.join("\n  ");
             bail!("{passed} passed, {skipped} skipped, and not as {TABLE} says:\n  {list}");
@@ -137,9 +168,14 @@ impl Report {
         if passed < least {
             bail!("{passed} tests passed, {TABLE} asks for {least}");
         }
-        Ok(format!(
-            "{passed} tests passed, {skipped} skipped with their reasons"
-        ))
+        let mut text = format!(
+            "{passed} tests passed, {skipped} skipped with their reasons, {} not run",
+            plan.not_run.len()
+        );
+        for (test, reason) in &plan.not_run {
+            text.push_str(&format!("\n   not run: {test}: {reason}"));
+        }
+        Ok(text)
     }
 
     /// Compares what ran with what the plan says of the suite.
@@ -265,6 +301,17 @@ Run Summary:    Type  Total    Ran Passed Failed Inactive
         }
     }
 
+    fn plan(passes_min: usize) -> Plan {
+        Plan {
+            passes_min,
+            suites: Vec::new(),
+            not_run: vec![(
+                "ALL.Unmap.Odd".into(),
+                "it asks for what SBC-3 forbids".into(),
+            )],
+        }
+    }
+
     #[test]
     fn skipped_is_not_passed() {
         let all = verdicts(LOG);
@@ -288,11 +335,15 @@ Run Summary:    Type  Total    Ran Passed Failed Inactive
         let mut report = Report::default();
         let one = verdicts("  Test: Simple ...passed\n  Test: VPD ...  [SKIPPED] x\npassed\n");
         report.add(&suite(&["Simple"], &["VPD"]), &one, "");
-        assert!(report.judge(1).is_ok());
-        assert!(report.judge(2).is_err());
+        assert_eq!(
+            report.judge(&plan(1)).unwrap(),
+            "1 tests passed, 1 skipped with their reasons, 1 not run\n   \
+             not run: ALL.Unmap.Odd: it asks for what SBC-3 forbids"
+        );
+        assert!(report.judge(&plan(2)).is_err());
 
         report.add(&suite(&["Simple", "VPD", "Gone"], &[]), &verdicts(LOG), LOG);
-        let text = report.judge(1).unwrap_err().to_string();
+        let text = report.judge(&plan(1)).unwrap_err().to_string();
         assert!(
             text.contains("ALL.Unmap.VPD: Skipped, not Passed ([SKIPPED] Not thin.)"),
             "{text}"
@@ -309,6 +360,30 @@ Run Summary:    Type  Total    Ran Passed Failed Inactive
         let plan = Plan::parse(include_str!("../../../tests/iscsi-suites.toml")).unwrap();
         let listed: usize = plan.suites.iter().map(|suite| suite.pass.len()).sum();
         assert!(plan.passes_min >= 130 && listed >= plan.passes_min);
+    }
+
+    #[test]
+    fn what_is_not_run_belongs_to_a_listed_suite_and_is_not_run() {
+        let suite = "passes_min = 1\n[[suite]]\nname = \"ALL.A\"\npass = [\"B\"]\n";
+        let with = |test: &str| {
+            let row = format!("[[not_run]]\ntest = \"{test}\"\nreason = \"because\"\n");
+            Plan::parse(&format!("{suite}{row}"))
+        };
+        let plan = with("ALL.A.C").unwrap();
+        assert_eq!(plan.not_run, [("ALL.A.C".into(), "because".into())]);
+        assert!(plan.suites[0].one_by_one);
+        assert!(
+            with("ALL.A.B")
+                .unwrap_err()
+                .to_string()
+                .contains("to be run")
+        );
+        assert!(
+            with("ALL.X.C")
+                .unwrap_err()
+                .to_string()
+                .contains("no suite")
+        );
     }
 
     #[test]

@@ -218,12 +218,14 @@ fn run_seed(simulator: &Path, mutant: Option<&str>, seed: u64) -> anyhow::Result
     Ok(judge(seed, code, &finished.text))
 }
 
-/// What the exit code and the closing line say.
+/// What the exit code, the line with the counts and the closing line say.
 fn judge(seed: u64, code: Option<i32>, text: &str) -> Outcome {
     let mark = format!("seed {seed}: ");
     let line = text.lines().rev().find_map(|line| line.strip_prefix(&mark));
+    let counts = text.lines().find(|line| line.starts_with("operations="));
     let field = |name: &str| {
-        let mut words = line?.split(' ');
+        let words = [counts, line].into_iter().flatten();
+        let mut words = words.flat_map(|line| line.split(' '));
         words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
     };
     let failure = |kind: &str| Kill {
@@ -238,7 +240,7 @@ fn judge(seed: u64, code: Option<i32>, text: &str) -> Outcome {
         Some(OUT_OF_CPU) => Some(failure("hang")),
         _ => Some(failure("crash")),
     };
-    let cpu_s = field("wall_s").and_then(|text| text.parse().ok());
+    let cpu_s = field("cpu_s").and_then(|text| text.parse().ok());
     Outcome {
         cpu_s: cpu_s.unwrap_or(0.0),
         failure,
@@ -252,9 +254,10 @@ mod tests {
 
     fn outcome(failure: Option<&str>) -> Outcome {
         let text = match failure {
-            Some(oracle) => format!("seed 3: FAIL liveness oracle={oracle} wall_s=2.5"),
-            None => "seed 3: pass wall_s=2.5".into(),
+            Some(oracle) => format!("seed 3: FAIL liveness oracle={oracle} wall_s=4.0"),
+            None => "seed 3: pass wall_s=4.0".into(),
         };
+        let text = format!("operations=7 succeeded=6 events=90 cpu_s=2.5\n{text}");
         judge(3, Some(failure.map_or(0, |_| 11)), &text)
     }
 
