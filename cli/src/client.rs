@@ -1,24 +1,19 @@
 //! Commands that ask a running node: `disk ...` and `status`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::bail;
-use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
-use hedgerow_env::{ByteCount, Env, NodeId, parse_byte_count};
-use hedgerow_net::{Identity, Message, Peer, RoleSet, Rpc, RpcConfig, ServiceId};
+use hedgerow_env::{ByteCount, Env, parse_byte_count};
+use hedgerow_net::admin;
 use hedgerow_protocol::{
     AdminReply, AdminRequest, DiskState, DiskView, NodeState, PlacementRule, Policy, Residence,
-    SERVICE_ADMIN, StatusView, decode, encode,
+    StatusView,
 };
 use serde_json::{Value, json};
 
 use crate::out::say;
 use crate::{dev, progress};
-
-/// A request takes longer only when the cluster has no majority.
-const REQUEST_LIMIT: Duration = Duration::from_secs(20);
 
 /// Where to ask, and how to answer.
 #[derive(Args, Debug, Clone)]
@@ -183,11 +178,11 @@ pub(crate) async fn ask(
         Some(address) => vec![address.clone()],
         None => dev::addresses(options.dir.as_deref())?,
     };
-    let rpc = admin_rpc(env.clone())?;
+    let rpc = admin::client(env.clone())?;
     let mut last = String::new();
     for address in &addresses {
         let what = || format!("{} through {address}", doing(request));
-        match progress::shown(&env, what, ask_node(&rpc, address, request)).await {
+        match progress::shown(&env, what, admin::ask(&rpc, address, request)).await {
             Ok(AdminReply::Refused(text)) => bail!(text),
             Ok(AdminReply::TryAgain(text)) => last = text,
             Ok(reply) => return Ok(reply),
@@ -195,31 +190,6 @@ pub(crate) async fn ask(
         }
     }
     bail!("no node could answer ({last}); is the cluster running? Name a node with --connect")
-}
-
-/// The RPC of a client that belongs to no cluster.
-pub(crate) fn admin_rpc(env: Env) -> anyhow::Result<Rpc> {
-    let identity = Identity {
-        cluster: None,
-        node: NodeId(env.random("client").bits()),
-        stores: Vec::new(),
-        roles: RoleSet::CLIENT,
-        address: String::new(),
-    };
-    Ok(Rpc::start_client(env, identity, RpcConfig::default())?)
-}
-
-/// Asks one node. An error means that the outcome is unknown.
-pub(crate) async fn ask_node(
-    rpc: &Rpc,
-    address: &str,
-    request: &AdminRequest,
-) -> anyhow::Result<AdminReply> {
-    let message = Message::new(encode(request), Bytes::new());
-    let peer = Peer::anyone_at(address.to_owned());
-    let service = ServiceId(SERVICE_ADMIN);
-    let message = rpc.call(&peer, service, message, REQUEST_LIMIT).await?;
-    Ok(decode::<AdminReply>(&message.head)?)
 }
 
 /// What is said while it takes longer than a second.

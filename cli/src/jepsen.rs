@@ -1,16 +1,15 @@
 //! `hedgerow jepsen`: the checkers, for histories of this cluster and of others, and the tests.
 
-mod admin;
 mod cluster;
 mod control;
 mod damage;
 mod etcd;
-mod iscsi;
 mod node_process;
 pub(crate) mod orders;
 mod os;
 mod processes;
 mod run;
+mod sim;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,7 +31,7 @@ pub(crate) enum JepsenCommand {
     Page(jepsen_pages::Page),
     /// Browse a store of runs
     Serve(jepsen_pages::Serve),
-    /// Test a cluster of real processes: exit 0 valid, 1 invalid, 2 not run, 3 unknown
+    /// Test a cluster, of real processes or simulated: exit 0 valid, 1 invalid, 2 not run, 3 unknown
     Run(run::Run),
 }
 

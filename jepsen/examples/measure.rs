@@ -1,6 +1,8 @@
 //! Measures and campaigns by hand, since they take longer than a test may:
 //!
 //! `fuzz SEED COUNT` compares the engines with exhaustive search on COUNT random histories;
+//! `judge MODEL INITIAL FILE...` judges histories as `hedgerow jepsen check` does, and tells how
+//! long each took (INITIAL `-` is the model's own);
 //! `speed COUNT` streams COUNT operations of 64 clients through the register checker, and judges
 //! them again at once.
 
@@ -11,6 +13,7 @@
 )]
 
 use hedgerow_jepsen::check::{ZoneAnswer, ZoneChecker};
+use hedgerow_jepsen::command::check;
 use hedgerow_jepsen::fuzz::{Dice, fuzz};
 use std::time::Instant;
 
@@ -26,7 +29,27 @@ fn main() {
             }
         },
         (Some("speed"), Some(count), _) => speed(count),
-        _ => println!("fuzz SEED COUNT, or speed COUNT"),
+        (Some("judge"), ..) if arguments.len() > 3 => {
+            let initial = Some(arguments[2].as_str()).filter(|text| *text != "-");
+            judge(&arguments[1], initial, &arguments[3..]);
+        }
+        _ => println!("fuzz SEED COUNT, judge MODEL INITIAL FILE..., or speed COUNT"),
+    }
+}
+
+/// Judges each file: its verdict, seconds, name, and the first line of what is to be said.
+fn judge(model: &str, initial: Option<&str>, files: &[String]) {
+    for file in files {
+        let text = std::fs::read(file).expect("a history that can be read");
+        let started = Instant::now();
+        let (code, output) = check(model, initial, &text, false);
+        let seconds = started.elapsed().as_secs_f64();
+        let verdict = ["valid", "invalid", "unusable", "unknown"];
+        let verdict = usize::try_from(code)
+            .ok()
+            .and_then(|code| verdict.get(code));
+        let first = output.lines().next().unwrap_or_default();
+        println!("{}\t{seconds:.3}\t{file}\t{first}", verdict.unwrap_or(&"?"));
     }
 }
 

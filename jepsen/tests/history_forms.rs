@@ -224,3 +224,29 @@ fn the_golden_vector_of_the_format_page_holds() {
     assert_eq!(history.to_binary(), golden);
     assert_eq!(History::parse(&golden).expect("golden"), history);
 }
+
+#[test]
+fn columns_parted_by_blanks_are_those_parted_by_tabs() {
+    let tabs =
+        "INFO  jepsen.util - 1\t:invoke\t:cas\t[1 2]\nINFO  jepsen.util - 1\t:ok\t:cas\t[1 2]\n";
+    let blanks = tabs.replace('\t', "   ");
+    let read = |text: &str| History::parse(text.as_bytes()).expect("two lines");
+    assert_eq!(read(&blanks), read(tabs));
+    let without_value = History::parse(b"3 :invoke :read\n").expect("one line");
+    let expected = History::parse(b"3\t:invoke\t:read\tnil\n").expect("one line");
+    assert_eq!(without_value, expected);
+    let error = History::parse(b"3 :invoke\n").expect_err("no function");
+    assert!(error.to_string().contains("a function"), "{error}");
+}
+
+#[test]
+fn a_key_beside_the_value_is_the_key() {
+    let text = "{:process 9, :type :invoke, :f :append, :key \"0\", :value \"x\"}\n\
+                {:process 9, :type :ok, :f :append, :key \"0\", :value \"x\"}\n";
+    let history = History::parse(text.as_bytes()).expect("two maps");
+    let calls = history.calls().expect("one call");
+    assert_eq!(
+        calls[0].key.as_ref().map(ToString::to_string).as_deref(),
+        Some("\"0\"")
+    );
+}

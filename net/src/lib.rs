@@ -12,6 +12,7 @@
 //! Does not: encode messages (that is `core/protocol`'s), retry calls, or encrypt. Only `tcp.rs`
 //! touches the operating system.
 
+pub mod admin;
 mod back_off;
 mod config;
 mod connect;

@@ -121,7 +121,7 @@ fn carry(timed: &TimedFault, strikes: &mut Vec<Strike>) {
     }
 }
 
-fn link_rules(rules: &Rules) -> LinkRules {
+pub(crate) fn link_rules(rules: &Rules) -> LinkRules {
     LinkRules {
         state: if rules.cut {
             LinkState::Cut

@@ -3,7 +3,8 @@
 //!
 //! `world` implements the seams; `scenario` builds clusters, workloads and faults from a seed;
 //! `oracles` judge; `tape` writes runs down, `shrink` makes tapes smaller, `compare` finds where two
-//! runs differ, `timeline` shows one; `from_test` takes tests of real processes over; `coverage`
+//! runs differ, `timeline` shows one; `from_test` takes tests of real processes over, `target`
+//! runs them as they are; `coverage`
 //! shows which faults struck during what.
 //! Invariant: the same plan gives the same trace.
 
@@ -20,5 +21,6 @@ pub mod oracles;
 pub mod scenario;
 pub mod shrink;
 pub mod tape;
+pub mod target;
 pub mod timeline;
 pub mod world;

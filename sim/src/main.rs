@@ -10,14 +10,13 @@ mod replay;
 mod shrink_command;
 mod stopwatch;
 mod sweep;
+mod test;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use hedgerow_env::mutants;
-use hedgerow_jepsen::run::TestPlan;
 use hedgerow_sim::coverage;
 use hedgerow_sim::from_test::plan_of;
 use hedgerow_sim::scenario::{Plan, Report, Script, run_script};
@@ -39,6 +38,9 @@ struct CommandLine {
 enum Command {
     /// Run one seed: exit 0 pass, 10 correctness, 11 liveness, 12 crash
     Run(Run),
+    /// Run a test of `hedgerow jepsen run` in its folder: exit 0 valid, 1 invalid, 2 not run,
+    /// 3 unknown
+    Test(test::Test),
     /// Run many seeds, each in a process of its own
     Sweep(sweep::Sweep),
     /// Run a tape again; exit codes as of `run`
@@ -90,6 +92,7 @@ struct Run {
 fn main() -> ExitCode {
     match CommandLine::parse().command {
         Command::Run(run) => run.run(),
+        Command::Test(test) => test.run(),
         Command::Sweep(sweep) => sweep.run(),
         Command::Replay(replay) => replay.run(),
         Command::Shrink(shrink) => shrink.run(),
@@ -169,15 +172,7 @@ impl Run {
         let Some(path) = &self.test else {
             return Ok(Plan::draw(self.seed.unwrap_or_default()));
         };
-        let name = || path.display().to_string();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a tool without a node reads its input"
-        )]
-        let text = std::fs::read(path).with_context(name)?;
-        let test: TestPlan = serde_json::from_slice(&text).with_context(name)?;
-        test.check().with_context(name)?;
-        let (plan, left_out) = plan_of(&test);
+        let (plan, left_out) = plan_of(&test::read(path)?);
         for what in left_out {
             eprintln!("hedgerow-sim: not carried over: {what}");
         }

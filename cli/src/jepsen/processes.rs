@@ -13,31 +13,20 @@ use std::time::Duration;
 
 use anyhow::bail;
 use hedgerow_env::{BoxFuture, Env};
-use hedgerow_iscsi::target_name;
-use hedgerow_jepsen::run::workload::{BlockPlan, WorkloadPlan};
 use hedgerow_jepsen::run::{
     Client, Fault, Incident, Struck, Target, TargetError, TestPlan, node_name,
 };
-use hedgerow_net::Rpc;
-use hedgerow_protocol::{AdminReply, AdminRequest, NodeState, PlacementRule, Policy};
+use hedgerow_jepsen_clients::{Clients, Ends};
+use hedgerow_net::{Rpc, admin};
 
-use super::admin::{AdminClient, AdminClients};
 use super::cluster::{Cluster, IsDefect};
 use super::control::Control;
 use super::damage::damage;
-use super::iscsi::{BlockClient, BlockClients, Portals};
 use super::node_process::{Ended, NodeProcess, Start};
 use super::os;
-use crate::client;
 
-/// A cluster forms within seconds; a busy machine takes longer.
-const FORM_LIMIT: Duration = Duration::from_secs(90);
-/// Pause between questions to a cluster that is not ready.
-const ASK_PAUSE: Duration = Duration::from_millis(250);
 /// A store that is refused is refused within this time of the start.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(8);
-/// The disk of the workload `block`.
-const DISK: &str = "jepsen";
 /// How a node ends that stopped itself, and one that did not start.
 const STOPPED: [Option<i32>; 2] = [Some(crate::production::EXIT_HALTED), Some(1)];
 
@@ -68,15 +57,10 @@ struct Ready {
     damages: bool,
 }
 
-enum Clients {
-    Block(BlockClients),
-    Admin(AdminClients),
-}
-
 impl Processes {
     pub(super) fn new(env: Env, place: Place) -> anyhow::Result<Self> {
         Ok(Self {
-            rpc: client::admin_rpc(env.clone())?,
+            rpc: admin::client(env.clone())?,
             cluster: Cluster::new(env),
             place,
             ready: OnceLock::new(),
@@ -100,29 +84,16 @@ impl Processes {
             controls.push(control);
         }
         self.cluster.start(nodes).await?;
-        self.wait_formed(plan.nodes, &addresses[0]).await?;
-        let replication_factor = u8::try_from(plan.nodes.min(3)).expect("at most three");
-        let clients = match &plan.workload {
-            WorkloadPlan::Block(block) => {
-                self.create_disk(block, &addresses[0], replication_factor)
-                    .await?;
-                Clients::Block(BlockClients {
-                    env: self.cluster.env.clone(),
-                    portals: Portals::new(portals.to_vec()),
-                    target_name: target_name(DISK)?,
-                    block_size: block.block_size,
-                })
-            }
-            WorkloadPlan::DiskLifecycle(_) => Clients::Admin(AdminClients {
-                env: self.cluster.env.clone(),
-                rpc: self.rpc.clone(),
-                addresses: addresses.to_vec(),
-                replication_factor,
-            }),
-            WorkloadPlan::CasRegister(_) => {
-                bail!("the cluster has no registers: use --workload block or disk-lifecycle")
-            }
-        };
+        let ends: Vec<Ends> = addresses
+            .iter()
+            .zip(portals)
+            .map(|(rpc, portal)| Ends {
+                rpc: rpc.clone(),
+                portal: portal.clone(),
+            })
+            .collect();
+        let env = &self.cluster.env;
+        let clients = Clients::prepare(env, &self.rpc, &ends, &plan.workload).await?;
         let ready = Ready {
             clients,
             controls,
@@ -198,61 +169,6 @@ impl Processes {
             log: folder.join("logs").join(format!("{name}.log")),
             name,
         })
-    }
-
-    async fn wait_formed(&self, nodes: u16, address: &str) -> anyhow::Result<()> {
-        let env = &self.cluster.env;
-        let give_up = env.now() + FORM_LIMIT;
-        let mut last = String::new();
-        while env.now() < give_up {
-            match client::ask_node(&self.rpc, address, &AdminRequest::Status).await {
-                Ok(AdminReply::Status(status)) => {
-                    let up = status
-                        .nodes
-                        .iter()
-                        .filter(|node| node.state == NodeState::Up);
-                    if up.count() == usize::from(nodes) && status.silent_groups.is_empty() {
-                        return Ok(());
-                    }
-                    last = format!("{} nodes are listed", status.nodes.len());
-                }
-                Ok(other) => last = format!("{other:?}"),
-                Err(error) => last = error.to_string(),
-            }
-            env.sleep(ASK_PAUSE).await;
-        }
-        let seconds = FORM_LIMIT.as_secs();
-        bail!("the cluster did not form in {seconds} s: {last}")
-    }
-
-    async fn create_disk(
-        &self,
-        plan: &BlockPlan,
-        address: &str,
-        replication_factor: u8,
-    ) -> anyhow::Result<()> {
-        let env = &self.cluster.env;
-        let request = AdminRequest::CreateDisk {
-            nonce: env.random("disk-nonce").bits(),
-            name: DISK.into(),
-            size_bytes: plan.disk_bytes,
-            policy: Policy {
-                replication_factor,
-                placement: PlacementRule::RackAware,
-                block_size: plan.block_size,
-                ..Policy::default()
-            },
-            description: "a test's disk".into(),
-        };
-        let give_up = env.now() + FORM_LIMIT;
-        loop {
-            match client::ask_node(&self.rpc, address, &request).await {
-                Ok(AdminReply::Disk(_)) => return Ok(()),
-                Ok(AdminReply::Refused(text)) => bail!("creating the disk: {text}"),
-                other if env.now() >= give_up => bail!("creating the disk: {other:?}"),
-                _ => env.sleep(ASK_PAUSE).await,
-            }
-        }
     }
 
     fn ready(&self) -> &Ready {
@@ -452,10 +368,7 @@ impl Target for Processes {
     }
 
     fn client(&self, process: u64) -> Box<dyn Client> {
-        match &self.ready().clients {
-            Clients::Block(shared) => Box::new(BlockClient::new(shared.clone(), process)),
-            Clients::Admin(shared) => Box::new(AdminClient::new(shared.clone(), process)),
-        }
+        self.ready().clients.client(process)
     }
 
     fn begin<'a>(&'a self, fault: &'a Fault) -> BoxFuture<'a, Result<(), TargetError>> {

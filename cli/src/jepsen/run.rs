@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use hedgerow_env::{Env, Level, Random, Seeds as _};
+use hedgerow_jepsen::report;
 use hedgerow_jepsen::run::workload::{BlockPlan, LifecyclePlan, RegisterPlan, WorkloadPlan};
 use hedgerow_jepsen::run::{
     ClientPlan, NEMESES, Results, Target, TestPlan, VerdictName, kinds_named,
@@ -14,6 +15,7 @@ use hedgerow_jepsen::run::{
 
 use super::etcd::Etcd;
 use super::processes::{Place, Processes};
+use super::sim;
 use crate::out::say;
 use crate::production::{Logging, SystemSeeds, production_env, wall};
 
@@ -66,13 +68,20 @@ pub(crate) struct Run {
     /// Run this plan (a plan.json) again instead of drawing one
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
+    /// Do again what this run did (a folder of the store): its operations, and its faults from when
+    /// until when they struck; mostly with --target sim
+    #[arg(long, value_name = "DIR", conflicts_with = "plan")]
+    replay: Option<PathBuf>,
+    /// With --replay: other interleavings, one seed after the other, until a run is invalid
+    #[arg(long, default_value_t = 1, value_name = "COUNT", requires = "replay")]
+    tries: u64,
     /// Where runs are kept
     #[arg(long, default_value = "store", value_name = "DIR")]
     store: PathBuf,
     /// Keep the nodes' data even when the verdict is valid
     #[arg(long)]
     keep_data: bool,
-    /// The program to test [default: this one]
+    /// The program to test [default: this one; for sim, the hedgerow-sim beside it]
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
     /// etcd: read without asking a majority, which is not linearizable
@@ -97,6 +106,8 @@ enum WorkloadName {
 enum TargetName {
     /// Processes of this program
     Processes,
+    /// A simulated cluster, in virtual time: the same plan gives the same run
+    Sim,
     /// Processes of etcd, for the workload cas-register
     Etcd,
 }
@@ -113,7 +124,7 @@ pub(super) fn run(options: Run) -> ExitCode {
         .enable_all()
         .build()
         .expect("a runtime needs threads, and the machine refused them");
-    let outcome = runtime.block_on(test(&options));
+    let outcome = runtime.block_on(tests(&options));
     runtime.shutdown_background();
     match outcome {
         Ok((results, folder)) => {
@@ -131,27 +142,50 @@ pub(super) fn run(options: Run) -> ExitCode {
     }
 }
 
-async fn test(options: &Run) -> anyhow::Result<(Results, PathBuf)> {
-    let plan = plan(options)?;
+/// The test, or a replay in one interleaving after the other until one is not valid.
+async fn tests(options: &Run) -> anyhow::Result<(Results, PathBuf)> {
+    let mut plan = plan(options)?;
+    for left in (0..options.tries.max(1)).rev() {
+        let tested = test(options, plan.clone()).await?;
+        if left == 0 || tested.0.verdict == VerdictName::Invalid {
+            return Ok(tested);
+        }
+        plan.seed = plan.seed.wrapping_add(1);
+    }
+    unreachable!("the last try returns")
+}
+
+async fn test(options: &Run, plan: TestPlan) -> anyhow::Result<(Results, PathBuf)> {
     let folder = folder(&options.store, &plan)?;
+    let results = if options.target == TargetName::Sim {
+        let mutant = options.mutant.as_deref();
+        sim::run(&plan, &folder, options.program.as_deref(), mutant)?
+    } else {
+        on_processes(options, &plan, &folder).await?
+    };
+    if let Err(error) = report::write_page(&folder) {
+        eprintln!("hedgerow: the page of the run: {error}");
+    }
+    let data = folder.join("data");
+    if results.verdict == VerdictName::Valid && !options.keep_data && data.exists() {
+        std::fs::remove_dir_all(data)?;
+    }
+    Ok((results, folder))
+}
+
+/// Runs the plan on processes of this machine, Hedgerow's or others'.
+async fn on_processes(options: &Run, plan: &TestPlan, folder: &Path) -> anyhow::Result<Results> {
     let logging = Logging { level: Level::Info };
-    let env = production_env("jepsen", &folder, logging)?;
-    let target = target(options, &env, &folder)?;
-    let results = tokio::select! {
+    let env = production_env("jepsen", folder, logging)?;
+    let target = target(options, &env, folder)?;
+    tokio::select! {
         biased;
-        results = hedgerow_jepsen::run::run(&env, &plan, Arc::clone(&target)) => results?,
+        results = hedgerow_jepsen::run::run(&env, plan, Arc::clone(&target)) => Ok(results?),
         () = crate::stop_signal() => {
             target.tear_down().await;
             bail!("interrupted; the history so far is in {}", folder.display());
         }
-    };
-    if let Err(error) = hedgerow_jepsen::report::write_page(&folder) {
-        eprintln!("hedgerow: the page of the run: {error}");
     }
-    if results.verdict == VerdictName::Valid && !options.keep_data {
-        std::fs::remove_dir_all(folder.join("data"))?;
-    }
-    Ok((results, folder))
 }
 
 fn target(options: &Run, env: &Env, folder: &Path) -> anyhow::Result<Arc<dyn Target>> {
@@ -170,6 +204,7 @@ fn target(options: &Run, env: &Env, folder: &Path) -> anyhow::Result<Arc<dyn Tar
             };
             Arc::new(Processes::new(env, place)?)
         }
+        TargetName::Sim => unreachable!("another program runs it"),
         TargetName::Etcd => Arc::new(Etcd::new(env, program, folder, options.serializable_reads)),
     })
 }
@@ -181,6 +216,14 @@ fn plan(options: &Run) -> anyhow::Result<TestPlan> {
             serde_json::from_str(&text).with_context(|| path.display().to_string())?;
         plan.check()?;
         return Ok(plan);
+    }
+    if let Some(run) = &options.replay {
+        let (mut again, left_out) = report::read_again(run)?;
+        for what in left_out {
+            eprintln!("hedgerow: not carried over: {what}");
+        }
+        again.seed = options.seed.unwrap_or(again.seed);
+        return Ok(again);
     }
     let seed = options.seed.unwrap_or_else(new_seed);
     let mut random = Random::from_seed(seed);

@@ -43,6 +43,19 @@ impl Env {
         Self(Arc::new(parts))
     }
 
+    /// The same seams but for the disk: a tester beside a simulated cluster keeps its files outside.
+    #[must_use]
+    pub fn with_disk(&self, disk: Arc<dyn Disk>) -> Self {
+        Self(Arc::new(EnvParts {
+            clock: Arc::clone(&self.0.clock),
+            tasks: Arc::clone(&self.0.tasks),
+            seeds: Arc::clone(&self.0.seeds),
+            network: Arc::clone(&self.0.network),
+            disk,
+            events: Arc::clone(&self.0.events),
+        }))
+    }
+
     /// The present instant of this node's monotonic clock.
     #[must_use]
     pub fn now(&self) -> Instant {

@@ -102,7 +102,8 @@ fn event(line: u64, value: Value) -> Result<Event, HistoryError> {
         kind,
         process,
         function,
-        key: None,
+        // Porcupine's key-value histories keep the key apart from the value.
+        key: fields.optional("key"),
         value,
         time_ns,
         error,

@@ -1,7 +1,8 @@
 //! Histories as `jepsen.log` lines and as `history.txt` lines.
 //!
 //! A log line ends in `process<TAB>type<TAB>function<TAB>value[<TAB>error]` behind the name of the
-//! logger, `jepsen.util`; `history.txt` has the columns alone. Invariants: in a log, lines of other
+//! logger, `jepsen.util`; `history.txt` has the columns alone. A line without any tab has its columns
+//! parted by blanks: so do published logs that an editor went over. Invariants: in a log, lines of other
 //! loggers are skipped; a line of this logger, and every line of a text without any, must be an
 //! operation.
 
@@ -38,13 +39,32 @@ pub(super) fn read(text: &str) -> Result<Vec<Event>, HistoryError> {
     Ok(events)
 }
 
+/// The columns of a line. Blanks may stand within a value, so of those parted by blanks the fourth
+/// goes to the end.
+fn parted(columns: &str) -> std::vec::IntoIter<&str> {
+    let mut parts = Vec::new();
+    if columns.contains('\t') {
+        parts.extend(columns.split('\t').map(str::trim));
+        return parts.into_iter();
+    }
+    let mut rest = columns.trim();
+    while parts.len() < 3
+        && let Some((part, after)) = rest.split_once(' ')
+    {
+        parts.push(part);
+        rest = after.trim_start();
+    }
+    parts.push(rest);
+    parts.into_iter()
+}
+
 fn event(line: u64, columns: &str) -> Result<Event, HistoryError> {
-    let mut parts = columns.split('\t').map(str::trim);
+    let mut parts = parted(columns);
     let mut part = |what: &str| {
         parts.next().filter(|part| !part.is_empty()).ok_or_else(|| {
             HistoryError::at(
                 line,
-                format!("{what} (columns are parted by tabs)"),
+                format!("{what} (columns are parted by tabs, or all by blanks)"),
                 columns,
             )
         })

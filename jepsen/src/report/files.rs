@@ -15,6 +15,7 @@
 use super::results::{FaultSpan, Results, SCHEMA_VERSION};
 use super::run::{self, RunData};
 use crate::history::{History, HistoryError};
+use crate::run::{FAULTS_FILE, FaultRecord, HISTORY_FILE, PLAN_FILE, PlanError, TestPlan, again};
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -50,6 +51,14 @@ pub enum ReportError {
         path: PathBuf,
         /// Where, and what was expected.
         source: HistoryError,
+    },
+    /// It cannot be done again.
+    #[error("{}: {source}", path.display())]
+    Again {
+        /// The run.
+        path: PathBuf,
+        /// Why.
+        source: PlanError,
     },
     /// A file is larger than anything that is meant to be there.
     #[error("{}: {bytes} bytes; at most {limit} are read", path.display())]
@@ -95,6 +104,28 @@ pub fn read_history(path: &Path) -> Result<History, ReportError> {
     History::parse(&bytes).map_err(|source| ReportError::History {
         path: path.to_owned(),
         source,
+    })
+}
+
+/// The plan of a test that does again what the run in `dir` did, and what of it is left out.
+///
+/// # Errors
+/// Some of the run's files are missing or not what they should be.
+pub fn read_again(dir: &Path) -> Result<(TestPlan, Vec<String>), ReportError> {
+    let plan = read_whole(&dir.join(PLAN_FILE))?;
+    let records = read_whole::<Vec<FaultRecord>>(&dir.join(FAULTS_FILE))?;
+    let history = read_history(&dir.join(HISTORY_FILE))?;
+    again(&plan, &records, &history).map_err(|source| ReportError::Again {
+        path: dir.to_owned(),
+        source,
+    })
+}
+
+fn read_whole<T: DeserializeOwned>(path: &Path) -> Result<T, ReportError> {
+    let mut problems = Vec::new();
+    read_json(path, &mut problems).ok_or_else(|| ReportError::File {
+        path: path.to_owned(),
+        source: io::Error::other(problems.join("; ")),
     })
 }
 

@@ -13,4 +13,4 @@ pub mod results;
 pub mod run;
 pub mod serve;
 
-pub use files::{ReportError, write_page};
+pub use files::{ReportError, read_again, write_page};

@@ -11,6 +11,7 @@ use hedgerow_env::{Env, Random};
 
 use super::plan::{ClientPlan, TestPlan};
 use super::recorder::Recorder;
+use super::script::{NO_ANSWER, ScriptedOperation};
 use super::target::{Client, Completion, Operation, Target};
 use super::workload::Generator;
 
@@ -27,11 +28,24 @@ pub(super) struct Shared {
     pub(super) recorder: Recorder,
     pub(super) generator: Mutex<Box<dyn Generator>>,
     pub(super) stopped: AtomicBool,
+    /// What each slot does when, if it is written down.
+    pub(super) script: Option<Vec<Vec<ScriptedOperation>>>,
+}
+
+impl Shared {
+    /// The plan's script by slots.
+    pub(super) fn script_of(plan: &TestPlan) -> Option<Vec<Vec<ScriptedOperation>>> {
+        let script = plan.script.as_ref()?;
+        let of = |slot| script.iter().filter(move |scripted| scripted.slot == slot);
+        let slots = 0..plan.clients.concurrency;
+        Some(slots.map(|slot| of(slot).cloned().collect()).collect())
+    }
 }
 
 /// One slot: processes follow one another in it.
 pub(super) struct Slot<'a> {
     shared: &'a Shared,
+    slot: u32,
     process: u64,
     client: Box<dyn Client>,
     random: Random,
@@ -43,6 +57,7 @@ impl<'a> Slot<'a> {
         let process = u64::from(slot);
         Self {
             shared,
+            slot,
             process,
             client: shared.target.client(process),
             random: plan.random(&format!("client-{slot}")),
@@ -50,7 +65,41 @@ impl<'a> Slot<'a> {
     }
 
     /// Performs operations until the test stops.
-    pub(super) async fn work(mut self) {
+    pub(super) async fn work(self) {
+        let shared = self.shared;
+        match &shared.script {
+            Some(script) => {
+                let own = usize::try_from(self.slot)
+                    .ok()
+                    .and_then(|slot| script.get(slot));
+                self.follow(own.map_or(&[][..], Vec::as_slice)).await;
+            }
+            None => self.draw().await,
+        }
+    }
+
+    /// Performs what is written down, each at its time or as soon as the one before it has ended.
+    async fn follow(mut self, script: &[ScriptedOperation]) {
+        let shared = self.shared;
+        let zero = shared.env.now();
+        for scripted in script {
+            shared
+                .env
+                .sleep_until(zero + Duration::from_micros(scripted.at_us))
+                .await;
+            if shared.stopped.load(Ordering::Relaxed) {
+                return;
+            }
+            let operation = scripted
+                .operation()
+                .expect("a plan is checked before it is run");
+            let limit_ms = scripted.limit_ms.unwrap_or(shared.plan.timeout_ms);
+            self.perform(&operation, Duration::from_millis(limit_ms))
+                .await;
+        }
+    }
+
+    async fn draw(mut self) {
         let shared = self.shared;
         let plan = shared.plan;
         let mean = 1_000_000 * u64::from(plan.concurrency) / u64::from(plan.rate);
@@ -78,7 +127,7 @@ impl<'a> Slot<'a> {
         let performing = self.client.perform(operation);
         let completion = match shared.env.timeout(limit, performing).await {
             Ok(completion) => completion,
-            Err(_) => Completion::Unknown(format!("no answer after {} ms", limit.as_millis())),
+            Err(_) => Completion::Unknown(format!("{NO_ANSWER}{} ms", limit.as_millis())),
         };
         shared
             .recorder

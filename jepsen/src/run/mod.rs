@@ -21,6 +21,7 @@ mod plan;
 mod recorder;
 mod results;
 mod runner;
+mod script;
 mod target;
 pub mod workload;
 
@@ -30,6 +31,9 @@ pub use faults::{DamageKind, Fault, FaultRecord, Link, TimedFault, node_name};
 pub use nemesis::{Kind, NEMESES, kinds_named};
 pub use plan::{ClientPlan, PLAN_VERSION, PlanError, TestPlan};
 pub use recorder::Recorder;
-pub use results::{FAULTS_FILE, HISTORY_FILE, PLAN_FILE, RESULTS_FILE, Results, VerdictName};
+pub use results::{
+    FAULTS_FILE, HISTORY_FILE, PLAN_FILE, RESULTS_FILE, Results, VerdictName, cut_short,
+};
 pub use runner::{RunError, run};
+pub use script::{ScriptedOperation, again};
 pub use target::{Client, Completion, Incident, Operation, Struck, Target, TargetError};

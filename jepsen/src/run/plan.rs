@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::faults::TimedFault;
 use super::nemesis::{self, Kind};
+use super::script::ScriptedOperation;
 use super::workload::WorkloadPlan;
 use hedgerow_env::Random;
 
@@ -55,6 +56,9 @@ pub struct TestPlan {
     pub nemesis: Vec<String>,
     /// What strikes when.
     pub faults: Vec<TimedFault>,
+    /// What clients do, if it is not drawn: the operations of another run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<Vec<ScriptedOperation>>,
 }
 
 /// A plan that cannot be run.
@@ -95,6 +99,7 @@ impl TestPlan {
             clients,
             nemesis: names,
             faults: Vec::new(),
+            script: None,
         };
         plan.check()?;
         let mut random = plan.random("nemesis");
@@ -142,6 +147,12 @@ impl TestPlan {
         let nodes = self.faults.iter().flat_map(|timed| timed.fault.nodes());
         if nodes.max().is_some_and(|node| node >= self.nodes) {
             return refuse("a fault names a node that the plan does not have".to_owned());
+        }
+        for scripted in self.script.iter().flatten() {
+            scripted.operation()?;
+            if scripted.slot >= clients.concurrency {
+                return refuse("the script names a client that the plan does not have".to_owned());
+            }
         }
         self.workload.check()
     }

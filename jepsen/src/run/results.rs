@@ -177,6 +177,22 @@ impl Ended<'_> {
     }
 }
 
+/// The results of a test that `why` cut short: the history so far is judged, nothing is known of
+/// faults.
+#[must_use]
+pub fn cut_short(plan: &TestPlan, target: &'static str, why: Incident, history: &[u8]) -> Results {
+    let ended = Ended {
+        plan,
+        target,
+        functions: BTreeMap::new(),
+        coverage: Coverage::default(),
+        incidents: vec![why],
+        started: WallTime(0),
+        duration_s: 0.0,
+    };
+    ended.judge(history)
+}
+
 fn operations(witness: &Witness, calls: &[Call]) -> Vec<WitnessOperation> {
     let described = |number: &u64| {
         let call = calls.get(usize::try_from(*number).ok()?)?;

@@ -58,6 +58,7 @@ pub async fn run(env: &Env, plan: &TestPlan, target: Arc<dyn Target>) -> Result<
         recorder: recorder.clone(),
         generator: Mutex::new(plan.workload.generator()),
         stopped: AtomicBool::new(false),
+        script: Shared::script_of(plan),
     };
     let (records, recovered) = phases(&shared, plan).await;
     let incidents = target.tear_down().await;

@@ -24,26 +24,69 @@ pub struct Cluster(Arc<Inner>);
 struct Inner {
     world: World,
     plan: Plan,
+    manner: Manner,
     indexes: Vec<NodeIndex>,
     /// Where the initiators run; not one of the cluster's nodes.
     machine: NodeIndex,
     live: Mutex<BTreeMap<NodeIndex, Node>>,
-    agents: Arc<Agents>,
+    /// The clients that sit on the nodes, if any do.
+    agents: Option<Arc<Agents>>,
 }
 
-fn address(index: NodeIndex) -> String {
-    format!("node-{}:{PORT}", index.0)
+/// In what scenarios differ from tests that processes run, too.
+struct Manner {
+    /// The number in the first node's name.
+    first_number: u16,
+    pool_bytes: u64,
+    timing: GroupTiming,
+    scale: StoreScale,
+}
+
+impl Manner {
+    /// Small and quick, so that rare things happen within half a minute.
+    fn scenario() -> Self {
+        Self {
+            first_number: 0,
+            pool_bytes: 256 << 20,
+            timing: GroupTiming {
+                heartbeat: Duration::from_millis(250),
+                election: Duration::from_millis(1_000),
+            },
+            scale: StoreScale::Simulation,
+        }
+    }
+
+    /// As processes under test are configured.
+    fn test() -> Self {
+        Self {
+            first_number: 1,
+            pool_bytes: 20 << 30,
+            timing: GroupTiming::default(),
+            scale: StoreScale::Workstation,
+        }
+    }
 }
 
 impl Cluster {
-    /// Adds the plan's nodes to the world and starts them.
+    /// Adds the plan's nodes to the world and starts them, with clients beside them.
     #[must_use]
     pub fn start(world: &World, plan: &Plan, agents: Arc<Agents>) -> Self {
+        Self::start_all(world, plan, Manner::scenario(), Some(agents))
+    }
+
+    /// Adds the plan's nodes to the world and starts them, and nothing else but a machine for
+    /// whoever uses them.
+    #[must_use]
+    pub fn start_alone(world: &World, plan: &Plan) -> Self {
+        Self::start_all(world, plan, Manner::test(), None)
+    }
+
+    fn start_all(world: &World, plan: &Plan, manner: Manner, agents: Option<Arc<Agents>>) -> Self {
         let mut indexes = Vec::new();
         for number in 0..plan.nodes {
             let rack = number % plan.racks;
             let spec = NodeSpec::new(
-                &format!("node-{number}"),
+                &format!("node-{}", number + manner.first_number),
                 &format!("rack-{rack}"),
                 &format!("dc-{}", rack % plan.data_centres),
             );
@@ -52,13 +95,19 @@ impl Cluster {
             indexes.push(index);
         }
         let machine = world.add_node(NodeSpec::new("initiators", "rack-0", "dc-0"));
-        let initiators = Arc::clone(&agents);
-        drop(world.start(machine, move |env| {
-            Box::pin(run_initiators(Arc::clone(&initiators), env))
-        }));
+        match &agents {
+            Some(agents) => {
+                let agents = Arc::clone(agents);
+                drop(world.start(machine, move |env| {
+                    Box::pin(run_initiators(Arc::clone(&agents), env))
+                }));
+            }
+            None => drop(world.start_idle(machine)),
+        }
         let cluster = Self(Arc::new(Inner {
             world: world.clone(),
             plan: plan.clone(),
+            manner,
             indexes,
             machine,
             live: Mutex::default(),
@@ -78,6 +127,18 @@ impl Cluster {
     #[must_use]
     pub fn machine(&self) -> NodeIndex {
         self.0.machine
+    }
+
+    /// Where a node's RPC answers.
+    #[must_use]
+    pub fn address(&self, index: NodeIndex) -> String {
+        format!("{}:{PORT}", self.0.world.spec(index).name)
+    }
+
+    /// Where a node's portal answers.
+    #[must_use]
+    pub fn portal(&self, index: NodeIndex) -> String {
+        format!("{}:{PORTAL_PORT}", self.0.world.spec(index).name)
     }
 
     /// The nodes.
@@ -113,12 +174,12 @@ impl Cluster {
             .indexes
             .iter()
             .take(3)
-            .map(|seed| address(*seed))
+            .map(|seed| self.address(*seed))
             .collect();
         NodeConfig {
             name: spec.name,
-            listen: address(index),
-            advertise: address(index),
+            listen: self.address(index),
+            advertise: self.address(index),
             seeds,
             roles: Roles::ALL,
             location: Location {
@@ -128,19 +189,16 @@ impl Cluster {
             pools: vec![PoolConfig {
                 directory: "pool-0".into(),
                 residence: Residence::Hdd,
-                capacity_bytes: 256 << 20,
+                capacity_bytes: self.0.manner.pool_bytes,
             }],
             iscsi: Some(IscsiConfig {
-                listen: format!("node-{}:{PORTAL_PORT}", index.0),
+                listen: self.portal(index),
                 exports: Exports::All,
                 chap: None,
             }),
             shards: self.0.plan.shards,
-            timing: GroupTiming {
-                heartbeat: Duration::from_millis(250),
-                election: Duration::from_millis(1_000),
-            },
-            scale: StoreScale::Simulation,
+            timing: self.0.manner.timing,
+            scale: self.0.manner.scale,
         }
     }
 
@@ -156,6 +214,9 @@ impl Cluster {
             }
         };
         self.live().insert(index, node.clone());
-        run_agents(&self.0.agents, index, node).await;
+        match &self.0.agents {
+            Some(agents) => run_agents(agents, index, node).await,
+            None => std::future::pending().await,
+        }
     }
 }

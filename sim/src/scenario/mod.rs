@@ -17,4 +17,5 @@ pub use cluster::Cluster;
 pub use operations::{ClientId, ClientOperation, Deed, Operations};
 pub use plan::{Move, Plan};
 pub use run::{Failure, FailureKind, Report, run_plan, run_script};
+pub(crate) use run::{converge, on_node};
 pub use script::{SERVICE_SUCCESSES, Script};

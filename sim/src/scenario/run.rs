@@ -445,7 +445,7 @@ async fn serve(
 }
 
 /// Waits until no copy is missing.
-async fn converge(world: &World, cluster: &Cluster) -> Result<(), Failure> {
+pub(crate) async fn converge(world: &World, cluster: &Cluster) -> Result<(), Failure> {
     let give_up = world.now_ns() + nanoseconds(CONVERGE_LIMIT);
     let mut last = String::from("nothing was heard");
     while world.now_ns() < give_up {

@@ -19,6 +19,13 @@ pub const RATE_BOUND_PPM: i32 = 100_000;
 /// The wall time at which a world begins: 2026-01-01, in milliseconds since the Unix epoch.
 const WALL_BASE_MS: i64 = 1_767_225_600_000;
 
+/// What a right clock shows when the world is `true_ns` old.
+#[must_use]
+pub fn wall_time(true_ns: u64) -> WallTime {
+    let base_ms = u64::try_from(WALL_BASE_MS).expect("after 1970");
+    WallTime(base_ms + true_ns / 1_000_000)
+}
+
 /// A million, for rates.
 const MILLION: u128 = 1_000_000;
 

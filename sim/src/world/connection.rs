@@ -239,6 +239,9 @@ impl Connection {
         let (from_node, to_node) = (self.node(1 - to), self.node(to));
         let state = world.link(from_node, to_node).state;
         let waits = !self.lock()[to].stalled.is_empty();
+        if state != LinkState::Open {
+            world.blocked(from_node, to_node);
+        }
         match (state, &packet) {
             (LinkState::Cut | LinkState::Clogged, Packet::Reset) => {}
             (LinkState::Cut, Packet::Data(parts, sent_ns)) if self.kind == StreamKind::Rpc => {

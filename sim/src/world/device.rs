@@ -130,6 +130,8 @@ struct DeviceState {
     stuck: Vec<Waker>,
     /// A call failed in the present or last life of the process.
     failed: bool,
+    /// Calls that found no space, since the disk was last given other faults.
+    refused: u64,
 }
 
 /// A file that a call concerns.
@@ -166,6 +168,7 @@ impl Device {
                 power_losses: 0,
                 stuck: Vec::new(),
                 failed: false,
+                refused: 0,
             }),
         }
     }
@@ -297,7 +300,7 @@ impl Device {
             }
             _ => Ok(state.files.write(handle.file, offset, data.clone(), at_ns)),
         };
-        let result = result.and_then(|fits| full_unless(fits, &handle.path));
+        let result = result.and_then(|fits| state.full_unless(fits, &handle.path));
         Taken {
             done_ns,
             work_ns,
@@ -323,7 +326,8 @@ impl Device {
         let result = if state.faults.lost || fault == Some(DiskFault::Error) {
             Err(state.fail(&handle.path, "resize", "input/output error"))
         } else {
-            full_unless(state.files.resize(handle.file, length, at_ns), &handle.path)
+            let fits = state.files.resize(handle.file, length, at_ns);
+            state.full_unless(fits, &handle.path)
         };
         Taken {
             done_ns,
@@ -452,6 +456,11 @@ impl Device {
         self.lock().failed
     }
 
+    /// Calls that found no space, since the disk was last given other faults.
+    pub(super) fn refused(&self) -> u64 {
+        self.lock().refused
+    }
+
     /// The process that used the disk is gone.
     pub(super) fn process_ended(&self) {
         let mut state = self.lock();
@@ -480,6 +489,7 @@ impl Device {
         let wakers = {
             let mut state = self.lock();
             state.faults = faults;
+            state.refused = 0;
             let capacity = faults.capacity_bytes.unwrap_or(self.spec.capacity_bytes);
             state.files.set_capacity(capacity);
             if faults.stuck {
@@ -570,6 +580,16 @@ impl DeviceState {
         }
     }
 
+    fn full_unless(&mut self, fits: bool, path: &str) -> Result<(), DiskError> {
+        if fits {
+            return Ok(());
+        }
+        self.refused += 1;
+        Err(DiskError::NoSpace {
+            path: path.to_owned(),
+        })
+    }
+
     /// Whether the next sync fails, and whether it lies.
     fn sync_outcome(&mut self, fault: Option<DiskFault>) -> (bool, bool) {
         let mode = self.faults.sync;
@@ -611,15 +631,5 @@ fn chance(dice: Dice, call: DiskCall, faults: &DiskFaults) -> Option<DiskFault> 
             })
         }
         _ => None,
-    }
-}
-
-fn full_unless(fits: bool, path: &str) -> Result<(), DiskError> {
-    if fits {
-        Ok(())
-    } else {
-        Err(DiskError::NoSpace {
-            path: path.to_owned(),
-        })
     }
 }

@@ -93,6 +93,12 @@ impl World {
         self.node(node).disk.device.faults()
     }
 
+    /// Calls of a node's disk that found no space, since [`World::set_disk_faults`].
+    #[must_use]
+    pub fn writes_refused(&self, node: NodeIndex) -> u64 {
+        self.node(node).disk.device.refused()
+    }
+
     /// Whether a call of the node's disk failed in the node's present or last life: only then may
     /// it say that its disk failed. A full disk refuses calls and does not fail.
     #[must_use]

@@ -62,10 +62,30 @@ pub struct LinkRules {
     pub bytes_per_second: u64,
 }
 
+/// What became of messages on a directed link: the evidence that its rules struck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinkTally {
+    /// Messages sent.
+    pub sent: u64,
+    /// Messages and openings that met a link that was not open.
+    pub blocked: u64,
+    /// Messages that the rules made late.
+    pub late: u64,
+    /// Lost on an open link.
+    pub lost: u64,
+    /// Doubled.
+    pub doubled: u64,
+    /// Damaged.
+    pub corrupted: u64,
+    /// Connections broken on purpose.
+    pub broken: u64,
+}
+
 /// One directed link.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) rules: LinkRules,
+    pub(super) tally: LinkTally,
     latency: Latency,
     dice: Dice,
     sent: u64,
@@ -89,6 +109,7 @@ impl Link {
     pub(super) fn new(latency: Latency, dice: Dice) -> Self {
         Self {
             rules: LinkRules::default(),
+            tally: LinkTally::default(),
             latency,
             dice,
             sent: 0,
@@ -135,6 +156,8 @@ impl Link {
             flip: None,
             unordered: false,
         };
+        self.tally.sent += 1;
+        self.tally.late += u64::from(self.rules.delay_ns + self.rules.jitter_ns > 0);
         if kind == StreamKind::Client {
             return passage;
         }
@@ -149,6 +172,9 @@ impl Link {
             }
             Some(MessageFault::Corrupt { bit }) => passage.flip = Some(bit),
         }
+        self.tally.lost += u64::from(passage.arrives_ns.is_none());
+        self.tally.doubled += u64::from(passage.again_ns.is_some());
+        self.tally.corrupted += u64::from(passage.flip.is_some());
         passage
     }
 
@@ -179,6 +205,17 @@ impl World {
     #[must_use]
     pub fn link(&self, from: NodeIndex, to: NodeIndex) -> LinkRules {
         self.with_link(from, to, |link| link.rules)
+    }
+
+    /// What became of messages on a directed link until now.
+    #[must_use]
+    pub fn link_tally(&self, from: NodeIndex, to: NodeIndex) -> LinkTally {
+        self.with_link(from, to, |link| link.tally)
+    }
+
+    /// Something met a link that is not open.
+    pub(super) fn blocked(&self, from: NodeIndex, to: NodeIndex) {
+        self.with_link(from, to, |link| link.tally.blocked += 1);
     }
 
     /// Sets the rules of a directed link. What waited passes when it opens.

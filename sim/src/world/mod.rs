@@ -33,14 +33,14 @@ use bytes::Bytes;
 use hedgerow_env::Random;
 use madsim::time::TimeHandle;
 
-pub use clock::RATE_BOUND_PPM;
+pub use clock::{RATE_BOUND_PPM, wall_time};
 pub use coverage::{Coverage, FaultKind};
 pub use disk::{DiskFaults, DiskImage, DiskSpec, SECTOR_BYTES, Survival, SyncMode};
 pub use faults::{
     DiskCall, DiskCallId, DiskFault, FaultAction, MessageFault, MessageId, Strike, TimedFault,
 };
 pub use lifecycle::Crash;
-pub use link::{LinkRules, LinkState};
+pub use link::{LinkRules, LinkState, LinkTally};
 pub use network::NetworkSpec;
 pub use node::NodeStatus;
 pub use run::{Run, RunFailure, WorldConfig, run_in_world};

@@ -186,6 +186,7 @@ impl World {
         for (connection, end) in self.between(one, other) {
             self.struck(FaultKind::Reset, one);
             self.struck(FaultKind::Reset, other);
+            self.with_link(one, other, |link| link.tally.broken += 1);
             connection.break_end(self, end, "connection reset by peer");
             connection.break_end(self, 1 - end, "connection reset by peer");
         }
@@ -335,7 +336,11 @@ impl NodeEnv {
         let now_ns = self.world.now_ns();
         let at_ns = self.world.with_link(from, to, |link| link.control(now_ns));
         TrueSleep::until(&self.world, Some(&self.life), at_ns).await;
-        self.world.link(from, to).state == LinkState::Open
+        let open = self.world.link(from, to).state == LinkState::Open;
+        if !open {
+            self.world.blocked(from, to);
+        }
+        open
     }
 
     /// An opening reaches its target.

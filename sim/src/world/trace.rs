@@ -118,6 +118,8 @@ pub enum Recording {
     /// None.
     #[default]
     HashOnly,
+    /// Log lines.
+    Logs,
     /// The last so many: what a failure report shows.
     Last(usize),
     /// Those with numbers in the range.
@@ -219,6 +221,7 @@ impl Trace {
     fn keep(&self, state: &mut TraceState, event: TraceEvent) {
         let (wanted, maximum) = match &self.recording {
             Recording::HashOnly => return,
+            Recording::Logs => (event.kind == EventKind::Log, RECORDED_EVENTS_MAXIMUM),
             Recording::Last(count) => (true, (*count).min(RECORDED_EVENTS_MAXIMUM)),
             Recording::Range(range) => (range.contains(&event.number), RECORDED_EVENTS_MAXIMUM),
             Recording::All => (true, RECORDED_EVENTS_MAXIMUM),
@@ -232,9 +235,9 @@ impl Trace {
         }
     }
 
-    /// Whether any event is kept at all.
+    /// Whether any event is kept but log lines.
     pub(super) fn records(&self) -> bool {
-        self.recording != Recording::HashOnly
+        !matches!(self.recording, Recording::HashOnly | Recording::Logs)
     }
 
     fn wants_log(&self, level: Level) -> bool {

@@ -39,8 +39,24 @@ const EDGES: &[(&str, &[&str])] = &[
     ("hedgerow-node", &[CORES, "hedgerow-iscsi"]),
     ("hedgerow-jepsen", &["hedgerow-env"]),
     (
+        "hedgerow-jepsen-clients",
+        &[
+            "hedgerow-env",
+            "hedgerow-protocol",
+            "hedgerow-net",
+            "hedgerow-iscsi",
+            "hedgerow-jepsen",
+        ],
+    ),
+    (
         "hedgerow-sim",
-        &[CORES, "hedgerow-node", "hedgerow-iscsi", "hedgerow-jepsen"],
+        &[
+            CORES,
+            "hedgerow-node",
+            "hedgerow-iscsi",
+            "hedgerow-jepsen",
+            "hedgerow-jepsen-clients",
+        ],
     ),
     (
         "hedgerow",
@@ -52,6 +68,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "hedgerow-node",
             "hedgerow-iscsi",
             "hedgerow-jepsen",
+            "hedgerow-jepsen-clients",
         ],
     ),
     (

@@ -20,13 +20,13 @@ const NOTHING_DONE: [u8; 2] = [0x5, 0x6];
 
 /// The choice of a portal that all clients share.
 #[derive(Debug)]
-pub(super) struct Portals {
+pub(crate) struct Portals {
     addresses: Vec<String>,
     state: Mutex<(usize, u32)>,
 }
 
 impl Portals {
-    pub(super) fn new(addresses: Vec<String>) -> Arc<Self> {
+    pub(crate) fn new(addresses: Vec<String>) -> Arc<Self> {
         Arc::new(Self {
             addresses,
             state: Mutex::new((0, 0)),
@@ -58,15 +58,15 @@ impl Portals {
 
 /// What the clients of a test have in common.
 #[derive(Clone)]
-pub(super) struct BlockClients {
-    pub(super) env: Env,
-    pub(super) portals: Arc<Portals>,
-    pub(super) target_name: String,
-    pub(super) block_size: u32,
+pub struct BlockClients {
+    pub(crate) env: Env,
+    pub(crate) portals: Arc<Portals>,
+    pub(crate) target_name: Arc<str>,
+    pub(crate) block_size: u32,
 }
 
 /// One client.
-pub(super) struct BlockClient {
+pub(crate) struct BlockClient {
     shared: BlockClients,
     process: u64,
     session: Option<(usize, InitiatorSession)>,
@@ -83,7 +83,7 @@ impl Drop for BlockClient {
 }
 
 impl BlockClient {
-    pub(super) fn new(shared: BlockClients, process: u64) -> Self {
+    pub(crate) fn new(shared: BlockClients, process: u64) -> Self {
         Self {
             shared,
             process,

@@ -5,28 +5,27 @@ use hedgerow_env::{BoxFuture, Env};
 use hedgerow_jepsen::history::Value;
 use hedgerow_jepsen::run::workload::DiskRequest;
 use hedgerow_jepsen::run::{Client, Completion, Operation};
+use hedgerow_net::admin::{self, AskError};
 use hedgerow_net::{CallError, Rpc};
 use hedgerow_protocol::{AdminReply, AdminRequest, DiskState, Policy};
 
-use crate::client;
-
 /// What the clients of a test have in common.
 #[derive(Clone)]
-pub(super) struct AdminClients {
-    pub(super) env: Env,
-    pub(super) rpc: Rpc,
-    pub(super) addresses: Vec<String>,
-    pub(super) replication_factor: u8,
+pub struct DiskClients {
+    pub(crate) env: Env,
+    pub(crate) rpc: Rpc,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) replication_factor: u8,
 }
 
 /// A client that stays with one node.
-pub(super) struct AdminClient {
-    shared: AdminClients,
+pub(crate) struct DiskClient {
+    shared: DiskClients,
     address: String,
 }
 
-impl AdminClient {
-    pub(super) fn new(shared: AdminClients, process: u64) -> Self {
+impl DiskClient {
+    pub(crate) fn new(shared: DiskClients, process: u64) -> Self {
         let count = shared.addresses.len() as u64;
         let at = usize::try_from(process % count).expect("less than the nodes");
         let address = shared.addresses[at].clone();
@@ -57,7 +56,7 @@ impl AdminClient {
         };
         let show = request == DiskRequest::Show;
         let message = self.request(name, request);
-        match client::ask_node(&self.shared.rpc, &self.address, &message).await {
+        match admin::ask(&self.shared.rpc, &self.address, &message).await {
             Ok(AdminReply::Disk(disk)) if show => match disk.record.state {
                 DiskState::Ready => Completion::Ok(int(disk.record.size_bytes)),
                 // Its name is taken until its data is gone, but it is no disk any more.
@@ -73,8 +72,7 @@ impl AdminClient {
             Ok(AdminReply::TryAgain(text)) => Completion::Unknown(text),
             Ok(other) => Completion::Unknown(format!("unexpected answer: {other:?}")),
             Err(error) => {
-                let unreachable = error.downcast_ref::<CallError>();
-                let not_sent = matches!(unreachable, Some(CallError::Unreachable { .. }));
+                let not_sent = matches!(error, AskError::Call(CallError::Unreachable { .. }));
                 if show || not_sent {
                     Completion::Fail(error.to_string())
                 } else {
@@ -89,7 +87,7 @@ fn int(number: u64) -> Value {
     Value::Int(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
-impl Client for AdminClient {
+impl Client for DiskClient {
     fn perform<'a>(&'a mut self, operation: &'a Operation) -> BoxFuture<'a, Completion> {
         Box::pin(async move { self.ask(operation).await })
     }
