@@ -8,7 +8,7 @@ use hedgerow_jepsen::run::{Client, Completion, Operation};
 use hedgerow_net::{CallError, Rpc};
 use hedgerow_protocol::{AdminReply, AdminRequest, DiskState, Policy};
 
-use crate::client;
+use crate::asking;
 
 /// What the clients of a test have in common.
 #[derive(Clone)]
@@ -57,7 +57,7 @@ impl AdminClient {
         };
         let show = request == DiskRequest::Show;
         let message = self.request(name, request);
-        match client::ask_node(&self.shared.rpc, &self.address, &message).await {
+        match asking::ask_node(&self.shared.rpc, &self.address, &message).await {
             Ok(AdminReply::Disk(disk)) if show => match disk.record.state {
                 DiskState::Ready => Completion::Ok(int(disk.record.size_bytes)),
                 // Its name is taken until its data is gone, but it is no disk any more.
@@ -70,7 +70,9 @@ impl AdminClient {
                 Completion::Ok(operation.argument.clone())
             }
             Ok(AdminReply::TryAgain(text)) if show => Completion::Fail(text),
-            Ok(AdminReply::TryAgain(text)) => Completion::Unknown(text),
+            Ok(
+                AdminReply::TryAgain(text) | AdminReply::Unknown(text) | AdminReply::Working(text),
+            ) => Completion::Unknown(text),
             Ok(other) => Completion::Unknown(format!("unexpected answer: {other:?}")),
             Err(error) => {
                 let unreachable = error.downcast_ref::<CallError>();

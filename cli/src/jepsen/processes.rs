@@ -28,7 +28,7 @@ use super::damage::damage;
 use super::iscsi::{BlockClient, BlockClients, Portals};
 use super::node_process::{Ended, NodeProcess, Start};
 use super::os;
-use crate::client;
+use crate::asking;
 
 /// A cluster forms within seconds; a busy machine takes longer.
 const FORM_LIMIT: Duration = Duration::from_secs(90);
@@ -76,7 +76,7 @@ enum Clients {
 impl Processes {
     pub(super) fn new(env: Env, place: Place) -> anyhow::Result<Self> {
         Ok(Self {
-            rpc: client::admin_rpc(env.clone())?,
+            rpc: asking::admin_rpc(env.clone())?,
             cluster: Cluster::new(env),
             place,
             ready: OnceLock::new(),
@@ -205,7 +205,7 @@ impl Processes {
         let give_up = env.now() + FORM_LIMIT;
         let mut last = String::new();
         while env.now() < give_up {
-            match client::ask_node(&self.rpc, address, &AdminRequest::Status).await {
+            match asking::ask_node(&self.rpc, address, &AdminRequest::Status).await {
                 Ok(AdminReply::Status(status)) => {
                     let up = status
                         .nodes
@@ -246,7 +246,7 @@ impl Processes {
         };
         let give_up = env.now() + FORM_LIMIT;
         loop {
-            match client::ask_node(&self.rpc, address, &request).await {
+            match asking::ask_node(&self.rpc, address, &request).await {
                 Ok(AdminReply::Disk(_)) => return Ok(()),
                 Ok(AdminReply::Refused(text)) => bail!("creating the disk: {text}"),
                 other if env.now() >= give_up => bail!("creating the disk: {other:?}"),
