@@ -1,32 +1,30 @@
-//! Commands that ask a running node: `disk ...` and `status`.
+//! Commands on virtual disks: `disk ...`.
 
 use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use hedgerow_env::{ByteCount, Env, parse_byte_count};
-use hedgerow_net::admin;
 use hedgerow_protocol::{
-    AdminReply, AdminRequest, DiskState, DiskView, NodeState, PlacementRule, Policy, Residence,
-    StatusView,
+    AdminReply, AdminRequest, DiskRecord, DiskState, DiskView, PlacementRule, Policy, Residence,
 };
 use serde_json::{Value, json};
 
+use crate::asking::ask;
 use crate::out::say;
-use crate::{dev, progress};
 
 /// Where to ask, and how to answer.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct ClientOptions {
     /// A node to ask, HOST:PORT [default: the cluster of `hedgerow dev`]
     #[arg(long, global = true, value_name = "ADDR", env = "HEDGEROW_CONNECT")]
-    connect: Option<String>,
+    pub(crate) connect: Option<String>,
     /// The directory of the `hedgerow dev` cluster to ask
     #[arg(long, global = true, value_name = "DIR", conflicts_with = "connect")]
-    dir: Option<PathBuf>,
+    pub(crate) dir: Option<PathBuf>,
     /// Answer in JSON
     #[arg(long, global = true)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 /// `hedgerow disk ...`
@@ -112,13 +110,23 @@ pub(crate) async fn disk(
         },
         DiskCommand::List => AdminRequest::ListDisks,
         DiskCommand::Show { name } => AdminRequest::ShowDisk { name },
-        DiskCommand::Resize { name, size: text } => AdminRequest::ResizeDisk {
-            name,
-            size_bytes: size(&text)?.0,
+        // Once by its name, then by what that told: a repeat is then never about another disk of that
+        // name, and what has taken effect is not taken for a disk that never was.
+        DiskCommand::Resize { name, size: text } => {
+            let size_bytes = size(&text)?.0;
+            let seen = look_up(&env, options, name).await?;
+            AdminRequest::ResizeSeenDisk {
+                disk: seen.disk,
+                from_bytes: seen.size_bytes,
+                generation: seen.generation,
+                size_bytes,
+            }
+        }
+        DiskCommand::Delete { name } => AdminRequest::DeleteDiskById {
+            disk: look_up(&env, options, name).await?.disk,
         },
-        DiskCommand::Delete { name } => AdminRequest::DeleteDisk { name },
     };
-    match ask(env, options, &request).await? {
+    match ask(&env, options, &request).await? {
         AdminReply::Disks(disks) if options.json => {
             let disks: Vec<Value> = disks.iter().map(disk_json).collect();
             print_json(&json!({ "schema_version": 1, "disks": disks }));
@@ -133,6 +141,14 @@ pub(crate) async fn disk(
         other => bail!("unexpected answer: {other:?}"),
     }
     Ok(())
+}
+
+/// What the root knows of the disk that has this name now.
+async fn look_up(env: &Env, options: &ClientOptions, name: String) -> anyhow::Result<DiskRecord> {
+    match ask(env, options, &AdminRequest::ShowDisk { name }).await? {
+        AdminReply::Disk(disk) => Ok(disk.record),
+        other => bail!("unexpected answer: {other:?}"),
+    }
 }
 
 impl CreateDisk {
@@ -155,54 +171,8 @@ impl CreateDisk {
     }
 }
 
-/// Runs `hedgerow status`.
-pub(crate) async fn status(env: Env, options: &ClientOptions) -> anyhow::Result<()> {
-    let AdminReply::Status(status) = ask(env, options, &AdminRequest::Status).await? else {
-        bail!("unexpected answer");
-    };
-    if options.json {
-        print_json(&status_json(&status));
-    } else {
-        print_status(&status);
-    }
-    Ok(())
-}
-
-/// Asks the chosen node, or one of the development cluster's.
-pub(crate) async fn ask(
-    env: Env,
-    options: &ClientOptions,
-    request: &AdminRequest,
-) -> anyhow::Result<AdminReply> {
-    let addresses = match &options.connect {
-        Some(address) => vec![address.clone()],
-        None => dev::addresses(options.dir.as_deref())?,
-    };
-    let rpc = admin::client(env.clone())?;
-    let mut last = String::new();
-    for address in &addresses {
-        let what = || format!("{} through {address}", doing(request));
-        match progress::shown(&env, what, admin::ask(&rpc, address, request)).await {
-            Ok(AdminReply::Refused(text)) => bail!(text),
-            Ok(AdminReply::TryAgain(text)) => last = text,
-            Ok(reply) => return Ok(reply),
-            Err(error) => last = error.to_string(),
-        }
-    }
-    bail!("no node could answer ({last}); is the cluster running? Name a node with --connect")
-}
-
-/// What is said while it takes longer than a second.
-fn doing(request: &AdminRequest) -> &'static str {
-    match request {
-        AdminRequest::CreateDisk { .. } => "creating the disk",
-        AdminRequest::ResizeDisk { .. } => "resizing the disk",
-        AdminRequest::DeleteDisk { .. } => "deleting the disk",
-        _ => "asking",
-    }
-}
-
-fn print_json(value: &Value) {
+/// One line of JSON, on standard output.
+pub(crate) fn print_json(value: &Value) {
     say!("{value}");
 }
 
@@ -257,82 +227,6 @@ fn print_disks(disks: &[DiskView]) {
             record.policy.block_size,
             state_name(record.state),
             disk.urls.join(" "),
-        );
-    }
-}
-
-fn node_state(state: NodeState) -> &'static str {
-    match state {
-        NodeState::Up => "up",
-        NodeState::Down => "down",
-        NodeState::Draining => "draining",
-    }
-}
-
-fn status_json(status: &StatusView) -> Value {
-    let nodes: Vec<Value> = status
-        .nodes
-        .iter()
-        .map(|node| {
-            json!({
-                "id": format!("{:016x}", node.node.0),
-                "name": node.name,
-                "state": node_state(node.state),
-                "reason": node.reason,
-                "roles": node.roles.names(),
-                "address": node.address,
-                "data_centre": node.location.data_centre,
-                "rack": node.location.rack,
-            })
-        })
-        .collect();
-    json!({
-        "schema_version": 1,
-        "cluster": status.cluster,
-        "nodes": nodes,
-        "disks": status.disks,
-        "under_replicated_bytes": status.under_replicated_bytes,
-        "damaged": status.damaged,
-        "silent_groups": status.silent_groups,
-    })
-}
-
-fn print_status(status: &StatusView) {
-    say!("cluster           {}", status.cluster);
-    say!("disks             {}", status.disks);
-    say!(
-        "under-replicated  {}",
-        ByteCount(status.under_replicated_bytes)
-    );
-    say!("damaged copies    {}", status.damaged);
-    if !status.silent_groups.is_empty() {
-        say!(
-            "no leader answered for shards {:?}: the sums above lack them",
-            status.silent_groups
-        );
-    }
-    say!();
-    say!(
-        "{:<16} {:<9} {:<22} {:<22} LOCATION",
-        "NODE",
-        "STATE",
-        "ADDRESS",
-        "ROLES"
-    );
-    for node in &status.nodes {
-        say!(
-            "{:<16} {:<9} {:<22} {:<22} {}/{}{}",
-            node.name,
-            node_state(node.state),
-            node.address,
-            node.roles.names().join("+"),
-            node.location.data_centre,
-            node.location.rack,
-            if node.reason.is_empty() {
-                String::new()
-            } else {
-                format!("  ({})", node.reason)
-            },
         );
     }
 }

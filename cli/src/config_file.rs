@@ -12,7 +12,8 @@ use anyhow::Context as _;
 use hedgerow_env::parse_byte_count;
 use hedgerow_node::{Exports, GroupTiming, IscsiConfig, NodeConfig, PoolConfig, StoreScale};
 use hedgerow_protocol::{Location, Residence, Roles};
-use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 /// A node's file, read and checked.
@@ -28,7 +29,7 @@ pub(crate) struct NodeFile {
 #[serde(deny_unknown_fields)]
 struct File {
     name: Spanned<String>,
-    data_directory: PathBuf,
+    data_directory: Spanned<String>,
     listen: Spanned<String>,
     advertise: Option<Spanned<String>>,
     seeds: Spanned<Vec<Spanned<String>>>,
@@ -55,8 +56,8 @@ enum Role {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct LocationTable {
-    data_centre: Option<String>,
-    rack: Option<String>,
+    data_centre: Option<Spanned<String>>,
+    rack: Option<Spanned<String>>,
     fqdn: Option<Spanned<String>>,
 }
 
@@ -78,11 +79,36 @@ struct Iscsi {
     chap_secret: Option<Spanned<String>>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum ExportList {
     Word(String),
-    Names(Vec<String>),
+    Names(Vec<Spanned<String>>),
+}
+
+/// Written out: an untagged enum would forget where its values stand.
+impl<'de> Deserialize<'de> for ExportList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = ExportList;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("\"all\" or a list of disk names")
+            }
+
+            fn visit_str<E>(self, word: &str) -> Result<ExportList, E> {
+                Ok(ExportList::Word(word.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<ExportList, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = list.next_element()? {
+                    names.push(name);
+                }
+                Ok(ExportList::Names(names))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 #[derive(Deserialize)]
@@ -136,6 +162,11 @@ fn parse(text: &str) -> anyhow::Result<NodeFile> {
         text,
         spans: BTreeMap::new(),
     };
+    let data_directory = places.take("data_directory", 0, file.data_directory);
+    if data_directory.trim().is_empty() {
+        let problem = "it needs a name, such as \"/var/lib/hedgerow\"";
+        return Err(places.wrong("data_directory", 0, problem));
+    }
     let listen = places.take("listen", 0, file.listen);
     let advertise = match file.advertise {
         Some(advertise) => places.take("advertise", 0, advertise),
@@ -179,7 +210,7 @@ fn parse(text: &str) -> anyhow::Result<NodeFile> {
     node.check()
         .map_err(|error| places.wrong(error.key, error.entry, &error.problem))?;
     Ok(NodeFile {
-        data_directory: file.data_directory,
+        data_directory: data_directory.into(),
         node,
         #[cfg(feature = "testing")]
         test: file.test,
@@ -208,7 +239,11 @@ fn roles(places: &mut Places<'_>, list: Option<Spanned<Vec<Role>>>) -> Roles {
 fn pools(places: &mut Places<'_>, tables: Vec<Pool>) -> anyhow::Result<Vec<PoolConfig>> {
     let mut pools = Vec::new();
     for (position, pool) in tables.into_iter().enumerate() {
-        let directory = places.take("pool", position, pool.directory);
+        // For what is wrong with their number.
+        places
+            .spans
+            .insert(("pool", position), pool.directory.span());
+        let directory = places.take("pool.directory", position, pool.directory);
         let capacity = places.take("pool.capacity", position, pool.capacity);
         let capacity = parse_byte_count(&capacity)
             .map_err(|problem| places.wrong("pool.capacity", position, &problem))?;
@@ -233,11 +268,19 @@ fn location(places: &mut Places<'_>, table: LocationTable) -> anyhow::Result<Loc
             let problem = "give either fqdn, or data_centre and rack";
             return Err(places.wrong("location.fqdn", 0, problem));
         }
-        return Ok(hedgerow_node::location_of_name(&fqdn));
+        let location = hedgerow_node::location_of_name(&fqdn);
+        if location.rack.is_empty() || location.data_centre.is_empty() {
+            let problem = format!("{fqdn:?} is not node.rack.data-centre or longer");
+            return Err(places.wrong("location.fqdn", 0, &problem));
+        }
+        return Ok(location);
     }
+    let mut given = |key, value: Option<Spanned<String>>, default: &str| {
+        value.map_or_else(|| default.into(), |value| places.take(key, 0, value))
+    };
     Ok(Location {
-        data_centre: data_centre.unwrap_or_else(|| "dc-1".into()),
-        rack: rack.unwrap_or_else(|| "rack-1".into()),
+        data_centre: given("location.data_centre", data_centre, "dc-1"),
+        rack: given("location.rack", rack, "rack-1"),
     })
 }
 
@@ -253,7 +296,11 @@ fn iscsi(places: &mut Places<'_>, table: Iscsi) -> anyhow::Result<IscsiConfig> {
                 let problem = format!("{word:?}: write \"all\" or a list of disk names");
                 return Err(places.wrong("iscsi.exports", 0, &problem));
             }
-            ExportList::Names(names) => Exports::Names(names),
+            ExportList::Names(names) => {
+                let names = names.into_iter().enumerate();
+                let names = names.map(|(entry, name)| places.take("iscsi.exports", entry, name));
+                Exports::Names(names.collect())
+            }
         },
     };
     let user = table.chap_user.map(|user| places.take(USER, 0, user));
@@ -262,6 +309,9 @@ fn iscsi(places: &mut Places<'_>, table: Iscsi) -> anyhow::Result<IscsiConfig> {
         .map(|secret| places.take(SECRET, 0, secret));
     let chap = match (user, secret) {
         (None, None) => None,
+        (Some(user), Some(_)) if user.is_empty() => {
+            return Err(places.wrong(USER, 0, "it needs a name"));
+        }
         (Some(user), Some(secret)) if secret.len() >= 12 => Some((user, secret)),
         (Some(_), Some(_)) => {
             let problem = "at least 12 characters (RFC 7143 12.1.3)";
@@ -290,14 +340,28 @@ mod tests {
         assert_eq!(file.node.seeds.len(), 3);
     }
 
+    /// In every table, however deep.
     #[test]
-    fn unknown_keys_and_wrong_values_are_named_with_their_line() {
-        let unknown = format!("{}\nspeed = 3\n", "listn = \"a:1\"");
-        let error = format!("{:#}", parse(&unknown).unwrap_err());
-        assert!(
-            error.contains("listn") && error.contains("line 1"),
-            "{error}"
-        );
+    fn an_unknown_key_is_named_with_its_line() {
+        let sound = format!("{EXAMPLE}\n[timing]\nheartbeat_ms = 300\nelection_ms = 1200\n");
+        assert!(parse(&sound).is_ok());
+        for line in [
+            "name = \"node-1\"",
+            "rack = \"rack-1\"",
+            "directory = \"pool-0\"",
+            "listen = \"10.0.0.1:3260\"",
+            "heartbeat_ms = 300",
+        ] {
+            let number = sound[..sound.find(line).unwrap()].lines().count() + 1;
+            let text = sound.replacen(line, &format!("speed = 3\n{line}"), 1);
+            let error = format!("{:#}", parse(&text).unwrap_err());
+            assert!(error.contains("unknown field `speed`"), "{line}: {error}");
+            let place = format!("line {number},");
+            assert!(error.contains(&place), "{line}: {place} in {error}");
+        }
+        let table = sound.replacen("[timing]", "[[pools]]\n[timing]", 1);
+        let error = format!("{:#}", parse(&table).unwrap_err());
+        assert!(error.contains("unknown field `pools`"), "{error}");
     }
 
     /// The example with one line replaced is refused, naming that line, `key` and the problem.
@@ -362,9 +426,60 @@ mod tests {
         let pool = "[[pool]]\ndirectory = \"pool-0\"\ncapacity = \"1GiB\"\n[iscsi]\n";
         let error = format!("{:#}", parse(&EXAMPLE.replace(second, pool)).unwrap_err());
         assert!(
-            error.contains("pool: directory: \"pool-0\" is listed twice"),
+            error.contains("pool.directory: \"pool-0\" is listed twice"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_would_fail_or_mislead_later_is_named_with_its_key_and_line() {
+        let data = "data_directory = \"/var/lib/hedgerow\"";
+        refused(data, "data_directory = \"\"", "data_directory", "a name");
+        let capacity = "capacity = \"100GiB\"";
+        refused(capacity, "capacity = \"0\"", "pool.capacity", "no room");
+        let directory = "directory = \"pool-0\"";
+        for bad in ["../x", "/pool-0", ""] {
+            let by = format!("directory = {bad:?}");
+            let problem = if bad.is_empty() { "a name" } else { "below" };
+            refused(directory, &by, "pool.directory", problem);
+        }
+        let rack = "rack = \"rack-1\"";
+        refused(rack, "rack = \"\"", "location.rack", "64 characters");
+        let centre = "data_centre = \"dc-1\"";
+        let by = "data_centre = \"\"";
+        refused(centre, by, "location.data_centre", "64 characters");
+        let both = "data_centre = \"dc-1\"\nrack = \"rack-1\"";
+        for name in ["localhost", "node-1.rack-1", ""] {
+            let by = format!("fqdn = {name:?}");
+            refused(both, &by, "location.fqdn", "node.rack.data-centre");
+        }
+        let exports = "exports = \"all\"";
+        let by = "exports = [\"a\", \"B b\"]";
+        refused(exports, by, "iscsi.exports", "\"B b\"");
+        refused(
+            exports,
+            "exports = [\"a\", \"a\"]",
+            "iscsi.exports",
+            "twice",
+        );
+        let both = "# chap_user = \"initiator\"\n# chap_secret = \"at least 12 characters\"";
+        let by = "chap_user = \"\"\nchap_secret = \"at least 12 characters\"";
+        refused(both, by, "iscsi.chap_user", "a name");
+    }
+
+    /// Each name of a list that goes over several lines has a line of its own.
+    #[test]
+    fn a_wrong_name_in_a_list_is_named_with_its_own_line() {
+        let exports = "exports = \"all\"";
+        let number = EXAMPLE[..EXAMPLE.find(exports).unwrap()].lines().count() + 1;
+        let list = "exports = [\n  \"a\",\n  \"b/c\",\n]";
+        let error = parse(&EXAMPLE.replacen(exports, list, 1)).unwrap_err();
+        let place = format!("line {}: iscsi.exports: ", number + 2);
+        assert!(format!("{error:#}").contains(&place), "{error:#}");
+        let list = "exports = [\n  \"a\",\n  \"b\",\n]";
+        let file = parse(&EXAMPLE.replacen(exports, list, 1)).unwrap();
+        let names = Exports::Names(vec!["a".into(), "b".into()]);
+        assert_eq!(file.node.iscsi.unwrap().exports, names);
     }
 
     #[test]

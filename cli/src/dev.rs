@@ -15,6 +15,7 @@ use hedgerow_env::parse_byte_count;
 use hedgerow_node::{Exports, GroupTiming, IscsiConfig, Node, NodeConfig, PoolConfig, StoreScale};
 use hedgerow_protocol::{AdminReply, AdminRequest, Location, Policy, Residence, Roles};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::production::{Logging, production_env};
 use crate::{out, progress};
@@ -40,6 +41,9 @@ pub(crate) struct DevOptions {
     /// Size of the disk `demo`, when it is created
     #[arg(long, value_name = "SIZE", default_value = "10GiB")]
     disk_size: String,
+    /// Tell in JSON what can be used, and errors
+    #[arg(long)]
+    pub(crate) json: bool,
     /// For `cargo xtask bench`: run the workloads that come on standard input
     #[arg(long, hide = true)]
     bench_proxy: bool,
@@ -229,7 +233,7 @@ pub(crate) async fn run(options: DevOptions, logging: Logging) -> anyhow::Result
         () = crate::stop_signal() => String::new(),
     };
     if !url.is_empty() {
-        announce(&url, &directory);
+        out::offer(&announcement(&url, &directory, options.json));
         if options.bench_proxy {
             tokio::select! {
                 biased;
@@ -247,21 +251,38 @@ pub(crate) async fn run(options: DevOptions, logging: Logging) -> anyhow::Result
     Ok(())
 }
 
-fn announce(url: &str, directory: &Path) {
+/// What a person, or a script, needs next.
+fn announcement(url: &str, directory: &Path, in_json: bool) -> String {
+    let own = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("hedgerow"));
+    let here = std::env::current_dir().ok();
+    let own = as_typed(&own, here.as_deref()).display().to_string();
+    let stop = std::process::id();
+    if in_json {
+        let line = json!({
+            "schema_version": 1, "ready": [url], "program": own, "directory": directory, "pid": stop,
+        });
+        return line.to_string();
+    }
     let at = match default_directory() {
         Ok(default) if default == directory => String::new(),
         _ => format!(" --dir {}", directory.display()),
     };
-    let own = std::env::current_exe().map_or_else(
-        |_| String::from("hedgerow"),
-        |path| path.display().to_string(),
-    );
-    let stop = std::process::id();
-    out::offer(&format!(
+    format!(
         "ready {url}\n  list disks   {own} disk list{at}\n  status       {own} status{at}\n  \
          try it       qemu-io -f raw -c 'write -P 0xab 0 1M' -c 'read -P 0xab 0 1M' {url}\n  \
          stop         Ctrl-C, or kill {stop}"
-    ));
+    )
+}
+
+/// The shortest that can be typed to run `program` from the folder `here`: its path from there when
+/// it is below, else the whole one. A shell looks up a bare name elsewhere, so that gets a `./`.
+fn as_typed(program: &Path, here: Option<&Path>) -> PathBuf {
+    let below = here.and_then(|here| program.strip_prefix(here).ok());
+    match below {
+        Some(below) if below.components().count() > 1 => below.to_path_buf(),
+        Some(below) => Path::new(".").join(below),
+        None => program.to_path_buf(),
+    }
 }
 
 /// Creates the disk if it is not there and waits until it is exported; answers its URL.
@@ -305,4 +326,56 @@ async fn make_disk(node: &Node, size_bytes: u64, portal: &str) -> anyhow::Result
         node.env().sleep(Duration::from_millis(100)).await;
     }
     bail!("not ready after {} s: {last}", READY_LIMIT.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_below_the_current_folder_is_named_from_there() {
+        let typed = |program: &str, here: &str| {
+            let typed = as_typed(Path::new(program), Some(Path::new(here)));
+            typed.display().to_string()
+        };
+        let program = "/home/you/hedgerow/target/release/hedgerow";
+        assert_eq!(
+            typed(program, "/home/you/hedgerow"),
+            "target/release/hedgerow"
+        );
+        assert_eq!(
+            typed(program, "/home/you/hedgerow/target/release"),
+            "./hedgerow"
+        );
+        assert_eq!(typed(program, "/home/you/hedge"), program);
+        assert_eq!(as_typed(Path::new(program), None), Path::new(program));
+    }
+
+    /// README's first screen shows what is printed here.
+    #[test]
+    fn the_readme_shows_what_is_printed() {
+        let readme = include_str!("../../README.md");
+        let url = "iscsi://127.0.0.1:3260/iqn.2026-11.io.hedgerow:demo/0";
+        let directory = default_directory().expect("tests have a home");
+        let told = announcement(url, &directory, false);
+        let own = as_typed(
+            &std::env::current_exe().unwrap(),
+            std::env::current_dir().ok().as_deref(),
+        );
+        let told = told
+            .replace(&own.display().to_string(), "target/release/hedgerow")
+            .replace(&std::process::id().to_string(), "21685");
+        assert!(readme.contains(&told), "not in README.md:\n{told}");
+        assert!(readme.contains("starting 3 nodes below /home/you/.local/share/hedgerow/dev"));
+    }
+
+    #[test]
+    fn scripts_get_one_line_of_json() {
+        let told = announcement("iscsi://a:1/b/0", Path::new("/data"), true);
+        let line: serde_json::Value = serde_json::from_str(&told).unwrap();
+        assert_eq!(line["schema_version"], 1);
+        assert_eq!(line["ready"], json!(["iscsi://a:1/b/0"]));
+        assert_eq!(line["directory"], "/data");
+        assert!(!told.contains('\n'));
+    }
 }

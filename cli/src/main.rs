@@ -1,14 +1,17 @@
 //! `hedgerow`: the one binary. Configuration, wiring and every subcommand.
 
+mod asking;
 mod bench_proxy;
 mod client;
 mod config_file;
 mod dev;
+mod failure;
 mod jepsen;
 mod jepsen_pages;
 mod out;
 mod production;
 mod progress;
+mod status;
 #[cfg(feature = "testing")]
 mod testing;
 
@@ -58,6 +61,9 @@ enum Command {
         /// Its configuration (docs/operations/configuration.md)
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Tell in JSON what can be used, and errors
+        #[arg(long)]
+        json: bool,
     },
     /// Create, list, show, resize and delete virtual disks
     Disk {
@@ -78,12 +84,52 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Whether a script reads what is said.
+    fn is_for_scripts(&self) -> bool {
+        match self {
+            Self::Dev(options) => options.json,
+            Self::Node { json, .. } => *json,
+            Self::Disk { options, .. } | Self::Status { options } => options.json,
+            Self::Jepsen { .. } => false,
+        }
+    }
+}
+
+/// The command line is wrong.
+const EXIT_USAGE: u8 = 2;
+
+/// Reads the command line. What is wrong with it is told as everything else is.
+fn parsed() -> Result<CommandLine, ExitCode> {
+    let error = match CommandLine::try_parse() {
+        Ok(line) => return Ok(line),
+        Err(error) => error,
+    };
+    if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+        let text = error.to_string();
+        let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+        let message = lines.next().unwrap_or_default();
+        let message = message.trim_start_matches("error: ");
+        let rest: Vec<&str> = lines.map(str::trim).collect();
+        let remedy = Some(rest.join(" ")).filter(|rest| !rest.is_empty());
+        eprintln!(
+            "{}",
+            failure::in_one_line(message, remedy.as_deref(), EXIT_USAGE)
+        );
+        return Err(ExitCode::from(EXIT_USAGE));
+    }
+    error.exit()
+}
+
 fn main() -> ExitCode {
-    let line = CommandLine::parse();
+    let line = match parsed() {
+        Ok(line) => line,
+        Err(code) => return code,
+    };
     abort_on_panic();
     if let Err(error) = choose_mutant() {
         eprintln!("hedgerow: {error}");
-        return ExitCode::from(2);
+        return ExitCode::from(EXIT_USAGE);
     }
     let command = match line.command {
         Command::Jepsen { command } => return jepsen::run(command),
@@ -102,25 +148,23 @@ fn main() -> ExitCode {
         .max_blocking_threads(64)
         .build()
         .expect("a runtime needs threads, and the machine refused them");
+    let in_json = command.is_for_scripts();
     let result = runtime.block_on(run(command, logging));
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("hedgerow: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failure::tell(&error, in_json),
     }
 }
 
 async fn run(command: Command, logging: Logging) -> anyhow::Result<()> {
     match command {
         Command::Dev(options) => dev::run(options, logging).await,
-        Command::Node { config } => node(&config, logging).await,
+        Command::Node { config, json } => node(&config, json, logging).await,
         Command::Disk { options, command } => {
             client::disk(client_env(logging), &options, command).await
         }
-        Command::Status { options } => client::status(client_env(logging), &options).await,
+        Command::Status { options } => status::status(client_env(logging), &options).await,
         Command::Jepsen { .. } => unreachable!("answered before the runtime was built"),
     }
 }
@@ -143,7 +187,7 @@ fn node_env(file: &config_file::NodeFile, logging: Logging) -> anyhow::Result<En
     }
 }
 
-async fn node(path: &std::path::Path, logging: Logging) -> anyhow::Result<()> {
+async fn node(path: &std::path::Path, in_json: bool, logging: Logging) -> anyhow::Result<()> {
     let file = config_file::read(path)?;
     let name = file.node.name.clone();
     let env = node_env(&file, logging)?;
@@ -151,10 +195,13 @@ async fn node(path: &std::path::Path, logging: Logging) -> anyhow::Result<()> {
     let node = Node::start(env.clone(), file.node)
         .await
         .map_err(|error| anyhow::Error::msg(error.to_string()))?;
-    out::offer(&format!("ready node {name} rpc {}", node.rpc_address()));
-    if let Some(portal) = node.portal_address() {
-        out::offer(&format!("ready portal {portal}"));
-    }
+    let portal = node.portal_address();
+    out::offer(&ready(
+        &name,
+        &node.rpc_address(),
+        portal.as_deref(),
+        in_json,
+    ));
     let waits_for = || node.waits_for().unwrap_or_default();
     let serving = async {
         while node.waits_for().is_some() {
@@ -172,6 +219,25 @@ async fn node(path: &std::path::Path, logging: Logging) -> anyhow::Result<()> {
     event!(env, Info, "node", "stopping");
     node.shutdown().await;
     Ok(())
+}
+
+/// What a node that has started offers.
+fn ready(name: &str, rpc: &str, portal: Option<&str>, in_json: bool) -> String {
+    if in_json {
+        let urls: Vec<String> = portal
+            .iter()
+            .map(|portal| format!("iscsi://{portal}"))
+            .collect();
+        let line = serde_json::json!({
+            "schema_version": 1, "ready": urls, "node": name, "rpc": rpc, "portal": portal,
+        });
+        return line.to_string();
+    }
+    let node = format!("ready node {name} rpc {rpc}");
+    portal.map_or_else(
+        || node.clone(),
+        |portal| format!("{node}\nready portal {portal}"),
+    )
 }
 
 /// Completes at SIGINT or SIGTERM.
@@ -203,4 +269,23 @@ fn choose_mutant() -> Result<(), String> {
     Err(format!(
         "HEDGEROW_MUTANT={name}: this build holds no mutants; unset it"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_tells_people_and_scripts_what_it_offers() {
+        let told = |portal, in_json| ready("n1", "a:1", portal, in_json);
+        assert_eq!(told(None, false), "ready node n1 rpc a:1");
+        let two = "ready node n1 rpc a:1\nready portal a:2";
+        assert_eq!(told(Some("a:2"), false), two);
+        let line: serde_json::Value = serde_json::from_str(&told(Some("a:2"), true)).unwrap();
+        assert_eq!(line["schema_version"], 1);
+        assert_eq!(line["ready"], serde_json::json!(["iscsi://a:2"]));
+        assert_eq!((&line["node"], &line["rpc"]), (&"n1".into(), &"a:1".into()));
+        let line: serde_json::Value = serde_json::from_str(&told(None, true)).unwrap();
+        assert_eq!(line["ready"], serde_json::json!([]));
+    }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hedgerow_disk::{StoreConfig, VerifiedConfig};
+use hedgerow_env::ByteCount;
 use hedgerow_hblock::HBlockConfig;
 use hedgerow_net::Identity;
 use hedgerow_pages::raft::RaftTiming;
@@ -10,6 +11,9 @@ use hedgerow_protocol::{Location, Residence, Roles};
 
 /// Most pools of a node (DESIGN section 1).
 pub const MAXIMUM_POOLS: usize = 4;
+
+/// Longest name of a disk; it becomes part of an iSCSI name (223 bytes).
+const MAXIMUM_NAME_BYTES: usize = 128;
 
 /// A storage pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,7 +237,9 @@ impl NodeConfig {
             return Err(wrong("name", 0, "1 to 64 characters"));
         }
         self.check_addresses()?;
+        self.check_location()?;
         self.check_pools()?;
+        self.check_exports()?;
         if self.roles == Roles::default() {
             return Err(wrong("roles", 0, "at least one of pages, hblock, proxy"));
         }
@@ -282,23 +288,170 @@ impl NodeConfig {
             let problem = format!("1 to {MAXIMUM_POOLS} pools, the first is the system pool");
             return Err(wrong("pool", self.pools.len().saturating_sub(1), problem));
         }
+        let journal = self.scale.store().journal;
+        let journal_bytes = journal.segments * journal.segment_bytes;
         for (position, pool) in self.pools.iter().enumerate() {
-            if pool.directory.is_empty() {
-                return Err(wrong("pool", position, "directory: it needs a name"));
-            }
+            let wrong_directory = |problem: String| wrong("pool.directory", position, problem);
+            check_directory(&pool.directory).map_err(wrong_directory)?;
             let mut before = self.pools[..position].iter();
             if before.any(|other| other.directory == pool.directory) {
-                let problem = format!("directory: {:?} is listed twice", pool.directory);
-                return Err(wrong("pool", position, problem));
+                let problem = format!("{:?} is listed twice", pool.directory);
+                return Err(wrong_directory(problem));
+            }
+            if pool.capacity_bytes <= journal_bytes {
+                let problem = format!(
+                    "{} leaves no room for data: the pool's journal alone takes {}",
+                    ByteCount(pool.capacity_bytes),
+                    ByteCount(journal_bytes)
+                );
+                return Err(wrong("pool.capacity", position, problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// A rack or data centre without a name would be one that all such nodes share: copies would be
+    /// spread over what is not there.
+    fn check_location(&self) -> Result<(), ConfigError> {
+        let Location { data_centre, rack } = &self.location;
+        for (key, name) in [
+            ("location.data_centre", data_centre),
+            ("location.rack", rack),
+        ] {
+            if name.trim().is_empty() || name.len() > 64 || name.contains(char::is_control) {
+                return Err(wrong(key, 0, format!("{name:?}: 1 to 64 characters")));
+            }
+        }
+        Ok(())
+    }
+
+    /// What no disk can be called would be waited for in vain.
+    fn check_exports(&self) -> Result<(), ConfigError> {
+        let Some(Exports::Names(names)) = self.iscsi.as_ref().map(|iscsi| &iscsi.exports) else {
+            return Ok(());
+        };
+        for (position, name) in names.iter().enumerate() {
+            let wrong = |problem| wrong("iscsi.exports", position, problem);
+            check_disk_name(name).map_err(wrong)?;
+            if names[..position].contains(name) {
+                return Err(wrong(format!("{name:?} is listed twice")));
             }
         }
         Ok(())
     }
 }
 
+/// Whether `path` is a directory below the node's root, wherever that is. Says what is wrong.
+fn check_directory(path: &str) -> Result<(), String> {
+    if path.is_empty() {
+        return Err("it needs a name".into());
+    }
+    let is_plain = |part: &str| !["", ".", "..", ".lock"].contains(&part);
+    if !path.split('/').all(is_plain) || path.contains(['\0', '\\']) {
+        return Err(format!(
+            "{path:?} is not a directory below data_directory, such as \"pool-0\""
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a virtual disk can be called `name`. Says what is wrong.
+pub(crate) fn check_disk_name(name: &str) -> Result<(), String> {
+    if name.len() > MAXIMUM_NAME_BYTES {
+        return Err(format!(
+            "the name has {} characters; {MAXIMUM_NAME_BYTES} are allowed",
+            name.len()
+        ));
+    }
+    let target = hedgerow_iscsi::target_name(name);
+    target
+        .map(drop)
+        .map_err(|error| format!("name {name:?}: {error}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn sound() -> NodeConfig {
+        NodeConfig {
+            name: "n1".into(),
+            listen: "127.0.0.1:1".into(),
+            advertise: "127.0.0.1:1".into(),
+            seeds: vec!["127.0.0.1:1".into()],
+            roles: Roles::ALL,
+            location: Location {
+                data_centre: "dc-1".into(),
+                rack: "rack-1".into(),
+            },
+            pools: vec![PoolConfig {
+                directory: "pools/0".into(),
+                residence: Residence::Hdd,
+                capacity_bytes: 10 << 30,
+            }],
+            iscsi: Some(IscsiConfig {
+                listen: "127.0.0.1:2".into(),
+                exports: Exports::Names(vec!["a".into(), "b".into()]),
+                chap: None,
+            }),
+            shards: 4,
+            timing: GroupTiming::default(),
+            scale: StoreScale::Server,
+        }
+    }
+
+    /// A sound configuration with one change is refused at `key` and `entry`.
+    #[track_caller]
+    fn refused(key: &str, entry: usize, change: impl FnOnce(&mut NodeConfig)) {
+        let mut config = sound();
+        assert_eq!(config.check(), Ok(()));
+        change(&mut config);
+        let error = config.check().unwrap_err();
+        assert_eq!((error.key, error.entry), (key, entry), "{error}");
+    }
+
+    #[test]
+    fn a_pool_has_a_place_below_the_root_and_room_beside_its_journal() {
+        let bad = [
+            "", "/", "/pool", "..", "../x", "a/../b", "a//b", "a/", "./a",
+        ];
+        for directory in bad {
+            refused("pool.directory", 0, |config| {
+                directory.clone_into(&mut config.pools[0].directory);
+            });
+        }
+        for capacity_bytes in [0, 1 << 20, 1 << 30] {
+            refused("pool.capacity", 1, |config| {
+                let mut second = config.pools[0].clone();
+                second.directory = "pools/1".into();
+                second.capacity_bytes = capacity_bytes;
+                config.pools.push(second);
+            });
+        }
+    }
+
+    #[test]
+    fn a_rack_and_a_data_centre_have_names() {
+        refused("location.rack", 0, |config| config.location.rack.clear());
+        refused("location.data_centre", 0, |config| {
+            config.location.data_centre = " ".into();
+        });
+    }
+
+    #[test]
+    fn exports_are_names_that_a_disk_can_have() {
+        let exports = |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            move |config: &mut NodeConfig| {
+                config.iscsi.as_mut().unwrap().exports = Exports::Names(names);
+            }
+        };
+        let long = "x".repeat(129);
+        for name in ["", "A", "a b", "a/b", "ä", &long] {
+            refused("iscsi.exports", 1, exports(&["a", name]));
+        }
+        refused("iscsi.exports", 2, exports(&["a", "b", "a"]));
+    }
 
     #[test]
     fn addresses_are_told_from_what_is_none() {

@@ -15,10 +15,12 @@ mod halting;
 mod node;
 mod peers;
 mod refresh;
+mod resize;
 mod roles;
 mod rollback;
 mod room;
 mod service;
+mod status;
 mod stores;
 
 pub use bootstrap::{Seed, Step, decide};

@@ -26,6 +26,7 @@ use crate::admin::AdminService;
 use crate::config::NodeConfig;
 use crate::exports::Catalog;
 use crate::refresh::RootReplica;
+use crate::resize::Clearing;
 use crate::stores::Stores;
 
 /// One try of a command to the root while the cluster forms.
@@ -243,6 +244,7 @@ impl Running {
             groups: self.groups.clone(),
             proxy: None,
             catalog: None,
+            clearing: Clearing::default(),
         };
         if config.roles.contains(Roles::PROXY) {
             let proxy = Proxy::start(

@@ -1,5 +1,6 @@
 //! Operators' requests, answered by any node.
 
+use hedgerow_env::{Generation, GroupId, NodeId, VirtualDiskId};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::envelope;
@@ -42,6 +43,26 @@ pub enum AdminRequest {
     },
     /// The state of the cluster.
     Status,
+    /// Set the size of a disk that is still as the requester saw it. Repeated, it is answered as done,
+    /// and goes on with clearing where that was interrupted.
+    ResizeSeenDisk {
+        /// The disk.
+        disk: VirtualDiskId,
+        /// The size that the requester saw, in bytes.
+        from_bytes: u64,
+        /// The generation that it saw.
+        generation: Generation,
+        /// The new size in bytes.
+        size_bytes: u64,
+    },
+    /// Delete the disk that had this identity when the requester looked. Identities are never used
+    /// again: one that is not there any more is answered as done.
+    DeleteDiskById {
+        /// The disk.
+        disk: VirtualDiskId,
+    },
+    /// The state of the cluster, with who did not answer and where the shards are.
+    StatusInFull,
 }
 
 /// A disk with what this cluster exports of it.
@@ -70,6 +91,31 @@ pub struct StatusView {
     pub silent_groups: Vec<u32>,
 }
 
+/// A shard group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardView {
+    /// The group.
+    pub shard: GroupId,
+    /// Who led it when it answered; nobody when it did not.
+    pub leader: Option<NodeId>,
+    /// Where its replicas are.
+    pub members: Vec<NodeId>,
+    /// Containers that it has placed; unknown when it did not answer.
+    pub containers: Option<u64>,
+}
+
+/// The state of the cluster, with who did not answer and where the shards are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FullStatus {
+    /// The sums.
+    pub view: StatusView,
+    /// Names of the nodes that did not tell how many of their copies are damaged, those that are down
+    /// included; while there are any, that sum is incomplete.
+    pub silent_nodes: Vec<String>,
+    /// The shards.
+    pub shards: Vec<ShardView>,
+}
+
 /// The answer to an operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AdminReply {
@@ -83,8 +129,15 @@ pub enum AdminReply {
     Done,
     /// Refused: nothing was changed. A sentence that says what to do.
     Refused(String),
-    /// Not possible at present, or the outcome is unknown: try again.
+    /// Not possible at present: try again. What was begun goes on then.
     TryAgain(String),
+    /// The request may have taken effect, or may yet: look, or repeat it where that is harmless.
+    Unknown(String),
+    /// It has taken effect and something is still to be done, which this node is doing: ask it the
+    /// same again to hear of the end.
+    Working(String),
+    /// To `StatusInFull`.
+    StatusInFull(FullStatus),
 }
 
 envelope! { AdminRequest = 60 v 1, AdminReply = 61 v 1 }

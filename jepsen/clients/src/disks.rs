@@ -9,6 +9,11 @@ use hedgerow_net::admin::{self, AskError};
 use hedgerow_net::{CallError, Rpc};
 use hedgerow_protocol::{AdminReply, AdminRequest, DiskState, Policy};
 
+<<<<<<< HEAD:jepsen/clients/src/disks.rs
+=======
+use crate::asking;
+
+>>>>>>> cli2:cli/src/jepsen/admin.rs
 /// What the clients of a test have in common.
 #[derive(Clone)]
 pub struct DiskClients {
@@ -56,7 +61,11 @@ impl DiskClient {
         };
         let show = request == DiskRequest::Show;
         let message = self.request(name, request);
+<<<<<<< HEAD:jepsen/clients/src/disks.rs
         match admin::ask(&self.shared.rpc, &self.address, &message).await {
+=======
+        match asking::ask_node(&self.shared.rpc, &self.address, &message).await {
+>>>>>>> cli2:cli/src/jepsen/admin.rs
             Ok(AdminReply::Disk(disk)) if show => match disk.record.state {
                 DiskState::Ready => Completion::Ok(int(disk.record.size_bytes)),
                 // Its name is taken until its data is gone, but it is no disk any more.
@@ -69,7 +78,9 @@ impl DiskClient {
                 Completion::Ok(operation.argument.clone())
             }
             Ok(AdminReply::TryAgain(text)) if show => Completion::Fail(text),
-            Ok(AdminReply::TryAgain(text)) => Completion::Unknown(text),
+            Ok(
+                AdminReply::TryAgain(text) | AdminReply::Unknown(text) | AdminReply::Working(text),
+            ) => Completion::Unknown(text),
             Ok(other) => Completion::Unknown(format!("unexpected answer: {other:?}")),
             Err(error) => {
                 let not_sent = matches!(error, AskError::Call(CallError::Unreachable { .. }));

@@ -164,15 +164,14 @@ pub(crate) fn url_of(list: &Value, name: &str) -> Option<String> {
     Some(disk["urls"].as_array()?.first()?.as_str()?.to_owned())
 }
 
-/// Whether every one of `nodes` nodes is up and nothing lacks a copy.
+/// Whether every one of `nodes` nodes is up and nothing lacks a copy, by the word of all of them.
 pub(crate) fn whole(status: &Value, nodes: usize) -> Option<()> {
     let listed = status["nodes"].as_array()?;
     let up = listed.iter().filter(|node| node["state"] == "up").count();
     let lacking = status["under_replicated_bytes"].as_u64()?;
-    let silent = status["silent_groups"]
-        .as_array()
-        .is_some_and(|groups| !groups.is_empty());
-    (up == nodes && lacking == 0 && !silent && status["damaged"] == 0).then_some(())
+    let silent = |who: &str| status[who].as_array().map(Vec::len);
+    let told = silent("silent_groups")? == 0 && silent("silent_nodes")? == 0;
+    (up == nodes && lacking == 0 && told && status["damaged"] == 0).then_some(())
 }
 
 /// Ports of loopback that are free now; held together, so that they differ.

@@ -129,7 +129,9 @@ fn check_status(status: &Value) -> anyhow::Result<()> {
         && nodes.iter().all(good_node)
         && status["disks"] == 1
         && status["under_replicated_bytes"].is_u64()
-        && status["damaged"] == 0;
+        && status["damaged"] == 0
+        && status["silent_nodes"].is_array()
+        && status["shards"].is_array();
     if !good {
         bail!("status: a field is missing or wrong: {status}");
     }

@@ -1,12 +1,14 @@
 //! Three processes; one that does not export the disk is killed in the middle of a copy.
 //!
-//! Node 1 exports. It is restarted before the first copy, so that no shard has its leader there: of
-//! nodes 2 and 3, each killed in a copy of its own, one leads the shard in use.
+//! Node 1 exports. The disk is one container, so one shard is in use; `status` says which, and who
+//! leads it. In the first copy that leader is killed; should it be node 1, node 1 is restarted first,
+//! so that the lead goes to another. In the second copy it is the node that is left.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use serde_json::Value;
 
 use super::cluster::{Node, ask_node, free_ports, url_of, wait_until, whole};
 use super::{image, qemu, step};
@@ -19,6 +21,19 @@ const CATCH_UP_LIMIT: Duration = Duration::from_secs(90);
 const COPY_RATE: &str = "64M";
 const KILL_AFTER: Duration = Duration::from_millis(900);
 const DISK: &str = "volume";
+/// The node that exports.
+const EXPORTER: usize = 0;
+/// A node that is restarted loses what it leads, unless an election happens to bring it back.
+const RESTARTS: usize = 4;
+
+/// Who is killed.
+#[derive(Clone, Copy)]
+enum Victim {
+    /// Whoever leads the shard in use at that moment. It does not export.
+    Leader,
+    /// This node.
+    Node(usize),
+}
 
 struct Cluster {
     nodes: Vec<Node>,
@@ -27,13 +42,18 @@ struct Cluster {
 
 pub(super) fn tell(folder: &Path) -> anyhow::Result<String> {
     let mut cluster = step("start three nodes, create a disk", || start(folder))?;
-    step("restart the node that exports", || {
-        cluster.restart_exporter()
+    let url = cluster.url.clone();
+    step("write a block, so that the disk is in a shard", || {
+        qemu::io(&url, &["write -P 0x11 0 4k", "flush"])
     })?;
-    let mut figures = Vec::new();
-    for (edition, victim) in [(0, 1), (1, 2)] {
-        figures.push(cluster.lose_one(folder, edition, victim)?);
-    }
+    step("have another than the exporting node lead it", || {
+        cluster.lead_elsewhere()
+    })?;
+    let (leader, first) = cluster.lose_one(folder, 0, Victim::Leader)?;
+    let mut others = (0..cluster.nodes.len()).filter(|node| ![EXPORTER, leader].contains(node));
+    let other = others.next().context("there are three nodes")?;
+    let (_, second) = cluster.lose_one(folder, 1, Victim::Node(other))?;
+    let figures = [first, second];
     for node in &mut cluster.nodes {
         step(&format!("SIGTERM to {}", node.name.clone()), || {
             node.terminate()
@@ -70,11 +90,64 @@ fn start(folder: &Path) -> anyhow::Result<Cluster> {
 }
 
 impl Cluster {
+    /// The node that leads the shard which holds the disk's one container; nothing while it has no
+    /// leader.
+    fn leader_in_use(&self, asked: usize) -> anyhow::Result<Option<usize>> {
+        let status = ask_node(&self.nodes[asked].address, &["status"])?;
+        let shards = status["shards"].as_array().context("status: shards")?;
+        let used = |shard: &&Value| shard["containers"].as_u64().is_some_and(|count| count > 0);
+        let in_use: Vec<&Value> = shards.iter().filter(used).collect();
+        let [shard] = in_use[..] else {
+            // A shard without a leader does not tell what it holds.
+            if shards.iter().any(|shard| shard["leader"].is_null()) {
+                return Ok(None);
+            }
+            bail!("one shard should be in use: {shards:?}");
+        };
+        let members = shard["members"].as_array().map_or(0, Vec::len);
+        if members != self.nodes.len() {
+            bail!("each node should be a member: {shard}");
+        }
+        let leader = shard["leader"].as_str().context("status: leader")?;
+        let mut names = self.nodes.iter().map(|node| node.name.as_str());
+        let number = names.position(|name| name == leader);
+        Ok(Some(number.context("the leader is none of the nodes")?))
+    }
+
+    /// As [`Cluster::leader_in_use`], once there is one that `wanted` takes.
+    fn await_leader(&self, asked: usize, wanted: impl Fn(usize) -> bool) -> anyhow::Result<usize> {
+        let end = Instant::now() + FORM_LIMIT;
+        loop {
+            // A cluster that elects may refuse to answer for a moment.
+            let answer = self.leader_in_use(asked);
+            if let Ok(Some(leader)) = answer
+                && wanted(leader)
+            {
+                return Ok(leader);
+            }
+            if Instant::now() >= end {
+                bail!("not so after {} s: {answer:?}", FORM_LIMIT.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Restarts the exporting node until another one leads the shard in use.
+    fn lead_elsewhere(&mut self) -> anyhow::Result<()> {
+        for _ in 0..RESTARTS {
+            if self.await_leader(EXPORTER, |_| true)? != EXPORTER {
+                return Ok(());
+            }
+            self.restart_exporter()?;
+        }
+        bail!("the exporting node leads the shard in use after {RESTARTS} restarts")
+    }
+
     /// Leaderships move to the others and stay there; the disk keeps its URL.
     fn restart_exporter(&mut self) -> anyhow::Result<()> {
-        self.nodes[0].kill()?;
+        self.nodes[EXPORTER].kill()?;
         let other = self.nodes[1].address.clone();
-        let down = |status: &serde_json::Value| {
+        let down = |status: &Value| {
             let nodes = status["nodes"].as_array()?;
             nodes
                 .iter()
@@ -82,14 +155,14 @@ impl Cluster {
                 .then_some(())
         };
         wait_until(FORM_LIMIT, || ask_node(&other, &["status"]), down)?;
-        self.nodes[0].start()?;
+        self.nodes[EXPORTER].start()?;
         wait_until(
             FORM_LIMIT,
             || ask_node(&other, &["status"]),
             |status| whole(status, 3),
         )?;
         // A node tells the URLs of its own portal.
-        let exporter = self.nodes[0].address.clone();
+        let exporter = self.nodes[EXPORTER].address.clone();
         let list = || ask_node(&exporter, &["disk", "list"]);
         let url = wait_until(FORM_LIMIT, list, |list| url_of(list, DISK))?;
         if url != self.url {
@@ -100,36 +173,49 @@ impl Cluster {
 
     /// One copy, one kill, one return. Each copy has an image of its own, so that what an earlier one
     /// left behind is not taken for it.
-    fn lose_one(&mut self, folder: &Path, edition: u64, victim: usize) -> anyhow::Result<String> {
-        let name = self.nodes[victim].name.clone();
+    /// Tells who was killed, and the figures.
+    fn lose_one(
+        &mut self,
+        folder: &Path,
+        edition: u64,
+        victim: Victim,
+    ) -> anyhow::Result<(usize, String)> {
+        let whom = match victim {
+            Victim::Leader => "the leader of the shard in use",
+            Victim::Node(number) => &self.nodes[number].name.clone(),
+        };
         let image = step("make a file system of the tree", || {
             image::make(folder, edition)
         })?;
-        step(
-            &format!("copy the image, kill -9 {name} in the middle"),
+        let killed = step(
+            &format!("copy the image, kill -9 {whom} in the middle"),
             || self.copy_while_killing(&image, victim),
         )?;
+        let name = self.nodes[killed].name.clone();
         step("read it back and compare", || {
             qemu::compare(&image, &self.url, image::IMAGE_BYTES)
         })?;
         let lacking = self.lacking()?;
         let seconds = step(&format!("start {name}: it catches up"), || {
-            self.bring_back(victim)
+            self.bring_back(killed)
         })?;
         step("compare, all nodes up", || {
             qemu::compare(&image, &self.url, image::IMAGE_BYTES)
         })?;
         std::fs::remove_file(&image)?;
-        Ok(format!(
-            "{name} caught up with {} MiB in {seconds:.1} s",
-            lacking >> 20
-        ))
+        let role = match victim {
+            Victim::Leader => "the leader ",
+            Victim::Node(_) => "",
+        };
+        let mib = lacking >> 20;
+        let figures = format!("{role}{name} caught up with {mib} MiB in {seconds:.1} s");
+        Ok((killed, figures))
     }
 
     /// The bytes that lack a copy, which are not none while a node is away.
     fn lacking(&self) -> anyhow::Result<u64> {
-        let address = &self.nodes[0].address;
-        let lacking = |status: &serde_json::Value| {
+        let address = &self.nodes[EXPORTER].address;
+        let lacking = |status: &Value| {
             let bytes = status["under_replicated_bytes"].as_u64()?;
             (bytes > 0).then_some(bytes)
         };
@@ -137,30 +223,42 @@ impl Cluster {
             .context("a node is away, and nothing lacks a copy")
     }
 
-    fn copy_while_killing(&mut self, image: &Path, victim: usize) -> anyhow::Result<()> {
+    /// Returns who was killed.
+    fn copy_while_killing(&mut self, image: &Path, victim: Victim) -> anyhow::Result<usize> {
         let mut copy = qemu::start_copy(image, &self.url, COPY_RATE)?;
         std::thread::sleep(KILL_AFTER);
+        let killed = match victim {
+            Victim::Leader => self.await_leader(EXPORTER, |_| true)?,
+            Victim::Node(number) => number,
+        };
+        if killed == EXPORTER {
+            bail!("the lead went back to the exporting node before the kill");
+        }
         if !copy.running()? {
             bail!("the copy was over before the kill{}", copy.tail());
         }
-        self.nodes[victim].kill()?;
+        self.nodes[killed].kill()?;
+        if let Victim::Leader = victim {
+            // That it led shows in that another one has to.
+            self.await_leader(EXPORTER, |leader| leader != killed)?;
+        }
         copy.finish(qemu::COPY_LIMIT)?;
         let others = self
             .nodes
             .iter_mut()
             .enumerate()
-            .filter(|(number, _)| *number != victim);
+            .filter(|(number, _)| *number != killed);
         for (_, node) in others {
             node.must_run().context("a node that nobody killed")?;
         }
-        Ok(())
+        Ok(killed)
     }
 
     /// Returns the seconds until nothing lacks a copy.
     fn bring_back(&mut self, victim: usize) -> anyhow::Result<f64> {
         let began = Instant::now();
         self.nodes[victim].start()?;
-        let address = self.nodes[0].address.clone();
+        let address = self.nodes[EXPORTER].address.clone();
         let status = || ask_node(&address, &["status"]);
         wait_until(CATCH_UP_LIMIT, status, |status| whole(status, 3))?;
         Ok(began.elapsed().as_secs_f64())
