@@ -18,7 +18,7 @@ use hedgerow_proxy::{IoError, OperationTag, VirtualDisk};
 use crate::world::{NodeIndex, World};
 
 use super::operations::{ClientId, ClientOperation, Deed, Operations, identity_seed};
-use super::plan::Plan;
+use super::plan::{Move, Plan};
 
 /// A client that waits looks this often whether it is to stop; no pause is longer.
 const CLIENT_LOOK_NS: u64 = 50_000_000;
@@ -27,7 +27,8 @@ const CLIENT_LOOK_NS: u64 = 50_000_000;
 /// proxy answers at once, from what it believes, must not wait behind what it cannot answer.
 const FORMER_HOLDER_PATIENCE: Duration = Duration::from_millis(120);
 
-/// A host that recovers goes on reading for so long at most before its first write.
+/// A host that recovers goes on reading for so long at most before its first write, unless the plan
+/// says for how long.
 const RECOVERY_MAXIMUM_MS: u64 = 1_500;
 
 /// The disk of a run.
@@ -50,6 +51,8 @@ struct State {
     goes_on_until_ns: BTreeMap<NodeIndex, u64>,
     /// The designated holder takes the disk from one that goes on, and writes nothing yet.
     recovering: bool,
+    /// For how long it does so, where the plan says.
+    recovery_ns: Option<u64>,
     running: bool,
     /// The beginning of the safety phase.
     began_ns: u64,
@@ -70,6 +73,7 @@ impl Agents {
                 designated: NodeIndex(0),
                 goes_on_until_ns: BTreeMap::new(),
                 recovering: false,
+                recovery_ns: None,
                 running: false,
                 began_ns: 0,
                 next_process: 1,
@@ -133,13 +137,14 @@ impl Agents {
     }
 
     /// Moves the disk to another node; the former holder goes on for a while, unless that is zero.
-    pub fn designate(&self, node: NodeIndex, former_goes_on_ns: u64) {
-        let until_ns = self.world.now_ns() + former_goes_on_ns;
+    pub fn designate(&self, one: &Move) {
+        let until_ns = self.world.now_ns() + one.former_goes_on_ns;
         self.with(|state| {
-            if state.designated != node {
+            if state.designated != one.to {
                 state.goes_on_until_ns.insert(state.designated, until_ns);
-                state.designated = node;
-                state.recovering = former_goes_on_ns > 0;
+                state.designated = one.to;
+                state.recovering = one.former_goes_on_ns > 0 && one.recovery_ns != Some(0);
+                state.recovery_ns = one.recovery_ns;
             }
         });
     }
@@ -276,10 +281,15 @@ impl Agents {
 /// What a host does first with a disk whose former user did not let go of it: it reads all of it,
 /// and more than once, before it writes anything, as a file system or a database does to recover.
 async fn recover(agents: &Arc<Agents>, env: &Env, index: NodeIndex, disk: &VirtualDisk) {
-    let identity = [u64::from(index.0), disk.writer().0];
-    let seed = identity_seed(agents.plan.seed, "recovery", identity);
-    let length_ms = Random::from_seed(seed).below(RECOVERY_MAXIMUM_MS);
-    let until = env.now() + Duration::from_millis(length_ms);
+    let drawn_ns = || {
+        let identity = [u64::from(index.0), disk.writer().0];
+        let seed = identity_seed(agents.plan.seed, "recovery", identity);
+        1_000_000 * Random::from_seed(seed).below(RECOVERY_MAXIMUM_MS)
+    };
+    let length_ns = agents
+        .with(|state| state.recovery_ns)
+        .unwrap_or_else(drawn_ns);
+    let until = env.now() + Duration::from_nanos(length_ns);
     let process = fresh_process(agents);
     loop {
         for block in 0..agents.plan.hot_blocks {

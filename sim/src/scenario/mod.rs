@@ -4,6 +4,7 @@
 //! with a verdict, never *unknown*: safety under faults first, then convergence and service within
 //! a bound once the faults are healed.
 
+mod ambush;
 mod clients;
 mod cluster;
 mod initiators;
@@ -12,6 +13,7 @@ mod operations;
 mod plan;
 mod run;
 mod script;
+mod stories;
 
 pub use cluster::Cluster;
 pub use operations::{ClientId, ClientOperation, Deed, Operations};

@@ -12,19 +12,9 @@ use super::plan::Move;
 
 /// Faults while the cluster forms are over after this time.
 const FORMATION_NS: u64 = 12_000_000_000;
-/// Longer than a lease and the wait for its end, so that another holder comes in.
-const AMBUSH_NS: u64 = 9_000_000_000;
-/// What may come before an ambush cuts the holder off.
-const AMBUSH_PRELUDE_NS: u64 = 2_500_000_000;
-/// The disk stays where it is for so long before an ambush: its holder must be one by then, also
-/// when it had to wait for the end of another's lease.
-const AMBUSH_CALM_NS: u64 = 5_000_000_000;
-/// How fast and slow the clocks of an ambush go; the bound is 100,000.
-const EXTREME_DRIFT_PPM: i32 = 98_000;
-
 /// The kinds, each with its weight in the mix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Kill,
     PowerLoss,
     CrashBetweenCalls,
@@ -107,7 +97,7 @@ pub(super) struct Ground {
 }
 
 /// Nothing passes.
-const CUT: LinkRules = LinkRules {
+pub(super) const CUT: LinkRules = LinkRules {
     state: LinkState::Cut,
     loss_ppm: 0,
     duplicate_ppm: 0,
@@ -120,16 +110,17 @@ const CUT: LinkRules = LinkRules {
     bytes_per_second: 0,
 };
 
-struct Draw<'a> {
-    random: &'a mut Random,
-    nodes: u16,
+/// What is drawn so far.
+pub(super) struct Draw<'a> {
+    pub(super) random: &'a mut Random,
+    pub(super) nodes: u16,
     racks: u16,
-    moves: &'a mut Vec<Move>,
-    faults: Vec<TimedFault>,
+    pub(super) moves: &'a mut Vec<Move>,
+    pub(super) faults: Vec<TimedFault>,
     /// When faults end.
-    end: u64,
+    pub(super) end: u64,
     /// Until when an ambush goes on: a second one would only spoil it.
-    ambushed_until: u64,
+    pub(super) ambushed_until: u64,
 }
 
 /// Draws what strikes while the cluster forms: in one seed of three, and over soon.
@@ -139,15 +130,12 @@ pub(super) fn draw_formation(random: &mut Random, nodes: u16) -> Vec<TimedFault>
     }
     let count = 1 + random.below(4);
     let mut moves = Vec::new();
-    let mut draw = Draw {
-        random,
+    let ground = Ground {
         nodes,
         racks: 1,
-        moves: &mut moves,
-        faults: Vec::new(),
-        end: FORMATION_NS,
-        ambushed_until: 0,
+        safety: Duration::from_nanos(FORMATION_NS),
     };
+    let mut draw = Draw::new(random, ground, &mut moves);
     const SHORT: [Kind; 6] = [
         Kind::Kill,
         Kind::PowerLoss,
@@ -171,11 +159,6 @@ pub(super) fn draw_formation(random: &mut Random, nodes: u16) -> Vec<TimedFault>
 
 /// Draws the faults of a safety phase; an ambush moves the disk, too.
 pub(super) fn draw(random: &mut Random, ground: Ground, moves: &mut Vec<Move>) -> Vec<TimedFault> {
-    let Ground {
-        nodes,
-        racks,
-        safety,
-    } = ground;
     let mut weights = Vec::new();
     for kind in KINDS {
         for _ in 0..random.below(4) {
@@ -189,16 +172,8 @@ pub(super) fn draw(random: &mut Random, ground: Ground, moves: &mut Vec<Move>) -
     if weights.is_empty() || random.chance(1, 20) {
         return Vec::new();
     }
-    let end = u64::try_from(safety.as_nanos()).expect("a run is short");
-    let mut draw = Draw {
-        random,
-        nodes,
-        racks,
-        moves,
-        faults: Vec::new(),
-        end,
-        ambushed_until: 0,
-    };
+    let mut draw = Draw::new(random, ground, moves);
+    let end = draw.end;
     let gap = 500_000_000 * (1 + draw.random.below(8));
     let mut at = draw.random.below(2_000_000_000);
     while at < end {
@@ -212,8 +187,22 @@ pub(super) fn draw(random: &mut Random, ground: Ground, moves: &mut Vec<Move>) -
     faults
 }
 
+impl<'a> Draw<'a> {
+    pub(super) fn new(random: &'a mut Random, ground: Ground, moves: &'a mut Vec<Move>) -> Self {
+        Self {
+            random,
+            nodes: ground.nodes,
+            racks: ground.racks,
+            moves,
+            faults: Vec::new(),
+            end: u64::try_from(ground.safety.as_nanos()).expect("a run is short"),
+            ambushed_until: 0,
+        }
+    }
+}
+
 impl Draw<'_> {
-    fn push(&mut self, at_ns: u64, action: FaultAction) {
+    pub(super) fn push(&mut self, at_ns: u64, action: FaultAction) {
         self.faults.push(TimedFault { at_ns, action });
     }
 
@@ -227,7 +216,7 @@ impl Draw<'_> {
         1_000_000 * (scale / 2 + self.random.below(scale))
     }
 
-    fn all(&self) -> Vec<NodeIndex> {
+    pub(super) fn all(&self) -> Vec<NodeIndex> {
         (0..self.nodes).map(NodeIndex).collect()
     }
 
@@ -327,7 +316,7 @@ impl Draw<'_> {
     }
 
     /// Rules for some links from now `until`, each way by itself unless the links are cut.
-    fn links(&mut self, kind: Kind, at: u64, until: u64) {
+    pub(super) fn links(&mut self, kind: Kind, at: u64, until: u64) {
         let all = self.all();
         for from in &all {
             for to in all.iter().filter(|to| *to != from) {
@@ -362,129 +351,19 @@ impl Draw<'_> {
         }
     }
 
-    fn link(&mut self, at: u64, until: u64, from: NodeIndex, to: NodeIndex, rules: LinkRules) {
+    pub(super) fn link(
+        &mut self,
+        at: u64,
+        until: u64,
+        from: NodeIndex,
+        to: NodeIndex,
+        rules: LinkRules,
+    ) {
         self.push(at, FaultAction::Link(from, to, rules));
         self.push(until, FaultAction::Link(from, to, LinkRules::default()));
     }
 
-    /// Who the plan has hold the disk at `at`.
-    fn holder(&self, at: u64) -> NodeIndex {
-        let before = self.moves.iter().filter(|one| one.at_ns <= at);
-        before
-            .max_by_key(|one| one.at_ns)
-            .map_or(NodeIndex(0), |one| one.to)
-    }
-
-    /// A node other than `node`.
-    fn beside(&mut self, node: NodeIndex) -> NodeIndex {
-        let step = 1 + u16::try_from(self.random.below(u64::from(self.nodes) - 1)).expect("small");
-        NodeIndex((node.0 + step) % self.nodes)
-    }
-
-    /// Another node takes the disk at `at_ns` while the holder goes on.
-    fn take_over(&mut self, at_ns: u64, to: NodeIndex) {
-        self.moves.push(Move {
-            at_ns,
-            to,
-            former_goes_on_ns: AMBUSH_NS,
-        });
-    }
-
-    fn cut(&mut self, at: u64, until: u64, one: NodeIndex, other: NodeIndex) {
-        self.link(at, until, one, other, CUT);
-        self.link(at, until, other, one, CUT);
-    }
-
-    /// An ambush that has the time that it takes: from the end of a lease to work of the next
-    /// holder. Until then the disk moves nowhere else.
-    fn ambush(&mut self, kind: Kind, mut at: u64) {
-        let mut moved = None;
-        if self.holder(at) == NodeIndex(0) {
-            // A holder that leads the root, as the first node does at first, needs nobody's answer.
-            let (at_ns, to) = (at, self.beside(NodeIndex(0)));
-            let former_goes_on_ns = 0;
-            moved = Some(Move {
-                at_ns,
-                to,
-                former_goes_on_ns,
-            });
-            at += AMBUSH_CALM_NS;
-        }
-        let until = at + AMBUSH_PRELUDE_NS + AMBUSH_NS;
-        if at < self.ambushed_until || until > self.end {
-            return;
-        }
-        self.ambushed_until = until;
-        self.moves
-            .retain(|one| one.at_ns + AMBUSH_CALM_NS < at || one.at_ns > until);
-        self.moves.extend(moved);
-        if kind == Kind::LateRenewal {
-            self.late_renewal(at);
-        } else {
-            self.ambush_holder(at);
-        }
-    }
-
-    /// The holder loses some nodes, perhaps the root's leader among them, but not all; the news of
-    /// that spreads slowly or not everywhere; and another proxy, which everyone hears, takes the
-    /// disk.
-    fn ambush_holder(&mut self, at: u64) {
-        let holder = self.holder(at);
-        let until = at + AMBUSH_NS;
-        // The first node founded the root, and leads it until something happens to it.
-        let lost = if holder != NodeIndex(0) && self.random.chance(2, 3) {
-            NodeIndex(0)
-        } else {
-            self.beside(holder)
-        };
-        let mut taker = self.beside(holder);
-        while taker == lost {
-            taker = self.beside(holder);
-        }
-        self.cut(at, until, holder, lost);
-        let rest = self.all().into_iter();
-        let rest: Vec<_> = rest
-            .filter(|one| ![holder, taker, lost].contains(one))
-            .collect();
-        // One more is lost to it at most: it is to keep its majority, and to lead on if it leads.
-        let other = rest[self.random.index(rest.len())];
-        self.cut(at, until, lost, other);
-        if self.random.chance(1, 3) {
-            for other in rest {
-                if self.random.chance(1, 2) {
-                    self.cut(at, until, holder, other);
-                }
-            }
-        }
-        if self.random.chance(1, 4) {
-            self.links(Kind::GrayLinks, at + 1, until);
-        }
-        let after = at + 1_000_000 * self.random.below(1_000);
-        self.take_over(after, taker);
-    }
-
-    /// Answers reach the holder late, then nothing of its reaches anyone: its last renewal counts
-    /// from long before it heard of it. Its clock is slow, the others' are fast.
-    fn late_renewal(&mut self, at: u64) {
-        let holder = self.holder(at);
-        let silent = at + AMBUSH_PRELUDE_NS - 1_000_000 * self.random.below(1_000);
-        let until = silent + AMBUSH_NS;
-        let late = LinkRules {
-            delay_ns: 1_000_000 * (300 + self.random.below(700)),
-            ..LinkRules::default()
-        };
-        for other in self.all().into_iter().filter(|other| *other != holder) {
-            self.push(at, FaultAction::Drift(other, EXTREME_DRIFT_PPM));
-            self.link(at, until, other, holder, late);
-            self.link(silent, until, holder, other, CUT);
-        }
-        self.push(at, FaultAction::Drift(holder, -EXTREME_DRIFT_PPM));
-        let after = silent + 1_000_000 * self.random.below(500);
-        let taker = self.beside(holder);
-        self.take_over(after, taker);
-    }
-
-    fn down(&mut self, at: u64, until: u64, node: NodeIndex, crash: Crash) {
+    pub(super) fn down(&mut self, at: u64, until: u64, node: NodeIndex, crash: Crash) {
         self.push(at, FaultAction::Crash(node, crash));
         self.push(until, FaultAction::Restart(node));
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::world::{NodeIndex, TimedFault};
 
-use super::nemesis;
+use super::{nemesis, stories};
 
 /// The disk moves to another proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,23 @@ pub struct Move {
     pub to: NodeIndex,
     /// The former holder goes on for so long, as if it knew nothing of it; zero: it releases.
     pub former_goes_on_ns: u64,
+    /// A holder that comes in where the former one goes on reads for so long before its first
+    /// write; a length of its own is drawn where none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_ns: Option<u64>,
+}
+
+impl Move {
+    /// A move of a disk that its holder releases.
+    #[must_use]
+    pub fn of_released(at_ns: u64, to: NodeIndex) -> Self {
+        Self {
+            at_ns,
+            to,
+            former_goes_on_ns: 0,
+            recovery_ns: None,
+        }
+    }
 }
 
 /// Bytes of one operation at most.
@@ -178,12 +195,13 @@ impl Plan {
         let container_bytes = 1 << 20;
         let drift = |_| i32::try_from(clocks.below(180_000)).expect("small") - 90_000;
         let mut moves = draw_moves(&mut stream(seed, 6), nodes, safety);
-        let ground = nemesis::Ground {
+        let mut ground = nemesis::Ground {
             nodes,
             racks,
             safety,
         };
         let faults = nemesis::draw(&mut stream(seed, 5), ground, &mut moves);
+        let story = stories::draw(&mut stream(seed, 8), &mut ground);
         // Many blocks and few operations leave each alone for long: what comes late is not soon
         // overwritten.
         let (few_blocks, pauses) =
@@ -202,12 +220,15 @@ impl Plan {
             clients: 1 + u32::try_from(work.below(4)).expect("small"),
             initiators: u32::try_from(work.below(4)).expect("small"),
             pause: Duration::from_millis(pauses[work.index(3)]),
-            safety,
+            safety: ground.safety,
             moves,
             drift_ppm: (0..nodes).map(drift).collect(),
             formation: nemesis::draw_formation(&mut stream(seed, 7), nodes),
             faults,
         };
+        if let Some(story) = story {
+            story.tell(&mut plan);
+        }
         plan.hot_blocks = plan.hot_blocks.min(plan.room());
         plan
     }
@@ -223,9 +244,8 @@ fn draw_moves(random: &mut Random, nodes: u16, safety: Duration) -> Vec<Move> {
         let goes_on = random.chance(1, 2);
         let former_goes_on_ns = u64::from(goes_on) * 1_000_000_000 * (1 + random.below(10));
         moves.push(Move {
-            at_ns,
-            to,
             former_goes_on_ns,
+            ..Move::of_released(at_ns, to)
         });
         at_ns += every / 2 + random.below(every);
     }

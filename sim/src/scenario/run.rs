@@ -21,7 +21,7 @@ use crate::world::{
 use super::clients::{Agents, DISK, read_all};
 use super::cluster::Cluster;
 use super::operations::{ClientOperation, Operations, identity_seed};
-use super::plan::Plan;
+use super::plan::{Move, Plan};
 use super::script::Script;
 
 /// A cluster forms within this time; faults may strike in its first twelve seconds.
@@ -342,7 +342,7 @@ async fn strike(
         no_invariant_broke(world, cluster)?;
         operator.look(world, cluster);
         while let Some(due) = moves.next_if(|due| began + due.at_ns <= world.now_ns()) {
-            agents.designate(due.to, due.former_goes_on_ns);
+            agents.designate(due);
         }
     }
     Ok(())
@@ -419,7 +419,7 @@ async fn serve(
     wanted: u64,
 ) -> Result<(), Failure> {
     let before = agents.succeeded();
-    agents.designate(NodeIndex(0), 0);
+    agents.designate(&Move::of_released(0, NodeIndex(0)));
     if wanted > 0 {
         agents.go_on_after_list();
     }

@@ -161,6 +161,7 @@ impl Edit {
             Self::NobodyGoesOn => {
                 for one in &mut plan.moves {
                     one.former_goes_on_ns = 0;
+                    one.recovery_ns = None;
                 }
             }
             Self::StayAtNode(node) => stay_at(script, *node),
@@ -262,11 +263,8 @@ fn only_listed(script: &mut Script, list: &[ClientOperation]) {
 fn stay_at(script: &mut Script, node: NodeIndex) {
     script.plan.moves.clear();
     if node != NodeIndex(0) {
-        script.plan.moves.push(crate::scenario::Move {
-            at_ns: 0,
-            to: node,
-            former_goes_on_ns: 0,
-        });
+        let first = crate::scenario::Move::of_released(0, node);
+        script.plan.moves.push(first);
     }
     let mut clients: BTreeMap<ClientId, u32> = BTreeMap::new();
     let (mut regular, mut initiators) = (1.., ClientId::FIRST_INITIATOR..);

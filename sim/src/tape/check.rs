@@ -35,6 +35,13 @@ pub(crate) fn check(script: &Script) -> Result<(), TapeError> {
         within(&format!("{place}.at_ns"), one.at_ns, 0, TIME_MAXIMUM_NS)?;
         let goes_on = format!("{place}.former_goes_on_ns");
         within(&goes_on, one.former_goes_on_ns, 0, TIME_MAXIMUM_NS)?;
+        let recovery_ns = one.recovery_ns.unwrap_or_default();
+        within(
+            &format!("{place}.recovery_ns"),
+            recovery_ns,
+            0,
+            TIME_MAXIMUM_NS,
+        )?;
     }
     for (list, faults) in [
         ("formation", &script.plan.formation),

@@ -59,11 +59,7 @@ fn script() -> Script {
             clients: 4,
             safety: std::time::Duration::from_secs(10),
             drift_ppm: vec![0, 10, 20, 30, 40],
-            moves: vec![Move {
-                at_ns: 3_000_000_000,
-                to: node(3),
-                former_goes_on_ns: 0,
-            }],
+            moves: vec![Move::of_released(3_000_000_000, node(3))],
             faults: vec![
                 fault(1, FaultAction::Crash(node(1), Crash::KILL)),
                 fault(2, FaultAction::Link(node(0), node(3), lossy)),

@@ -11,11 +11,7 @@ fn tape() -> Tape {
     let mut plan = Plan::draw(7);
     plan.hot_blocks = 10;
     plan.clients = 2;
-    plan.moves = vec![Move {
-        at_ns: 5,
-        to: NodeIndex(3),
-        former_goes_on_ns: 0,
-    }];
+    plan.moves = vec![Move::of_released(5, NodeIndex(3))];
     plan.faults = vec![
         TimedFault {
             at_ns: 1_500_000_000,

@@ -1,0 +1,256 @@
+//! Stories: seeds that tell one thing over and over, with nothing else to disturb it.
+//!
+//! A mix of faults seldom leaves a schedule of several steps the time that it takes: some other
+//! fault heals what was cut, or stops whom it is about. Each story is such a schedule, known to break
+//! a promise of its own if the code that keeps it were wrong; its times, places and repetitions are
+//! drawn.
+//!
+//! Invariants: a story is within the fault model, as any other plan; a seed that tells none has the
+//! plan that it would have without stories.
+
+use std::time::Duration;
+
+use hedgerow_env::Random;
+
+use crate::world::{Crash, DiskFaults, FaultAction, LinkRules, NodeIndex, TimedFault};
+
+use super::nemesis::{Draw, Ground, Kind};
+use super::plan::{Move, Plan};
+
+/// The shortest safety phase of a story: two ambushes and the moves before them.
+const SHORTEST_MS: u64 = 24_000;
+/// By how much it may be longer.
+const LONGER_MS: u64 = 10_000;
+/// The disk comes to its first holder within this time after its move.
+const SETTLED_NS: u64 = 2_000_000_000;
+/// Between blackouts: a proxy that starts anew waits for the end of its own former lease before
+/// anybody can write.
+const BLACKOUT_GAP_NS: u64 = 7_500_000_000;
+/// Machines come back so long after a blackout, at most.
+const BLACKOUT_MAXIMUM_MS: u64 = 2_000;
+/// The longest pause of clients in a hurry.
+const HURRY: Duration = Duration::from_millis(2);
+/// Links that hold messages back are drawn anew after this time.
+const HELD_BACK_NS: u64 = 6_000_000_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Theme {
+    /// A holder that lost the root goes on writing while the next one reads.
+    HandOver,
+    /// A holder whose renewals were answered late goes on answering from what it believes.
+    LateRenewal,
+    /// The power fails everywhere, or almost.
+    Blackout,
+    /// The holder is cut off for moments that are too short to lose the disk and long enough for
+    /// others to be named in the place of members that it does not reach.
+    ShutIn,
+    /// What the holder says arrives after it was said again.
+    HeldBack,
+}
+
+const ALL: [Theme; 5] = [
+    Theme::HandOver,
+    Theme::LateRenewal,
+    Theme::Blackout,
+    Theme::ShutIn,
+    Theme::HeldBack,
+];
+
+/// What a story makes of a plan.
+#[derive(Debug)]
+pub(super) struct Story {
+    moves: Vec<Move>,
+    faults: Vec<TimedFault>,
+    /// How the clients' work differs from what the plan had.
+    work: Work,
+}
+
+/// What clients do in a story; the plan says what is not said here.
+#[derive(Debug, Clone, Copy, Default)]
+struct Work {
+    clients: Option<u32>,
+    initiators: Option<u32>,
+    pause: Option<Duration>,
+    hot_blocks: Option<u64>,
+}
+
+impl Story {
+    /// Puts the story in the place of the plan's own faults and moves. The cluster has formed and the
+    /// disk is where it should be before it begins.
+    pub(super) fn tell(self, plan: &mut Plan) {
+        plan.formation = Vec::new();
+        plan.moves = self.moves;
+        plan.faults = self.faults;
+        let work = self.work;
+        plan.clients = work.clients.unwrap_or(plan.clients);
+        plan.initiators = work.initiators.unwrap_or(plan.initiators);
+        plan.pause = work.pause.unwrap_or(plan.pause);
+        plan.hot_blocks = work.hot_blocks.unwrap_or(plan.hot_blocks);
+    }
+}
+
+/// Draws a story for two seeds of five, and gives it the time that it takes.
+pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
+    if !random.chance(2, 5) {
+        return None;
+    }
+    let story = ALL[random.index(ALL.len())];
+    ground.safety = Duration::from_millis(SHORTEST_MS + random.below(LONGER_MS));
+    let mut moves = Vec::new();
+    let mut draw = Draw::new(random, *ground, &mut moves);
+    let mut work = Work::default();
+    match story {
+        Theme::HandOver => {
+            draw.ambushes(Kind::AmbushHolder);
+            // A portal whose last session was cut releases the disk, and nobody goes on.
+            work.initiators = Some(0);
+        }
+        Theme::LateRenewal => draw.ambushes(Kind::LateRenewal),
+        Theme::Blackout => {
+            draw.blackouts();
+            work.pause = Some(HURRY);
+        }
+        Theme::ShutIn => {
+            draw.shut_in();
+            work.clients = Some(4);
+            work.pause = Some(HURRY);
+        }
+        Theme::HeldBack => {
+            draw.held_back();
+            work.pause = Some(HURRY * 5);
+            work.hot_blocks = Some(1 + draw.random.below(4));
+        }
+    }
+    let mut faults = draw.faults;
+    faults.sort_by_key(|fault| fault.at_ns);
+    moves.sort_by_key(|one| one.at_ns);
+    Some(Story {
+        moves,
+        faults,
+        work,
+    })
+}
+
+impl Draw<'_> {
+    fn milliseconds(&mut self, least: u64, more: u64) -> u64 {
+        1_000_000 * (least + self.random.below(more))
+    }
+
+    /// One ambush after the other.
+    fn ambushes(&mut self, kind: Kind) {
+        let mut at = self.milliseconds(300, 1_000);
+        while at < self.end {
+            self.ambush(kind, at);
+            at = at.max(self.ambushed_until) + self.milliseconds(1_500, 1_000);
+        }
+    }
+
+    /// The disk goes to some other node than the one that leads the root at first.
+    fn settle(&mut self) -> NodeIndex {
+        let holder = self.beside(NodeIndex(0));
+        let at = self.milliseconds(100, 500);
+        self.moves.push(Move::of_released(at, holder));
+        holder
+    }
+
+    fn blackouts(&mut self) {
+        // The syncs of hard disks: what is answered before them is answered long before.
+        for node in self.all() {
+            let slow_factor = [10, 20, 40][self.random.index(3)];
+            let slow = DiskFaults {
+                slow_factor,
+                ..DiskFaults::default()
+            };
+            self.push(SETTLED_NS, FaultAction::Disk(node, slow));
+        }
+        let mut at = SETTLED_NS + self.milliseconds(0, 2_000);
+        while at + BLACKOUT_GAP_NS / 2 < self.end {
+            let spared = self.random.chance(1, 3).then(|| self.beside(NodeIndex(0)));
+            for node in self.all() {
+                if Some(node) != spared {
+                    let until = at + self.milliseconds(100, BLACKOUT_MAXIMUM_MS);
+                    self.down(at, until, node, Crash::POWER);
+                }
+            }
+            at += BLACKOUT_GAP_NS + self.milliseconds(0, 3_000);
+        }
+    }
+
+    fn shut_in(&mut self) {
+        let holder = self.settle();
+        let mut at = SETTLED_NS + self.milliseconds(0, 2_000);
+        while at + SETTLED_NS < self.end {
+            let until = at + self.milliseconds(1_000, 3_300);
+            let spared = self.random.chance(1, 3).then(|| self.beside(holder));
+            for other in self.all() {
+                if other != holder && Some(other) != spared {
+                    self.cut(at, until, holder, other);
+                }
+            }
+            at = until + self.milliseconds(1_000, 3_000);
+        }
+    }
+
+    fn held_back(&mut self) {
+        let holder = self.settle();
+        let mut at = SETTLED_NS;
+        while at + SETTLED_NS < self.end {
+            let until = at + HELD_BACK_NS;
+            for other in self.all().into_iter().filter(|other| *other != holder) {
+                let often = self.random.below(200_000);
+                let rules = LinkRules {
+                    reorder_ppm: 50_000 + u32::try_from(often).expect("small"),
+                    reorder_ns: self.milliseconds(2_000, 4_000),
+                    ..LinkRules::default()
+                };
+                self.link(at, until, holder, other, rules);
+            }
+            at = until;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(seed: u64) -> Option<(Story, Ground)> {
+        let mut ground = Ground {
+            nodes: 5,
+            racks: 3,
+            safety: Duration::from_secs(15),
+        };
+        let story = draw(&mut Random::from_seed(seed), &mut ground)?;
+        Some((story, ground))
+    }
+
+    #[test]
+    fn stories_end_in_time_and_move_the_disk_in_order() {
+        let all: Vec<_> = (0..200).filter_map(told).collect();
+        assert!((60..100).contains(&all.len()), "{} of 200", all.len());
+        for (story, ground) in all {
+            let end = u64::try_from(ground.safety.as_nanos()).expect("short");
+            assert!(!story.faults.is_empty());
+            assert!(
+                story
+                    .faults
+                    .iter()
+                    .all(|fault| fault.at_ns <= end + SETTLED_NS)
+            );
+            assert!(story.moves.is_sorted_by_key(|one| one.at_ns));
+        }
+    }
+
+    #[test]
+    fn whoever_loses_power_in_a_blackout_comes_back() {
+        for (story, _) in (0..200).filter_map(told) {
+            let count = |wanted: fn(&FaultAction) -> bool| {
+                let faults = story.faults.iter();
+                faults.filter(|fault| wanted(&fault.action)).count()
+            };
+            let crashes = count(|action| matches!(action, FaultAction::Crash(..)));
+            let restarts = count(|action| matches!(action, FaultAction::Restart(_)));
+            assert_eq!(crashes, restarts);
+        }
+    }
+}
