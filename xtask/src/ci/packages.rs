@@ -28,6 +28,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("iscsi-test-cu", "libiscsi-bin"),
     ("iscsi-ls", "libiscsi-bin"),
     ("iscsi-readcapacity16", "libiscsi-bin"),
+    ("etcd", "etcd-server"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
 ];
 
 const QEMU: &str = "qemu-utils";
