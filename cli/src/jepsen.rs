@@ -4,6 +4,7 @@ mod cluster;
 mod control;
 mod damage;
 mod etcd;
+mod namespaces;
 mod node_process;
 pub(crate) mod orders;
 mod os;

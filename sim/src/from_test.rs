@@ -94,19 +94,40 @@ fn carry(timed: &TimedFault, strikes: &mut Vec<Strike>) {
                 let (from, to) = (NodeIndex(*from), NodeIndex(*to));
                 push(begin, FaultAction::Link(from, to, link_rules(rules)));
                 push(end, FaultAction::Link(from, to, LinkRules::default()));
+                if let Some(every) = break_period_ns(rules)
+                    && from < to
+                {
+                    let mut at_ns = begin + every;
+                    while at_ns < end {
+                        push(at_ns, FaultAction::BreakConnections(from, to));
+                        at_ns += every;
+                    }
+                }
             }
         }
         Fault::Clock {
             node,
             wall_offset_ms,
             rate_ppm,
-            ..
+            strobe_ms,
         } => {
             let node = NodeIndex(*node);
-            push(begin, FaultAction::Drift(node, *rate_ppm));
-            push(begin, FaultAction::StepWall(node, *wall_offset_ms));
-            push(end, FaultAction::Drift(node, 0));
-            push(end, FaultAction::StepWall(node, -*wall_offset_ms));
+            let every = match strobe_ms {
+                0 => end - begin,
+                ms => ms * 1_000_000,
+            };
+            let (mut at_ns, mut is_off) = (begin, false);
+            while at_ns < end || is_off {
+                let (rate, step) = if is_off {
+                    (0, -*wall_offset_ms)
+                } else {
+                    (*rate_ppm, *wall_offset_ms)
+                };
+                push(at_ns.min(end), FaultAction::Drift(node, rate));
+                push(at_ns.min(end), FaultAction::StepWall(node, step));
+                is_off = !is_off;
+                at_ns += every;
+            }
         }
         Fault::FullDisk { node } => {
             let node = NodeIndex(*node);
@@ -119,6 +140,14 @@ fn carry(timed: &TimedFault, strikes: &mut Vec<Strike>) {
             push(end + 1_000_000, FaultAction::Restart(node));
         }
     }
+}
+
+/// How often a link that breaks connections does so: its rate counts in pieces, of which a busy link
+/// passes a hundred a second.
+fn break_period_ns(rules: &Rules) -> Option<u64> {
+    let shortest = 250_000_000;
+    let period = 10_000_000_000_000_u64.checked_div(u64::from(rules.reset_ppm))?;
+    Some(period.max(shortest))
 }
 
 pub(crate) fn link_rules(rules: &Rules) -> LinkRules {

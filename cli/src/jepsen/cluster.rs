@@ -8,15 +8,31 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use hedgerow_env::{Env, event};
 use hedgerow_jepsen::run::fault_proxy::{FaultProxy, LinkCounters, Links};
-use hedgerow_jepsen::run::{Fault, Incident, Link, Struck};
+use hedgerow_jepsen::run::{Fault, Incident, Link, LinkRules, Struck, apart};
 
-use super::node_process::{Ended, NodeProcess};
+use super::namespaces::Namespaces;
+use super::node_process::{Ended, NodeProcess, Start};
 use super::os::{self, Pids};
 
 /// A clean stop closes sessions and gives back what it holds, which takes up to ten seconds when
 /// the cluster does not answer; much more is a hang.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 const STOP_POLL: Duration = Duration::from_millis(50);
+
+/// Where nodes answer one another within namespaces, where each has every port for itself.
+const PEER_PORT: u16 = 7100;
+/// Where they answer clients there.
+const CLIENT_PORT: u16 = 3260;
+
+/// Where the nodes of a cluster are.
+pub(super) struct Places {
+    /// Where each listens for the others.
+    pub(super) listen: Vec<String>,
+    /// Where the others reach it.
+    pub(super) advertised: Vec<String>,
+    /// Where it listens for clients.
+    pub(super) clients: Vec<String>,
+}
 
 /// Whether an end that nobody asked for is a defect.
 pub(super) type IsDefect = Box<dyn Fn(&Ended) -> bool + Send + Sync>;
@@ -28,14 +44,24 @@ pub(super) struct Cluster {
     pids: Pids,
     links: Links,
     proxies: Mutex<Vec<FaultProxy>>,
+    /// Instead of proxies: the kernel drops packets.
+    namespaces: Option<Namespaces>,
     incidents: Mutex<Vec<Incident>>,
     /// What links had done when a fault of links began.
-    counters: Mutex<Vec<(Fault, Vec<Link>, LinkCounters)>>,
+    counters: Mutex<Vec<(Fault, Vec<Link>, Done)>>,
+}
+
+/// What had been done to links at some moment.
+enum Done {
+    ByProxies(LinkCounters),
+    PacketsDropped(u64),
 }
 
 impl Cluster {
-    pub(super) fn new(env: Env) -> Self {
+    /// A cluster of processes behind proxies, or in `namespaces`.
+    pub(super) fn new(env: Env, namespaces: Option<Namespaces>) -> Self {
         Self {
+            namespaces,
             nodes: tokio::sync::Mutex::default(),
             pids: Pids::default(),
             links: Links::new(env.random("links")),
@@ -46,8 +72,41 @@ impl Cluster {
         }
     }
 
+    /// Where `count` nodes listen and what they tell the others of it, and as many further addresses
+    /// for clients.
+    pub(super) async fn places(&self, count: u16) -> anyhow::Result<Places> {
+        if let Some(namespaces) = &self.namespaces {
+            let at = |port: u16| (0..count).map(move |node| (node, port));
+            let address = |(node, port)| format!("{}:{port}", namespaces.host(node));
+            let listen: Vec<String> = at(PEER_PORT).map(address).collect();
+            return Ok(Places {
+                advertised: listen.clone(),
+                clients: at(CLIENT_PORT).map(address).collect(),
+                listen,
+            });
+        }
+        let count = usize::from(count);
+        let free = os::free_addresses(2 * count)?;
+        let (listen, clients) = free.split_at(count);
+        Ok(Places {
+            advertised: self.proxies(listen).await?,
+            listen: listen.to_vec(),
+            clients: clients.to_vec(),
+        })
+    }
+
+    /// The process of a node, in its namespace if it has one.
+    pub(super) fn process(&self, number: u16, mut start: Start) -> NodeProcess {
+        if let Some(namespaces) = &self.namespaces {
+            let within = namespaces.within(number, &start.program);
+            start.arguments.splice(0..0, within);
+            start.program = "ip".into();
+        }
+        NodeProcess::new(start)
+    }
+
     /// Puts a proxy before each of `addresses`; returns where the proxies listen.
-    pub(super) async fn proxies(&self, addresses: &[String]) -> anyhow::Result<Vec<String>> {
+    async fn proxies(&self, addresses: &[String]) -> anyhow::Result<Vec<String>> {
         let identify = os::identify(&self.pids);
         let mut proxies = Vec::new();
         for (address, node) in addresses.iter().zip(0..) {
@@ -134,23 +193,30 @@ impl Cluster {
             Fault::Partition { groups, .. } => {
                 let count = self.nodes.lock().await.len();
                 let count = u16::try_from(count).expect("few nodes");
-                let cut = self.links.partition(count, groups);
-                self.remember(fault, cut);
-                Ok(())
+                self.begin_links(fault, apart(count, groups), LinkRules::cut())
             }
-            Fault::Links { links, rules, .. } => {
-                self.links.set(links, *rules);
-                self.remember(fault, links.clone());
-                Ok(())
-            }
+            Fault::Links { links, rules, .. } => self.begin_links(fault, links.clone(), *rules),
             _ => return None,
         })
     }
 
-    fn remember(&self, fault: &Fault, links: Vec<Link>) {
-        let before = self.links.counters(&links);
+    fn begin_links(&self, fault: &Fault, links: Vec<Link>, rules: LinkRules) -> anyhow::Result<()> {
+        let before = match &self.namespaces {
+            Some(namespaces) if rules == LinkRules::cut() => {
+                let before = namespaces.dropped(&links)?;
+                namespaces.cut(&links)?;
+                Done::PacketsDropped(before)
+            }
+            Some(_) => bail!("between namespaces links are cut, and nothing else"),
+            None => {
+                let before = self.links.counters(&links);
+                self.links.set(&links, rules);
+                Done::ByProxies(before)
+            }
+        };
         let mut counters = self.counters.lock().expect("no panic under this lock");
         counters.push((fault.clone(), links, before));
+        Ok(())
     }
 
     /// Ends what [`Cluster::begin`] began.
@@ -168,7 +234,7 @@ impl Cluster {
                 Ok(Struck::Yes(text.to_owned()))
             }
             Fault::Pause { nodes } => self.resume(nodes).await,
-            Fault::Partition { .. } | Fault::Links { .. } => Ok(self.end_links(fault)),
+            Fault::Partition { .. } | Fault::Links { .. } => self.end_links(fault),
             other => bail!("it never began: {}", other.text()),
         }
     }
@@ -189,24 +255,38 @@ impl Cluster {
         })
     }
 
-    fn end_links(&self, fault: &Fault) -> Struck {
+    fn end_links(&self, fault: &Fault) -> anyhow::Result<Struck> {
         let mut counters = self.counters.lock().expect("no panic under this lock");
         let place = counters.iter().position(|(known, ..)| known == fault);
         let Some((_, links, before)) = place.map(|place| counters.swap_remove(place)) else {
-            return Struck::No("it never began".to_owned());
+            return Ok(Struck::No("it never began".to_owned()));
         };
-        let done = self.links.counters(&links).since(&before);
-        self.links.heal(&links);
-        if done.any() {
-            Struck::Yes(done.to_string())
+        let (any, text) = match (before, &self.namespaces) {
+            (Done::PacketsDropped(before), Some(namespaces)) => {
+                namespaces.heal(&links)?;
+                let dropped = namespaces.dropped(&links)?.saturating_sub(before);
+                (dropped > 0, format!("{dropped} packets dropped"))
+            }
+            (Done::PacketsDropped(_), None) => bail!("the namespaces are gone"),
+            (Done::ByProxies(before), _) => {
+                let done = self.links.counters(&links).since(&before);
+                self.links.heal(&links);
+                (done.any(), done.to_string())
+            }
+        };
+        Ok(if any {
+            Struck::Yes(text)
         } else {
-            Struck::No(done.to_string())
-        }
+            Struck::No(text)
+        })
     }
 
     /// Opens every link, resumes and starts every process.
     pub(super) async fn heal(&self, is_defect: &IsDefect) -> anyhow::Result<()> {
         self.links.heal_all();
+        if let Some(namespaces) = &self.namespaces {
+            namespaces.heal_all()?;
+        }
         let count = self.nodes.lock().await.len();
         let all: Vec<u16> = (0..u16::try_from(count).expect("few nodes")).collect();
         let healed = self.on(&all, |node| {

@@ -19,8 +19,8 @@ use hedgerow_jepsen::run::{
 };
 
 use super::cluster::{Cluster, IsDefect};
-use super::node_process::{NodeProcess, Start};
-use super::os;
+use super::namespaces::Namespaces;
+use super::node_process::Start;
 
 /// Members elect a leader within seconds; a busy machine takes longer.
 const FORM_LIMIT: Duration = Duration::from_secs(60);
@@ -40,12 +40,13 @@ pub(super) struct Etcd {
 impl Etcd {
     pub(super) fn new(
         env: Env,
+        namespaces: Option<Namespaces>,
         program: Option<PathBuf>,
         folder: PathBuf,
         serializable_reads: bool,
     ) -> Self {
         Self {
-            cluster: Cluster::new(env),
+            cluster: Cluster::new(env, namespaces),
             program: program.unwrap_or_else(|| "etcd".into()),
             folder,
             serializable_reads,
@@ -58,21 +59,20 @@ impl Etcd {
         if !matches!(plan.workload, WorkloadPlan::CasRegister(_)) {
             bail!("etcd is no block device: use --workload cas-register");
         }
-        let count = usize::from(plan.nodes);
-        let free = os::free_addresses(2 * count)?;
-        let (peers, addresses) = free.split_at(count);
-        let proxies = self.cluster.proxies(peers).await?;
+        let places = self.cluster.places(plan.nodes).await?;
+        let (peers, addresses, proxies) = (&places.listen, &places.clients, &places.advertised);
         std::fs::create_dir_all(self.folder.join("logs"))?;
         std::fs::create_dir_all(self.folder.join("data"))?;
         let members: Vec<String> = (0..plan.nodes)
-            .zip(&proxies)
+            .zip(proxies)
             .map(|(number, proxy)| format!("{}=http://{proxy}", node_name(number)))
             .collect();
         let members = members.join(",");
         let nodes = (0..plan.nodes).map(|number| {
             let at = usize::from(number);
             let ends = (peers[at].as_str(), proxies[at].as_str());
-            NodeProcess::new(self.member(number, ends, &addresses[at], &members))
+            let member = self.member(number, ends, &addresses[at], &members);
+            self.cluster.process(number, member)
         });
         self.cluster.start(nodes.collect()).await?;
         let clients = EtcdClients {

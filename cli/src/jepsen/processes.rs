@@ -22,8 +22,8 @@ use hedgerow_net::{Rpc, admin};
 use super::cluster::{Cluster, IsDefect};
 use super::control::Control;
 use super::damage::damage;
+use super::namespaces::Namespaces;
 use super::node_process::{Ended, NodeProcess, Start};
-use super::os;
 
 /// A store that is refused is refused within this time of the start.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(8);
@@ -58,10 +58,14 @@ struct Ready {
 }
 
 impl Processes {
-    pub(super) fn new(env: Env, place: Place) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        env: Env,
+        namespaces: Option<Namespaces>,
+        place: Place,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             rpc: admin::client(env.clone())?,
-            cluster: Cluster::new(env),
+            cluster: Cluster::new(env, namespaces),
             place,
             ready: OnceLock::new(),
         })
@@ -69,18 +73,16 @@ impl Processes {
 
     async fn form(&self, plan: &TestPlan) -> anyhow::Result<()> {
         check_build(plan)?;
-        let count = usize::from(plan.nodes);
-        let free = os::free_addresses(2 * count)?;
-        let (addresses, portals) = free.split_at(count);
-        let advertised = self.cluster.proxies(addresses).await?;
+        let places = self.cluster.places(plan.nodes).await?;
+        let (addresses, portals) = (&places.listen, &places.clients);
         std::fs::create_dir_all(self.place.folder.join("logs"))?;
         let (mut nodes, mut controls) = (Vec::new(), Vec::new());
         for number in 0..plan.nodes {
             let at = usize::from(number);
             let control = Control::new(&self.place.folder.join("control").join(node_name(number)))?;
             let ends = (addresses[at].as_str(), portals[at].as_str());
-            let text = self.configuration(plan, number, ends, &advertised, &control);
-            nodes.push(NodeProcess::new(self.configure(number, &text)?));
+            let text = self.configuration(plan, number, ends, &places.advertised, &control);
+            nodes.push(self.cluster.process(number, self.configure(number, &text)?));
             controls.push(control);
         }
         self.cluster.start(nodes).await?;

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use hedgerow_env::{Env, Level, Random, Seeds as _};
+use hedgerow_env::{Env, Level, Random, Seeds as _, event};
 use hedgerow_jepsen::report;
 use hedgerow_jepsen::run::workload::{BlockPlan, LifecyclePlan, RegisterPlan, WorkloadPlan};
 use hedgerow_jepsen::run::{
-    ClientPlan, NEMESES, Results, Target, TestPlan, VerdictName, kinds_named,
+    ClientPlan, Fault, NEMESES, Results, Target, TestPlan, TimedFault, VerdictName, kinds_named,
 };
 
 use super::etcd::Etcd;
+use super::namespaces::Namespaces;
 use super::processes::{Place, Processes};
 use super::sim;
 use crate::out::say;
@@ -41,6 +42,9 @@ pub(crate) struct Run {
     /// What is tested
     #[arg(long, value_enum, default_value = "processes")]
     target: TargetName,
+    /// What cuts links: auto is namespaces where that can be and suffices
+    #[arg(long, value_enum, default_value = "auto")]
+    network: NetworkName,
     /// What the test is drawn from [default: a new one]
     #[arg(long)]
     seed: Option<u64>,
@@ -112,6 +116,16 @@ enum TargetName {
     Etcd,
 }
 
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum NetworkName {
+    /// Namespaces for plans that do nothing to links but cut them, as root; else proxies
+    Auto,
+    /// A proxy before each node
+    Proxy,
+    /// Network namespaces and nftables, which drop packets
+    Namespaces,
+}
+
 /// Runs the command.
 pub(super) fn run(options: Run) -> ExitCode {
     if options.nemesis == "help" {
@@ -177,7 +191,7 @@ async fn test(options: &Run, plan: TestPlan) -> anyhow::Result<(Results, PathBuf
 async fn on_processes(options: &Run, plan: &TestPlan, folder: &Path) -> anyhow::Result<Results> {
     let logging = Logging { level: Level::Info };
     let env = production_env("jepsen", folder, logging)?;
-    let target = target(options, &env, folder)?;
+    let target = target(options, &env, plan, folder)?;
     tokio::select! {
         biased;
         results = hedgerow_jepsen::run::run(&env, plan, Arc::clone(&target)) => Ok(results?),
@@ -188,7 +202,38 @@ async fn on_processes(options: &Run, plan: &TestPlan, folder: &Path) -> anyhow::
     }
 }
 
-fn target(options: &Run, env: &Env, folder: &Path) -> anyhow::Result<Arc<dyn Target>> {
+/// The network of namespaces, if it is to be used.
+fn network(options: &Run, env: &Env, plan: &TestPlan) -> anyhow::Result<Option<Namespaces>> {
+    let cuts =
+        |timed: &TimedFault| matches!(timed.fault, Fault::Partition { .. } | Fault::Links { .. });
+    let fit = Namespaces::fit(plan);
+    match options.network {
+        NetworkName::Proxy => Ok(None),
+        NetworkName::Namespaces if !fit => bail!(
+            "between namespaces links are cut and nothing else: ask for other nemeses, or for \
+             --network proxy"
+        ),
+        NetworkName::Namespaces => Namespaces::create(plan.nodes).map(Some),
+        NetworkName::Auto if fit && plan.faults.iter().any(cuts) => {
+            match Namespaces::create(plan.nodes) {
+                Ok(network) => Ok(Some(network)),
+                Err(error) => {
+                    event!(env, Info, "jepsen", "proxies, not namespaces: {error:#}");
+                    Ok(None)
+                }
+            }
+        }
+        NetworkName::Auto => Ok(None),
+    }
+}
+
+fn target(
+    options: &Run,
+    env: &Env,
+    plan: &TestPlan,
+    folder: &Path,
+) -> anyhow::Result<Arc<dyn Target>> {
+    let network = network(options, env, plan)?;
     let program = options
         .program
         .as_ref()
@@ -202,10 +247,13 @@ fn target(options: &Run, env: &Env, folder: &Path) -> anyhow::Result<Arc<dyn Tar
                 folder,
                 mutant: options.mutant.clone(),
             };
-            Arc::new(Processes::new(env, place)?)
+            Arc::new(Processes::new(env, network, place)?)
         }
         TargetName::Sim => unreachable!("another program runs it"),
-        TargetName::Etcd => Arc::new(Etcd::new(env, program, folder, options.serializable_reads)),
+        TargetName::Etcd => {
+            let weak = options.serializable_reads;
+            Arc::new(Etcd::new(env, network, program, folder, weak))
+        }
     })
 }
 

@@ -9,11 +9,6 @@ use hedgerow_net::admin::{self, AskError};
 use hedgerow_net::{CallError, Rpc};
 use hedgerow_protocol::{AdminReply, AdminRequest, DiskState, Policy};
 
-<<<<<<< HEAD:jepsen/clients/src/disks.rs
-=======
-use crate::asking;
-
->>>>>>> cli2:cli/src/jepsen/admin.rs
 /// What the clients of a test have in common.
 #[derive(Clone)]
 pub struct DiskClients {
@@ -61,11 +56,7 @@ impl DiskClient {
         };
         let show = request == DiskRequest::Show;
         let message = self.request(name, request);
-<<<<<<< HEAD:jepsen/clients/src/disks.rs
         match admin::ask(&self.shared.rpc, &self.address, &message).await {
-=======
-        match asking::ask_node(&self.shared.rpc, &self.address, &message).await {
->>>>>>> cli2:cli/src/jepsen/admin.rs
             Ok(AdminReply::Disk(disk)) if show => match disk.record.state {
                 DiskState::Ready => Completion::Ok(int(disk.record.size_bytes)),
                 // Its name is taken until its data is gone, but it is no disk any more.

@@ -39,6 +39,8 @@ pub struct Results {
     pub witness: Vec<Value>,
     /// When it began: milliseconds since 1970, or RFC 3339 in UTC.
     pub started: Value,
+    /// When the history's clock was at zero; older runs do not say.
+    pub history_began: Option<String>,
     /// How long it took, seconds.
     pub duration_s: f64,
     /// Whatever else the runner says.

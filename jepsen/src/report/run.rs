@@ -200,7 +200,7 @@ fn faults(faults: &[FaultSpan], shape: &Shape) -> Vec<Value> {
 }
 
 /// Packs the ends of the logs, merged by their times; a line without a time keeps to the line
-/// before it. Times are milliseconds since the run began when that is known, else since the first
+/// before it. Times are milliseconds since the history began, or the run, when that is known, else since the first
 /// line.
 fn pack_logs(data: &RunData, shape: &Shape, pack: &mut Pack) -> Value {
     let each = LOG_LINES_MAXIMUM / data.logs.len().max(1);
@@ -223,7 +223,9 @@ fn pack_logs(data: &RunData, shape: &Shape, pack: &mut Pack) -> Value {
     lines.sort_by_key(|&(time, node, _)| (time, node));
     let began = data.results.as_ref().and_then(|results| {
         let started = &results.started;
-        started.as_u64().or_else(|| milliseconds(started.as_str()?))
+        let history_began = results.history_began.as_deref().and_then(milliseconds);
+        let started = || started.as_u64().or_else(|| milliseconds(started.as_str()?));
+        history_began.or_else(started)
     });
     let origin = began
         .or(lines.iter().map(|line| line.0).find(|&time| time > 0))

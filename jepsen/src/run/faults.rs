@@ -164,6 +164,18 @@ impl Fault {
     }
 }
 
+/// The directed links of `nodes` nodes whose two ends no group holds both of.
+#[must_use]
+pub fn apart(nodes: u16, groups: &[Vec<u16>]) -> Vec<Link> {
+    let together = |link: &Link| {
+        let holds = |group: &Vec<u16>| group.contains(&link.from) && group.contains(&link.to);
+        groups.iter().any(holds)
+    };
+    let all = (0..nodes).flat_map(|from| (0..nodes).map(move |to| Link { from, to }));
+    all.filter(|link| link.from != link.to && !together(link))
+        .collect()
+}
+
 /// The name of a node in files and logs.
 #[must_use]
 pub fn node_name(node: u16) -> String {

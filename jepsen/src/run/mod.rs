@@ -27,7 +27,7 @@ pub mod workload;
 
 pub use coverage::{Coverage, Tally};
 pub use fault_proxy::LinkRules;
-pub use faults::{DamageKind, Fault, FaultRecord, Link, TimedFault, node_name};
+pub use faults::{DamageKind, Fault, FaultRecord, Link, TimedFault, apart, node_name};
 pub use nemesis::{Kind, NEMESES, kinds_named};
 pub use plan::{ClientPlan, PLAN_VERSION, PlanError, TestPlan};
 pub use recorder::Recorder;

@@ -99,6 +99,9 @@ pub struct Results {
     pub witness: Vec<WitnessOperation>,
     /// When it began, RFC 3339 in UTC.
     pub started: String,
+    /// When the history's clock was at zero, once the cluster was set up: logs are aligned by it.
+    #[serde(default)]
+    pub history_began: String,
     /// How long it took, set-up and judgement included.
     pub duration_s: f64,
 }
@@ -111,6 +114,7 @@ pub(super) struct Ended<'a> {
     pub(super) coverage: Coverage,
     pub(super) incidents: Vec<Incident>,
     pub(super) started: WallTime,
+    pub(super) history_began: WallTime,
     pub(super) duration_s: f64,
 }
 
@@ -142,6 +146,7 @@ impl Ended<'_> {
             coverage: self.coverage,
             witness,
             started: self.started.to_string(),
+            history_began: self.history_began.to_string(),
             duration_s: self.duration_s,
         }
     }
@@ -188,6 +193,7 @@ pub fn cut_short(plan: &TestPlan, target: &'static str, why: Incident, history: 
         coverage: Coverage::default(),
         incidents: vec![why],
         started: WallTime(0),
+        history_began: WallTime(0),
         duration_s: 0.0,
     };
     ended.judge(history)

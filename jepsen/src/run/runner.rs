@@ -51,6 +51,7 @@ pub async fn run(env: &Env, plan: &TestPlan, target: Arc<dyn Target>) -> Result<
         return Err(error.into());
     }
     let recorder = Recorder::begin(env).await?;
+    let history_began = env.wall();
     let shared = Shared {
         env: env.clone(),
         plan: plan.clients,
@@ -84,6 +85,7 @@ pub async fn run(env: &Env, plan: &TestPlan, target: Arc<dyn Target>) -> Result<
         coverage: coverage::weigh(plan, &records, succeeded, &times, recovered),
         incidents,
         started,
+        history_began,
         duration_s: env.now().since(began).as_secs_f64(),
     };
     let results = ended.judge(&history);

@@ -3,7 +3,7 @@
 //! What TCP makes of packets that a link loses is what the world makes of whole messages: lost,
 //! late, doubled and damaged ones, and connections that break.
 
-use hedgerow_jepsen::run::{DamageKind, Fault, Struck, TargetError, node_name};
+use hedgerow_jepsen::run::{DamageKind, Fault, Link, Struck, TargetError, apart, node_name};
 
 use crate::from_test::link_rules;
 use crate::world::{Crash, DiskFaults, LinkRules, LinkState, NodeIndex, NodeStatus};
@@ -16,6 +16,10 @@ use super::repeated::breaks;
 const BITS_OF_A_SPAN: u64 = 64;
 
 type Links = Vec<(NodeIndex, NodeIndex)>;
+
+fn ends(link: &Link) -> (NodeIndex, NodeIndex) {
+    (NodeIndex(link.from), NodeIndex(link.to))
+}
 
 impl SimCluster {
     fn down(&self, node: u16, crash: Crash) -> Result<(), TargetError> {
@@ -58,7 +62,8 @@ impl SimCluster {
                 outcome
             }
             Fault::Partition { groups, .. } => {
-                let apart = self.apart(groups);
+                let nodes = u16::try_from(self.cluster.indexes().len()).expect("few nodes");
+                let apart: Links = apart(nodes, groups).iter().map(ends).collect();
                 for (from, to) in &apart {
                     self.world.set_link_state(*from, *to, LinkState::Cut);
                 }
@@ -66,10 +71,7 @@ impl SimCluster {
                 Ok(())
             }
             Fault::Links { links, rules, .. } => {
-                let links: Links = links
-                    .iter()
-                    .map(|link| (NodeIndex(link.from), NodeIndex(link.to)))
-                    .collect();
+                let links: Links = links.iter().map(ends).collect();
                 for (from, to) in &links {
                     self.world.set_link(*from, *to, link_rules(rules));
                 }
@@ -139,21 +141,6 @@ impl SimCluster {
             }
             Fault::FullDisk { node } => self.end_full(*node),
         }
-    }
-
-    /// The directed links between nodes that no group holds both of.
-    fn apart(&self, groups: &[Vec<u16>]) -> Links {
-        let nodes = self.cluster.indexes();
-        let together = |one: NodeIndex, other: NodeIndex| {
-            let holds = |group: &Vec<u16>| group.contains(&one.0) && group.contains(&other.0);
-            groups.iter().any(holds)
-        };
-        let pairs = nodes
-            .iter()
-            .flat_map(|from| nodes.iter().map(move |to| (*from, *to)));
-        pairs
-            .filter(|(from, to)| from != to && !together(*from, *to))
-            .collect()
     }
 
     fn remember(&self, fault: &Fault, links: Links) {

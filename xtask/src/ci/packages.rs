@@ -30,6 +30,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("iscsi-readcapacity16", "libiscsi-bin"),
     // The step `jepsen` tests it, as a known system beside ours.
     ("etcd", "etcd-server"),
+    // Its partitions are cut between network namespaces.
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
 ];
 
 const QEMU: &str = "qemu-utils";

@@ -37,11 +37,14 @@ pub(super) fn run(program: &Path) -> anyhow::Result<()> {
     let path = repository::target().join(RECORD);
     let mut record = read(&path)?;
     let names = sample(&catalogue()?);
-    for name in &names {
-        while !finished(&record[name]) {
-            let tested = test(program, name, &record[name])?;
-            record.insert_result(name, tested);
-            write(&path, &record.0)?;
+    // Breadth first: broken off early, it has tried all a little, not a few for long.
+    while names.iter().any(|name| !finished(&record[name])) {
+        for name in &names {
+            if !finished(&record[name]) {
+                let tested = test(program, name, &record[name])?;
+                record.insert_result(name, tested);
+                write(&path, &record.0)?;
+            }
         }
     }
     print_table(&names, &record)

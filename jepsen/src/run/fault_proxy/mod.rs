@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex};
 use hedgerow_env::{Env, NetworkError, Random, StreamKind, TaskHandle, event};
 use tokio::sync::Notify;
 
-use super::faults::Link;
+use super::faults::{Link, apart};
 use pump::Pipe;
 
 pub use rules::{LinkCounters, LinkRules};
@@ -84,14 +84,7 @@ impl Links {
 
     /// Cuts every link between nodes that no group holds both of.
     pub fn partition(&self, nodes: u16, groups: &[Vec<u16>]) -> Vec<Link> {
-        let together = |link: &Link| {
-            let holds = |group: &Vec<u16>| group.contains(&link.from) && group.contains(&link.to);
-            groups.iter().any(holds)
-        };
-        let all = (0..nodes).flat_map(|from| (0..nodes).map(move |to| Link { from, to }));
-        let apart: Vec<Link> = all
-            .filter(|link| link.from != link.to && !together(link))
-            .collect();
+        let apart = apart(nodes, groups);
         self.set(&apart, LinkRules::cut());
         apart
     }
