@@ -15,7 +15,7 @@ use hedgerow_protocol::{
 use hedgerow_proxy::Proxy;
 use tokio::sync::oneshot;
 
-use crate::config::check_disk_name;
+use crate::config_check::check_disk_name;
 use crate::exports::Catalog;
 use crate::resize::Clearing;
 

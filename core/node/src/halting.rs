@@ -135,7 +135,7 @@ mod tests {
         }
         let error = NodeError::RolledBack("pool-0".into());
         assert!(matches!(of_start(&error), HaltReason::RolledBack(_)));
-        let error = NodeError::Configuration(crate::config::ConfigError {
+        let error = NodeError::Configuration(crate::config_check::ConfigError {
             key: "name",
             entry: 0,
             problem: "too long".into(),

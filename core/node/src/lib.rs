@@ -9,6 +9,7 @@
 mod admin;
 mod bootstrap;
 mod config;
+mod config_check;
 mod exports;
 mod founding;
 mod halting;
@@ -25,9 +26,9 @@ mod stores;
 
 pub use bootstrap::{Seed, Step, decide};
 pub use config::{
-    ConfigError, Exports, GroupTiming, IscsiConfig, MAXIMUM_POOLS, NodeConfig, PoolConfig,
-    StoreScale,
+    Exports, GroupTiming, IscsiConfig, MAXIMUM_POOLS, NodeConfig, PoolConfig, StoreScale,
 };
+pub use config_check::ConfigError;
 pub use hedgerow_pages::placement::location_of_name;
 pub use hedgerow_proxy::{OperationTag, VirtualDisk};
 pub use node::{Node, NodeError};

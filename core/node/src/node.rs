@@ -19,7 +19,8 @@ use hedgerow_proxy::Proxy;
 use tokio::sync::Notify;
 
 use crate::admin::{AdminEndpoint, AdminService};
-use crate::config::{ConfigError, NodeConfig};
+use crate::config::NodeConfig;
+use crate::config_check::ConfigError;
 use crate::founding;
 use crate::halting;
 use crate::peers::Peers;

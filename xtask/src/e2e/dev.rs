@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use super::cluster::{DevStart, free_ports, url_of};
+use super::cluster::{Dev, DevStart, free_ports, url_of};
 use super::{image, qemu, step};
 
 pub(super) fn tell(folder: &Path) -> anyhow::Result<String> {
@@ -18,6 +18,9 @@ pub(super) fn tell(folder: &Path) -> anyhow::Result<String> {
     let url = dev.url.clone();
     check_list(&dev.ask(&["disk", "list"])?, &url)?;
     check_status(&dev.ask(&["status"])?)?;
+    step("make a disk, cut it, let it grow, delete it", || {
+        lifecycle(&dev)
+    })?;
     step("copy the image", || qemu::copy(&image, &url))?;
     step("read it back and compare", || {
         qemu::compare(&image, &url, image::IMAGE_BYTES)
@@ -91,6 +94,39 @@ fn patterns_survived(url: &str) -> anyhow::Result<()> {
             "read -P 0xcf 1073737728 8k",
         ],
     )
+}
+
+/// A disk's life by the command line, and that its second death is refused, in JSON.
+fn lifecycle(dev: &Dev) -> anyhow::Result<()> {
+    let size = |arguments: &[&str]| {
+        let answer = dev.ask(arguments)?;
+        let size = answer["disk"]["size_bytes"].as_u64();
+        size.with_context(|| format!("{arguments:?}: {answer}"))
+    };
+    let sizes = [
+        size(&["disk", "create", "scratch", "2GiB"])?,
+        size(&["disk", "resize", "scratch", "1GiB"])?,
+        size(&["disk", "resize", "scratch", "3GiB"])?,
+    ];
+    if sizes != [2 << 30, 1 << 30, 3 << 30] {
+        bail!("disk resize: {sizes:?}");
+    }
+    dev.ask(&["disk", "delete", "scratch"])?;
+    let list = dev.ask(&["disk", "list"])?;
+    let names = list["disks"].as_array().map_or(0, Vec::len);
+    if names != 1 {
+        bail!("disk list after the deletion: {list}");
+    }
+    match dev.ask(&["disk", "delete", "scratch"]) {
+        Ok(answer) => bail!("a disk that is gone was deleted: {answer}"),
+        Err(error) => {
+            let text = format!("{error:#}");
+            if !text.contains("no virtual disk is called") || !text.contains("\"exit_code\":1") {
+                bail!("a disk that is gone was not refused: {text}");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The fields that scripts rely on.
