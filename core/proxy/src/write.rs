@@ -2,7 +2,8 @@
 //!
 //! Invariants: a retry resends the identical frame under the same name; a new sequence for the same
 //! client write is taken only after the shard answered *void*; acknowledgements count only under
-//! the epoch in which they were given; nothing is reported failed that may yet appear.
+//! the epoch in which they were given; nothing is reported failed that may yet appear: a write for
+//! which there is no room is answered so only after the shard called its name void.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -21,7 +22,7 @@ use hedgerow_protocol::{
 
 use crate::container::Container;
 use crate::disk::{IoError, RETRY_FIRST, Shared};
-use crate::gather::{Gathering, Heard};
+use crate::gather::{Gathering, Heard, Lack};
 use crate::lasting::Operation;
 use crate::metacache::KnownExtent;
 use crate::pieces::Piece;
@@ -34,10 +35,25 @@ const SUBSTITUTE_AFTER: Duration = Duration::from_millis(300);
 /// A placement question to the shard.
 const PLACE_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long a write is offered to full stores before it is withdrawn. Space that is being freed
+/// comes back within a few seconds (collection every second, compaction behind it), and initiators
+/// should be told long before they lose patience (30 s).
+pub const ROOM_LIMIT: Duration = Duration::from_secs(5);
+
 /// How an attempt under one name ended.
 enum Ended {
     Applied,
     Void,
+    /// Void, since no stores had room for it.
+    NoRoom,
+}
+
+/// What an attempt at storing a blob came to.
+enum Stored {
+    /// On a quorum, under this epoch.
+    Enough(hedgerow_env::PlacementEpoch, BTreeSet<StoreId>),
+    /// Try again after a pause.
+    NotYet(Lack),
 }
 
 /// One write of one piece under one name.
@@ -102,7 +118,10 @@ impl Shared {
                     return Err(IoError::Cancelled);
                 }
                 Ended::Applied => return Ok(()),
-                Ended::Void if operation.is_cancelled() => return Err(IoError::Cancelled),
+                Ended::Void | Ended::NoRoom if operation.is_cancelled() => {
+                    return Err(IoError::Cancelled);
+                }
+                Ended::NoRoom => return Err(IoError::NoRoom { in_part: false }),
                 Ended::Void => {}
             }
         }
@@ -162,6 +181,8 @@ impl Shared {
         let mut pause = RETRY_FIRST;
         // Stays empty but for a mutant.
         let mut former = BTreeSet::new();
+        // Since when lack of room is all that is in the way.
+        let mut full_since = None;
         loop {
             if self.is_lost() {
                 return Err(IoError::Fenced);
@@ -173,9 +194,21 @@ impl Shared {
                 let ended = self.void(attempt).await?;
                 return Ok((ended, BTreeSet::new()));
             }
-            let Some((epoch, acknowledged)) = self.store(attempt, &mut pause).await? else {
-                self.pause(&mut pause, Some(attempt.operation)).await;
-                continue;
+            let (epoch, acknowledged) = match self.store(attempt, &mut pause).await? {
+                Stored::Enough(epoch, acknowledged) => (epoch, acknowledged),
+                Stored::NotYet(lack) => {
+                    let now = self.env.now();
+                    full_since = (lack == Lack::Room).then(|| full_since.unwrap_or(now));
+                    if full_since.is_some_and(|since| now.since(since) >= ROOM_LIMIT) {
+                        let ended = match self.void(attempt).await? {
+                            Ended::Applied => Ended::Applied,
+                            Ended::Void | Ended::NoRoom => Ended::NoRoom,
+                        };
+                        return Ok((ended, BTreeSet::new()));
+                    }
+                    self.pause(&mut pause, Some(attempt.operation)).await;
+                    continue;
+                }
             };
             if active(Mutant::StaleAcknowledgementsCount) {
                 former.extend(&acknowledged);
@@ -195,19 +228,17 @@ impl Shared {
         }
     }
 
-    /// Stores the blob on a quorum: the epoch and who has it. None: try again after a pause.
-    async fn store(
-        &self,
-        attempt: &Attempt<'_>,
-        pause: &mut Duration,
-    ) -> Result<Option<(hedgerow_env::PlacementEpoch, BTreeSet<StoreId>)>, IoError> {
+    /// Stores the blob on a quorum.
+    async fn store(&self, attempt: &Attempt<'_>, pause: &mut Duration) -> Result<Stored, IoError> {
+        const NOT_YET: Stored = Stored::NotYet(Lack::Other);
         let _phase = self.env.phase(Phase::Store);
         let Some(frame) = &attempt.frame else {
-            return Ok(Some((hedgerow_env::PlacementEpoch(0), BTreeSet::new())));
+            let epoch = hedgerow_env::PlacementEpoch(0);
+            return Ok(Stored::Enough(epoch, BTreeSet::new()));
         };
         let began = self.env.now();
         let Some(placement) = self.ensure_placed(attempt.container).await? else {
-            return Ok(None);
+            return Ok(NOT_YET);
         };
         let targets = self.targets(&placement);
         let domains = self.domains(&targets);
@@ -218,7 +249,7 @@ impl Shared {
                 let id = attempt.container.id;
                 event!(self.env, Warn, "proxy", "{id}: {reason}");
                 attempt.container.forget_placement();
-                return Ok(None);
+                return Ok(NOT_YET);
             }
         };
         let mut gathering = Gathering::new(quorum);
@@ -235,11 +266,12 @@ impl Shared {
             let reply = self.ask_to_store(&request, &peer, frame).await;
             match gathering.hear(reply.as_ref()) {
                 Heard::Enough => {
-                    return Ok(Some((placement.epoch, gathering.acknowledged().clone())));
+                    let acknowledged = gathering.acknowledged().clone();
+                    return Ok(Stored::Enough(placement.epoch, acknowledged));
                 }
                 Heard::StaleEpoch => {
                     attempt.container.forget_placement();
-                    return Ok(None);
+                    return Ok(NOT_YET);
                 }
                 Heard::Fenced(refusal) => {
                     self.lose(&refusal.to_string());
@@ -254,14 +286,14 @@ impl Shared {
                 Heard::More => {}
             }
             if self.is_lost() || attempt.operation.is_cancelled() {
-                return Ok(None);
+                return Ok(NOT_YET);
             }
         }
         if self.env.now().since(began) >= SUBSTITUTE_AFTER || *pause > SUBSTITUTE_AFTER {
             self.substitute(attempt.container, &placement, gathering.acknowledged())
                 .await;
         }
-        Ok(None)
+        Ok(Stored::NotYet(gathering.lack()))
     }
 
     /// Every writable member, with its address.
