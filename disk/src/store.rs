@@ -7,7 +7,8 @@
 //! damaged; a deletion's record outlives every copy that it must hide; data is refused (retryable)
 //! before it could take the room of control records, deletions, compaction, or of what the pool's
 //! other users ([`Others`]) need next.
-//! Does not: halt the node (await [`Store::stopped`]), or slow writers down before refusing.
+//! Does not: halt the node (await [`Store::stopped`]), or wait: [`Store::put_delay`] says how long
+//! a writer should, before the room ends.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -34,6 +35,9 @@ pub const BLOBS_PAGE_MAX: usize = 4096;
 const READ_ATTEMPTS_MAX: usize = 8;
 /// The largest owner header: with its name and chunk sums it must fit a record's header.
 pub const BLOB_HEADER_BYTES_MAX: usize = 48 * 1024;
+/// How long a blob waits at the end of the room. Well below the 300 ms after which a writer looks for
+/// another member: a store that slows down is not one that does not answer.
+const PUT_DELAY_MAX: Duration = Duration::from_millis(150);
 /// The largest blob.
 pub const BLOB_BYTES_MAX: usize = 16 << 20;
 
@@ -250,6 +254,31 @@ pub(crate) struct Capacity {
     pub(crate) others: Others,
 }
 
+/// The room of a pool, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    refused: bool,
+    /// Free, the reserve included.
+    left_bytes: u64,
+    /// What no blob takes.
+    reserve_bytes: u64,
+}
+
+impl Room {
+    fn is_full(self) -> bool {
+        self.refused || self.left_bytes < self.reserve_bytes
+    }
+
+    /// None while twice the reserve is free; from there it grows evenly, and is longest where blobs
+    /// are refused. Writers then come no faster than deletions, if there are any, make room.
+    fn put_delay(self) -> Duration {
+        let into = (2 * self.reserve_bytes).saturating_sub(self.left_bytes);
+        let thousandths = into.min(self.reserve_bytes).saturating_mul(1000) / self.reserve_bytes;
+        let thousandths = u32::try_from(thousandths).expect("at most a thousand");
+        PUT_DELAY_MAX * thousandths / 1000
+    }
+}
+
 impl Inner {
     pub(crate) fn index(&self) -> MutexGuard<'_, Index> {
         self.index
@@ -298,17 +327,25 @@ impl Inner {
 
     /// Whether blobs of `bytes` more would leave too little for deletions, flush and compaction.
     pub(crate) fn is_full(&self, bytes: u64) -> bool {
+        self.room_after(bytes).is_full()
+    }
+
+    fn room_after(&self, bytes: u64) -> Room {
         let unflushed = self.index().unflushed_bytes();
         let extents = self.extents.usage().file_bytes;
         let journal = self.journal.usage().capacity_bytes;
         let capacity = self.capacity();
         let others = capacity.others;
-        let reserve = 2 * self.config.extent.segment_bytes + others.growth_bytes;
+        let reserve_bytes = 2 * self.config.extent.segment_bytes + others.growth_bytes;
         let wanted = unflushed + bytes;
         let used = extents + journal + others.used_bytes;
-        capacity.refused
-            || used + wanted + reserve > capacity.capacity_bytes
-            || wanted + reserve > capacity.free_bytes
+        let within_capacity = capacity.capacity_bytes.saturating_sub(used + wanted);
+        let left_bytes = within_capacity.min(capacity.free_bytes.saturating_sub(wanted));
+        Room {
+            refused: capacity.refused,
+            left_bytes,
+            reserve_bytes,
+        }
     }
 }
 
@@ -409,6 +446,13 @@ impl Store {
             inner.work.notify_one();
         }
         Ok(receipt)
+    }
+
+    /// How long the next blob should wait before it is put, so that writers slow down before they
+    /// are refused.
+    #[must_use]
+    pub fn put_delay(&self) -> Duration {
+        self.inner.room_after(0).put_delay()
     }
 
     /// Waits for the journal to have room for blobs again, for `limit` at most: the flush frees it
@@ -677,3 +721,29 @@ impl Inner {
 #[cfg(test)]
 #[path = "store_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+mod room_tests {
+    use super::*;
+
+    #[test]
+    fn writers_slow_down_over_one_reserve_and_are_refused_behind_it() {
+        let room = |left_bytes| Room {
+            refused: false,
+            left_bytes,
+            reserve_bytes: 1000,
+        };
+        for (left_bytes, delay_ms, full) in [
+            (5000, 0, false),
+            (2000, 0, false),
+            (1500, 75, false),
+            (1000, 150, false),
+            (999, 150, true),
+            (0, 150, true),
+        ] {
+            let room = room(left_bytes);
+            assert_eq!(room.put_delay(), Duration::from_millis(delay_ms));
+            assert_eq!(room.is_full(), full, "{left_bytes}");
+        }
+    }
+}

@@ -206,6 +206,9 @@ async fn decide(
             Some(Verdict::TooFew(acknowledged)) => {
                 HBlockReply::Refused(HBlockRefusal::TooFew { acknowledged })
             }
+            Some(Verdict::NoRoom(acknowledged)) => {
+                HBlockReply::Refused(HBlockRefusal::NoRoom { acknowledged })
+            }
             Some(Verdict::Refused(refusal)) => HBlockReply::Refused(refusal),
         };
         return (reply, outcomes);

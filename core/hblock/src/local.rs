@@ -428,6 +428,9 @@ impl Local {
     pub(crate) fn refusal(&self, fault: StoreFault) -> HBlockRefusal {
         match fault {
             StoreFault::Busy { reason } => HBlockRefusal::Busy { reason },
+            StoreFault::Full => HBlockRefusal::NoRoom {
+                acknowledged: Vec::new(),
+            },
             StoreFault::Missing => HBlockRefusal::Missing,
             StoreFault::Damaged => HBlockRefusal::Damaged,
             StoreFault::Closed => {

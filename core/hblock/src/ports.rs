@@ -15,12 +15,15 @@ use hedgerow_protocol::{
 /// Why a store did not do what it was asked to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreFault {
-    /// Full or overloaded: retry later.
+    /// Overloaded: retry later.
     #[error("busy: {reason}")]
     Busy {
         /// What is short.
         reason: String,
     },
+    /// No blob fits any more: somebody has to free space.
+    #[error("the store is full")]
+    Full,
     /// It does not hold that blob.
     #[error("no such blob")]
     Missing,

@@ -227,9 +227,7 @@ impl BlobStore for StoreHandle {
         Box::pin(async move {
             store.check()?;
             if store.contents().full {
-                return Err(StoreFault::Busy {
-                    reason: "full".to_owned(),
-                });
+                return Err(StoreFault::Full);
             }
             let time = store.contents().append_time;
             store.env.sleep(time).await;

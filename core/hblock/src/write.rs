@@ -33,6 +33,8 @@ pub enum Verdict {
     Written(Vec<StoreId>),
     /// Too few, and no more can come or the time is up.
     TooFew(Vec<StoreId>),
+    /// As above, for lack of room: had the full ones some, it would be written.
+    NoRoom(Vec<StoreId>),
     /// A member knows that this write is stale or broken; no number of others can help.
     Refused(HBlockRefusal),
 }
@@ -41,6 +43,8 @@ pub enum Verdict {
 enum State {
     Open,
     Held,
+    /// It refused for lack of room.
+    Full,
     Failed,
 }
 
@@ -89,6 +93,7 @@ impl Acknowledgements {
         }
         target.state = match outcome {
             TargetOutcome::Held => State::Held,
+            TargetOutcome::Refused(HBlockRefusal::NoRoom { .. }) => State::Full,
             TargetOutcome::Refused(_) | TargetOutcome::Unknown => State::Failed,
         };
         if self.decided {
@@ -105,15 +110,25 @@ impl Acknowledgements {
         {
             return Some(self.decide(Verdict::Refused(refusal.clone())));
         }
-        if !self.is_enough(|target| target.state != State::Failed) {
-            return Some(self.decide(Verdict::TooFew(self.held())));
+        if !self.is_enough(|target| matches!(target.state, State::Open | State::Held)) {
+            let verdict = self.too_few();
+            return Some(self.decide(verdict));
         }
         None
     }
 
     /// The time is up.
     pub fn deadline(&mut self) -> Option<Verdict> {
-        (!self.decided).then(|| self.decide(Verdict::TooFew(self.held())))
+        let verdict = self.too_few();
+        (!self.decided).then(|| self.decide(verdict))
+    }
+
+    fn too_few(&self) -> Verdict {
+        if self.is_enough(|target| matches!(target.state, State::Full | State::Held)) {
+            Verdict::NoRoom(self.held())
+        } else {
+            Verdict::TooFew(self.held())
+        }
     }
 
     /// Whether the verdict was given.
@@ -173,6 +188,7 @@ fn is_final(refusal: &HBlockRefusal) -> bool {
         | HBlockRefusal::Damaged
         | HBlockRefusal::TooFew { .. }
         | HBlockRefusal::Busy { .. }
+        | HBlockRefusal::NoRoom { .. }
         | HBlockRefusal::Stopped { .. } => false,
     }
 }

@@ -356,6 +356,8 @@ fn block_error(error: IoError) -> BlockError {
         IoError::Misaligned { .. } => BlockError::Medium("misaligned request".into()),
         IoError::Fenced => BlockError::Unavailable,
         IoError::Cancelled => BlockError::Cancelled,
+        IoError::NoRoom { in_part: false } => BlockError::Busy,
+        IoError::NoRoom { in_part: true } => BlockError::NoSpace,
         IoError::Unavailable(_) => BlockError::Unavailable,
     }
 }

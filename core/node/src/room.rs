@@ -4,8 +4,7 @@
 //! lose all replicas together, with them the means to delete anything. So blobs leave room for the
 //! next growth of every state file.
 //!
-//! Invariant: what [`need`] answers is pure. Does not: slow writers down before they are refused, or
-//! count what Pages takes between two looks.
+//! Invariant: what [`need`] answers is pure. Does not: count what Pages takes between two looks.
 
 use std::time::Duration;
 

@@ -165,6 +165,13 @@ pub enum HBlockRefusal {
         /// What is wrong.
         reason: String,
     },
+    /// The store is full; or, of a whole write: with room in the stores that refused for lack of it
+    /// enough members would hold it. Substitute, or give up after a while.
+    #[error("no room; {acknowledged:?} had some")]
+    NoRoom {
+        /// Members that hold the blob all the same.
+        acknowledged: Vec<StoreId>,
+    },
 }
 
 envelope! { HBlockRequest = 20 v 1, HBlockReply = 21 v 1 }

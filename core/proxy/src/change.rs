@@ -96,6 +96,16 @@ pub enum ChangeError {
     OutcomeUnknown,
 }
 
+/// The pieces' results as one: the first error, which says whether others were done.
+fn together(results: Vec<Result<(), IoError>>) -> Result<(), IoError> {
+    let in_part = results.iter().any(Result::is_ok);
+    let all: Result<(), IoError> = results.into_iter().collect();
+    all.map_err(|error| match error {
+        IoError::NoRoom { .. } => IoError::NoRoom { in_part },
+        error => error,
+    })
+}
+
 impl Shared {
     /// One attempt of a change. Pieces are joined, never raced: each must settle its name before
     /// the operation ends.
@@ -110,7 +120,7 @@ impl Shared {
             let data = change.data.as_ref().map(|data| piece.slice(data));
             self.write_piece(piece, data, operation)
         });
-        join_all(parts).await.into_iter().collect()
+        together(join_all(parts).await)
     }
 }
 

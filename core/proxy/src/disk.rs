@@ -65,6 +65,13 @@ pub enum IoError {
     /// pieces (of one container, 1 MiB at most) some may have been done before; none is in part.
     #[error("cancelled")]
     Cancelled,
+    /// For [`crate::ROOM_LIMIT`] too few stores had room, and the write was withdrawn. It has no effect
+    /// from here on; try again when there is space.
+    #[error("no room in the cluster")]
+    NoRoom {
+        /// Some pieces of it (of one container, 1 MiB at most) were done; none is in part.
+        in_part: bool,
+    },
     /// A read found no usable copy in time: try again later.
     #[error("unavailable: {0}")]
     Unavailable(String),

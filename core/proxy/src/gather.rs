@@ -24,11 +24,21 @@ pub(crate) enum Heard {
     Broken(HBlockRefusal),
 }
 
+/// Why too few members hold a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// The stores that refused it are full, by all that was heard.
+    Room,
+    /// Anything else, silence included.
+    Other,
+}
+
 /// The acknowledgements of one blob under one epoch.
 #[derive(Debug)]
 pub(crate) struct Gathering {
     quorum: Quorum,
     acknowledged: BTreeSet<StoreId>,
+    lack: Option<Lack>,
 }
 
 impl Gathering {
@@ -36,7 +46,13 @@ impl Gathering {
         Self {
             quorum,
             acknowledged: BTreeSet::new(),
+            lack: None,
         }
+    }
+
+    /// Room is lacking when nobody who was asked saw anything else in the way.
+    pub(crate) fn lack(&self) -> Lack {
+        self.lack.unwrap_or(Lack::Other)
     }
 
     /// Takes in a member's answer; `None` when none was seen.
@@ -47,7 +63,10 @@ impl Gathering {
                 return self.judge();
             }
             Some(HBlockReply::Refused(refusal)) => refusal,
-            _ => return Heard::More,
+            _ => {
+                self.lack = Some(Lack::Other);
+                return Heard::More;
+            }
         };
         self.hear_refusal(refusal)
     }
@@ -70,7 +89,15 @@ impl Gathering {
     }
 
     fn hear_refusal(&mut self, refusal: &HBlockRefusal) -> Heard {
+        if !matches!(refusal, HBlockRefusal::NoRoom { .. }) {
+            self.lack = Some(Lack::Other);
+        }
         match refusal {
+            HBlockRefusal::NoRoom { acknowledged } => {
+                self.lack.get_or_insert(Lack::Room);
+                self.acknowledged.extend(acknowledged);
+                self.judge()
+            }
             HBlockRefusal::TooFew { acknowledged } => {
                 self.acknowledged.extend(acknowledged);
                 self.judge()
@@ -128,6 +155,7 @@ mod tests {
             let reply = match kind {
                 "few" => Some(refused(HBlockRefusal::TooFew { acknowledged })),
                 "all" => Some(HBlockReply::Written { acknowledged }),
+                "full" => Some(refused(HBlockRefusal::NoRoom { acknowledged })),
                 "epoch" => Some(refused(HBlockRefusal::StaleEpoch {
                     current: hedgerow_env::PlacementEpoch(4),
                 })),
@@ -143,6 +171,7 @@ mod tests {
             .collect();
         match heard {
             Heard::Enough => format!("commit on {held}"),
+            Heard::More if gathering.lack() == Lack::Room => format!("no room, have {held}"),
             Heard::More => format!("ask on, have {held}"),
             Heard::StaleEpoch => "look the placement up".to_owned(),
             Heard::Fenced(_) => "fenced".to_owned(),
@@ -157,6 +186,11 @@ mod tests {
             ("few:a none few:b", "commit on ab"),
             ("all:ab", "commit on ab"),
             ("few:a few:a", "ask on, have a"),
+            ("full full", "no room, have "),
+            ("full:a full:a", "no room, have a"),
+            ("full:a full:b", "commit on ab"),
+            ("full none", "ask on, have "),
+            ("none full", "ask on, have "),
             ("few:a epoch", "look the placement up"),
             ("fence", "fenced"),
             ("other", "broken"),

@@ -41,3 +41,4 @@ pub use pieces::{Piece, pieces};
 pub use proxy::{AttachError, Proxy, ProxyConfig};
 pub use sequences::Sequences;
 pub use unit::{UnitError, decode_unit, encode_units};
+pub use write::ROOM_LIMIT;

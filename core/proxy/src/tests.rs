@@ -17,17 +17,18 @@ use hedgerow_net::{
     ServiceId,
 };
 use hedgerow_protocol::{
-    Attachment, Commit, DiskRecord, DiskState, Grant, GroupBody, GroupMember, GroupRecord,
-    GroupReply, GroupRequest, HBlockRefusal, HBlockReply, HBlockRequest, Layout, Location,
-    MapExtent, MapTarget, MapView, MemberId, MemberState, NodeRecord, NodeState, Placement,
-    PlacementMember, Policy, ProxySession, ROOT_GROUP, Residence, Roles, RootAnswer, RootCommand,
-    RootOutcome, RootRefusal, RootReply, RootRequest, SERVICE_GROUP, SERVICE_HBLOCK, ShardCommand,
-    ShardOutcome, ShardRefusal, ShardReply, ShardRequest, ShardTable, StoreRecord, Topology,
-    UnitRecord, Version, decode, encode,
+    Attachment, AttemptEnd, Commit, DiskRecord, DiskState, Grant, GroupBody, GroupMember,
+    GroupRecord, GroupReply, GroupRequest, HBlockRefusal, HBlockReply, HBlockRequest, Layout,
+    Location, MapExtent, MapTarget, MapView, MemberId, MemberState, NodeRecord, NodeState,
+    Placement, PlacementMember, Policy, ProxySession, ROOT_GROUP, Residence, Roles, RootAnswer,
+    RootCommand, RootOutcome, RootRefusal, RootReply, RootRequest, SERVICE_GROUP, SERVICE_HBLOCK,
+    ShardCommand, ShardOutcome, ShardRefusal, ShardReply, ShardRequest, ShardTable, StoreRecord,
+    Topology, UnitRecord, Version, decode, encode,
 };
 
 use crate::{
-    Change, ChangeError, IoError, OperationTag, Proxy, ProxyConfig, VirtualDisk, encode_units,
+    Change, ChangeError, IoError, OperationTag, Proxy, ProxyConfig, ROOM_LIMIT, VirtualDisk,
+    encode_units,
 };
 
 const ADDRESS: &str = "node1:700";
@@ -79,6 +80,8 @@ struct State {
     held: bool,
     /// Commits of older generations are refused.
     floor: Generation,
+    /// Stores that have no room.
+    full: BTreeSet<StoreId>,
     /// Fences and commits that took effect, with their generations.
     applied: Vec<String>,
     /// Committed holes: container, first block, blocks.
@@ -176,6 +179,8 @@ impl Other {
                 more: false,
             },
             ShardRequest::Lookup { .. } => ShardReply::View(self.view()),
+            // There is no substitute.
+            ShardRequest::Substitute { .. } => ShardReply::Refused(ShardRefusal::NotPlaced),
             other => panic!("not asked here: {other:?}"),
         }
     }
@@ -200,6 +205,14 @@ impl Other {
                 state.applied.push(text);
                 ShardOutcome::Committed { index: 9 }
             });
+        }
+        if let ShardCommand::Void { sequences, .. } = command {
+            let ends = sequences.iter().map(|sequence| {
+                let text = format!("void {sequence}");
+                self.with(|state| state.applied.push(text));
+                (*sequence, AttemptEnd::Void)
+            });
+            return ShardOutcome::Ended(ends.collect());
         }
         let ShardCommand::Fence {
             container,
@@ -281,15 +294,19 @@ impl Other {
                 self.with(|state| state.suspected.push(*store));
                 (HBlockReply::Done, Bytes::new())
             }
-            HBlockRequest::Write { .. } => {
-                let both = [StoreId(10), StoreId(20)];
-                self.with(|state| {
-                    state.asked.push("write");
-                    state.written.extend(both);
-                });
-                let acknowledged = both.to_vec();
-                (HBlockReply::Written { acknowledged }, Bytes::new())
-            }
+            HBlockRequest::Write { targets, .. } => self.with(|state| {
+                state.asked.push("write");
+                let stores = targets.iter().map(|target| target.member.store);
+                let acknowledged: Vec<_> =
+                    stores.filter(|store| !state.full.contains(store)).collect();
+                state.written.extend(&acknowledged);
+                let reply = if state.full.is_empty() {
+                    HBlockReply::Written { acknowledged }
+                } else {
+                    HBlockReply::Refused(HBlockRefusal::NoRoom { acknowledged })
+                };
+                (reply, Bytes::new())
+            }),
             HBlockRequest::Acknowledge { store, names, .. } => self.with(|state| {
                 state.asked.push("held?");
                 let holds = state.written.contains(store) && !state.lacks.contains(store);
@@ -661,4 +678,53 @@ async fn a_cancelled_change_of_unknown_outcome_is_settled_and_not_done_anew() {
     let cancelled = ChangeError::Io(IoError::Cancelled);
     assert_eq!(outcome(&changing), Some(Err(cancelled)));
     assert_eq!(stage.other.with(|state| state.holes.clone()), []);
+}
+
+impl Stage {
+    /// Writes one block and tells what came of it, and after how long.
+    async fn write(&self, disk: &VirtualDisk, tag: u64) -> (Result<(), IoError>, Duration) {
+        let begun = self.env.now();
+        let data = Bytes::from(vec![3; 4096]);
+        let result = disk.write(0, data, OperationTag(tag)).await;
+        (result, self.env.now().since(begun))
+    }
+}
+
+/// One store of two has room: as good as none, with W = 2.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_finds_no_room_is_withdrawn_before_it_is_refused() {
+    let stage = Stage::set().await;
+    let disk = stage.attach().await;
+    stage.seconds(1).await;
+    stage.other.with(|state| state.full = [StoreId(20)].into());
+    let (result, took) = stage.write(&disk, 1).await;
+    assert_eq!(result, Err(IoError::NoRoom { in_part: false }));
+    assert!(took >= ROOM_LIMIT && took < ROOM_LIMIT + Duration::from_secs(2));
+    let applied = stage.applied();
+    assert!(applied.iter().any(|what| what.contains("void")));
+    assert!(!applied.iter().any(|what| what.contains("commit")));
+    // Holes need no room.
+    disk.zero(0, 4096, OperationTag(2)).await.unwrap();
+    assert_eq!(stage.other.with(|state| state.holes.len()), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_goes_on_when_a_full_cluster_gets_room() {
+    let stage = Stage::set().await;
+    let disk = stage.attach().await;
+    stage.seconds(1).await;
+    stage
+        .other
+        .with(|state| state.full = [StoreId(10), StoreId(20)].into());
+    let freed = Arc::clone(&stage.other);
+    let env = stage.env.clone();
+    stage.env.spawn("free", async move {
+        env.sleep(ROOM_LIMIT / 2).await;
+        freed.with(|state| state.full.clear());
+    });
+    let (result, took) = stage.write(&disk, 1).await;
+    assert_eq!(result, Ok(()));
+    assert!(took >= ROOM_LIMIT / 2 && took < ROOM_LIMIT);
+    let applied = stage.applied();
+    assert!(!applied.iter().any(|what| what.contains("void")));
 }

@@ -4,7 +4,8 @@
 //! client write is taken only after the shard answered *void*; acknowledgements count only under
 //! the epoch in which they were given: after a change of placement members that said before that
 //! they have the blob are asked by its name, without the bytes; nothing is reported failed that may
-//! yet appear.
+//! yet appear: a write for which there is no room is answered so only after the shard called its
+//! name void.
 
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
@@ -24,7 +25,7 @@ use hedgerow_protocol::{
 
 use crate::container::Container;
 use crate::disk::{IoError, RETRY_FIRST, Shared};
-use crate::gather::{Gathering, Heard};
+use crate::gather::{Gathering, Heard, Lack};
 use crate::lasting::Operation;
 use crate::metacache::KnownExtent;
 use crate::pieces::Piece;
@@ -39,10 +40,25 @@ const SUBSTITUTE_AFTER: Duration = Duration::from_millis(300);
 /// A placement question to the shard.
 const PLACE_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long a write is offered to full stores before it is withdrawn. Space that is being freed
+/// comes back within a few seconds (collection every second, compaction behind it), and initiators
+/// should be told long before they lose patience (30 s).
+pub const ROOM_LIMIT: Duration = Duration::from_secs(5);
+
 /// How an attempt under one name ended.
 enum Ended {
     Applied,
     Void,
+    /// Void, since no stores had room for it.
+    NoRoom,
+}
+
+/// What an attempt at storing a blob came to.
+enum Stored {
+    /// On a quorum, under this epoch.
+    Enough(hedgerow_env::PlacementEpoch, BTreeSet<StoreId>),
+    /// Try again after a pause.
+    NotYet(Lack),
 }
 
 /// One write of one piece under one name.
@@ -122,7 +138,10 @@ impl Shared {
                     return Err(IoError::Cancelled);
                 }
                 Ended::Applied => return Ok(()),
-                Ended::Void if operation.is_cancelled() => return Err(IoError::Cancelled),
+                Ended::Void | Ended::NoRoom if operation.is_cancelled() => {
+                    return Err(IoError::Cancelled);
+                }
+                Ended::NoRoom => return Err(IoError::NoRoom { in_part: false }),
                 Ended::Void => {}
             }
         }
@@ -185,6 +204,8 @@ impl Shared {
         };
         // Stays empty but for a mutant.
         let mut former = BTreeSet::new();
+        // Since when lack of room is all that is in the way.
+        let mut full_since = None;
         loop {
             if self.is_lost() {
                 return Err(IoError::Fenced);
@@ -196,9 +217,21 @@ impl Shared {
                 let ended = self.void(attempt).await?;
                 return Ok((ended, BTreeSet::new()));
             }
-            let Some((epoch, acknowledged)) = self.store(attempt, &mut rounds).await? else {
-                self.pause(&mut rounds.pause, Some(attempt.operation)).await;
-                continue;
+            let (epoch, acknowledged) = match self.store(attempt, &mut rounds).await? {
+                Stored::Enough(epoch, acknowledged) => (epoch, acknowledged),
+                Stored::NotYet(lack) => {
+                    let now = self.env.now();
+                    full_since = (lack == Lack::Room).then(|| full_since.unwrap_or(now));
+                    if full_since.is_some_and(|since| now.since(since) >= ROOM_LIMIT) {
+                        let ended = match self.void(attempt).await? {
+                            Ended::Applied => Ended::Applied,
+                            Ended::Void | Ended::NoRoom => Ended::NoRoom,
+                        };
+                        return Ok((ended, BTreeSet::new()));
+                    }
+                    self.pause(&mut rounds.pause, Some(attempt.operation)).await;
+                    continue;
+                }
             };
             if active(Mutant::StaleAcknowledgementsCount) {
                 former.extend(&acknowledged);
@@ -218,19 +251,16 @@ impl Shared {
         }
     }
 
-    /// Stores the blob on a quorum: the epoch and who has it. None: try again after a pause.
-    async fn store(
-        &self,
-        attempt: &Attempt<'_>,
-        rounds: &mut Rounds,
-    ) -> Result<Option<(PlacementEpoch, BTreeSet<StoreId>)>, IoError> {
+    /// Stores the blob on a quorum.
+    async fn store(&self, attempt: &Attempt<'_>, rounds: &mut Rounds) -> Result<Stored, IoError> {
+        const NOT_YET: Stored = Stored::NotYet(Lack::Other);
         let _phase = self.env.phase(Phase::Store);
         let Some(frame) = &attempt.frame else {
-            return Ok(Some((PlacementEpoch(0), BTreeSet::new())));
+            return Ok(Stored::Enough(PlacementEpoch(0), BTreeSet::new()));
         };
         let began = self.env.now();
         let Some(placement) = self.ensure_placed(attempt.container).await? else {
-            return Ok(None);
+            return Ok(NOT_YET);
         };
         let targets = self.targets(&placement);
         let domains = self.domains(&targets);
@@ -241,7 +271,7 @@ impl Shared {
                 let id = attempt.container.id;
                 event!(self.env, Warn, "proxy", "{id}: {reason}");
                 attempt.container.forget_placement();
-                return Ok(None);
+                return Ok(NOT_YET);
             }
         };
         let mut gathering = Gathering::new(quorum);
@@ -274,16 +304,16 @@ impl Shared {
         }
         match ended {
             ControlFlow::Break(Round::Stored) => {
-                return Ok(Some((placement.epoch, acknowledged.clone())));
+                return Ok(Stored::Enough(placement.epoch, acknowledged.clone()));
             }
-            ControlFlow::Break(Round::Again) => return Ok(None),
+            ControlFlow::Break(Round::Again) => return Ok(NOT_YET),
             ControlFlow::Continue(()) => {}
         }
         if self.env.now().since(began) >= SUBSTITUTE_AFTER || rounds.pause > SUBSTITUTE_AFTER {
             self.substitute(attempt.container, &placement, acknowledged)
                 .await;
         }
-        Ok(None)
+        Ok(Stored::NotYet(gathering.lack()))
     }
 
     /// Asks all members at once whether they hold the blob already, by its name.

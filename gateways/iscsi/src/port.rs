@@ -70,10 +70,11 @@ impl Geometry {
 }
 
 /// Why an operation was not done, named by what the initiator is told to do. But for
-/// [`BlockError::OutcomeUnknown`] and [`BlockError::Medium`] nothing was begun, or it has no effect.
+/// [`BlockError::OutcomeUnknown`], [`BlockError::NoSpace`] and [`BlockError::Medium`] nothing was begun, or it has no effect.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum BlockError {
-    /// Too much is in progress: nothing was done, the initiator retries soon (status BUSY).
+    /// Too much is in progress, or there is no room for now: nothing was done, the initiator retries
+    /// soon (status BUSY).
     #[error("the device is busy")]
     Busy,
     /// The device cannot serve now but is expected back (NOT READY, becoming ready).
@@ -88,7 +89,8 @@ pub enum BlockError {
     /// The disk refuses writes.
     #[error("the device is read-only")]
     ReadOnly,
-    /// No room is left in the cluster for the write (SPACE ALLOCATION FAILED).
+    /// There was room for a part of the write only, which was done; the initiator repeats all of it
+    /// (NOT READY, SPACE ALLOCATION IN PROGRESS: a temporary lack, SBC-3 4.7.3).
     #[error("no space is left")]
     NoSpace,
     /// The bytes cannot be read or stored: every copy is damaged or lost (MEDIUM ERROR).

@@ -26,9 +26,6 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// A logout that is not confirmed by then is none.
 const LOG_OUT_LIMIT: Duration = Duration::from_secs(2);
-/// Sense keys with which a target refuses a command before it begins it (SPC-4 4.5.6): NOT READY,
-/// ILLEGAL REQUEST, UNIT ATTENTION.
-const NOT_BEGUN: [u8; 3] = [2, 5, 6];
 /// Pause before a new session.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -134,6 +131,13 @@ fn command(agents: &Agents, operation: &ClientOperation) -> Command {
     }
 }
 
+/// Whether a target says so that it has not begun the command: NOT READY (but for a lack of room,
+/// which may come in the middle), ILLEGAL REQUEST, UNIT ATTENTION.
+fn is_not_begun(key: u8, code: u16) -> bool {
+    const SPACE_ALLOCATION_IN_PROGRESS: u16 = 0x0414;
+    matches!(key, 5 | 6) || key == 2 && code != SPACE_ALLOCATION_IN_PROGRESS
+}
+
 /// One operation; false when the session must not go on.
 async fn operate(
     agents: &Arc<Agents>,
@@ -158,7 +162,7 @@ async fn operate(
         // A read that failed says nothing.
         Ok(Err(_)) if operation.deed == Deed::Read => (Outcome::Fail, false),
         Ok(Err(CommandError::Busy | CommandError::ReservationConflict)) => (Outcome::Fail, true),
-        Ok(Err(CommandError::Sense { key, .. })) if NOT_BEGUN.contains(&key) => {
+        Ok(Err(CommandError::Sense { key, code })) if is_not_begun(key, code) => {
             (Outcome::Fail, false)
         }
         Ok(Err(_)) | Err(_) => (Outcome::Info, false),

@@ -48,6 +48,7 @@ pub struct DiskStore {
 }
 
 struct Shared {
+    env: Env,
     store: Store,
     records: Mutex<Records>,
 }
@@ -95,6 +96,7 @@ impl DiskStore {
         store.release_control(released);
         let requests = store.copy_forward_requests(StreamTag::HBLOCK);
         let shared = Arc::new(Shared {
+            env: env.clone(),
             store,
             records: Mutex::new(records),
         });
@@ -251,8 +253,13 @@ impl BlobStore for DiskStore {
         header: BlobHeader,
         payload: Bytes,
     ) -> BoxFuture<'static, Result<(), StoreFault>> {
-        let store = self.shared.store.clone();
+        let (env, store) = (self.shared.env.clone(), self.shared.store.clone());
         Box::pin(async move {
+            // The nearer the end of the room, the slower blobs come in.
+            let delay = store.put_delay();
+            if delay > Duration::ZERO {
+                env.sleep(delay).await;
+            }
             let encoded = encode(&header);
             let mut attempts = 0;
             let mut waited = false;
@@ -430,6 +437,7 @@ fn stopped(stopped: Stopped) -> StoreFault {
 fn fault(error: StoreError) -> StoreFault {
     match error {
         StoreError::Stopped(reason) => stopped(reason),
+        StoreError::Full => StoreFault::Full,
         error => StoreFault::Busy {
             reason: error.to_string(),
         },

@@ -616,17 +616,23 @@ async fn a_sweep_frees_what_is_collected_and_keeps_what_is_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_store_says_busy_and_a_stopped_one_says_so_for_good() {
+async fn a_full_store_says_no_room_and_a_stopped_one_says_so_for_good() {
     let cluster = Cluster::start(3).await;
     cluster.store(2).set_full(true);
-    let busy = refusal(cluster.offer(2, blob(1, 1), 1, 1).await);
-    assert!(matches!(busy, HBlockRefusal::Busy { .. }), "{busy:?}");
+    let full = refusal(cluster.offer(2, blob(1, 1), 1, 1).await);
+    let acknowledged = Vec::new();
+    assert_eq!(full, HBlockRefusal::NoRoom { acknowledged });
     let acknowledged = written(cluster.write(blob(2, 1), 1, vec![]).await);
     assert_eq!(
         acknowledged,
         vec![1, 3],
         "one full member does not stop a write"
     );
+    cluster.store(3).set_full(true);
+    let full = refusal(cluster.write(blob(4, 1), 1, vec![]).await);
+    let acknowledged = vec![StoreId(1)];
+    assert_eq!(full, HBlockRefusal::NoRoom { acknowledged });
+    cluster.store(3).set_full(false);
 
     cluster.store(2).stop();
     cluster.sleep(10).await;

@@ -5,7 +5,7 @@ use hedgerow_protocol::HBlockRefusal;
 
 use crate::{Acknowledgements, TargetOutcome, Verdict};
 
-/// Plays `events` (`a+` held, `a?` unknown, `a-` busy, `a!` stale epoch, `.` the deadline) on
+/// Plays `events` (`a+` held, `a?` unknown, `a-` busy, `a0` full, `a!` stale epoch, `.` the deadline) on
 /// targets a, b, c... in these domains and tells where the verdict came, and which.
 fn play(domains: &[u16], targets: usize, quorum: u8, events: &str) -> String {
     let stores: Vec<StoreId> = (1..=targets)
@@ -27,6 +27,9 @@ fn play(domains: &[u16], targets: usize, quorum: u8, events: &str) -> String {
                 }),
                 "!" => TargetOutcome::Refused(HBlockRefusal::StaleEpoch {
                     current: PlacementEpoch(9),
+                }),
+                "0" => TargetOutcome::Refused(HBlockRefusal::NoRoom {
+                    acknowledged: Vec::new(),
                 }),
                 other => panic!("unknown event {other}"),
             };
@@ -51,6 +54,7 @@ fn tell(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Written(stores) => format!("written {}", letters(stores)),
         Verdict::TooFew(stores) => format!("too-few {}", letters(stores)),
+        Verdict::NoRoom(stores) => format!("no-room {}", letters(stores)),
         Verdict::Refused(refusal) => format!("refused: {refusal}"),
     }
 }
@@ -80,6 +84,21 @@ fn too_few_comes_when_no_more_can_answer_or_the_time_is_up() {
         ("a? b?", "b? too-few "),
         ("a+ . b+ c+", ". too-few a"),
         ("a+ b+ .", "b+ written ab"),
+    ] {
+        assert_eq!(play(&[], 3, 2, events), told, "{events}");
+    }
+}
+
+/// Full stores are told from silent ones: only room would have helped.
+#[test]
+fn no_room_comes_when_room_alone_is_missing() {
+    for (events, told) in [
+        ("a0 b0", "b0 no-room "),
+        ("a0 b+ c0", "c0 no-room b"),
+        ("a0 b+ .", ". no-room b"),
+        ("a0 b? .", "b? too-few "),
+        ("a0 b+ c+", "c+ written bc"),
+        ("a0 .", ". too-few "),
     ] {
         assert_eq!(play(&[], 3, 2, events), told, "{events}");
     }

@@ -102,8 +102,9 @@ impl Sense {
     pub(crate) const WRITE_ERROR: Self = Self::new(Key::MediumError, 0x0c00);
     /// WRITE PROTECTED.
     pub(crate) const WRITE_PROTECTED: Self = Self::new(Key::DataProtect, 0x2700);
-    /// SPACE ALLOCATION FAILED WRITE PROTECT.
-    pub(crate) const NO_SPACE: Self = Self::new(Key::DataProtect, 0x2707);
+    /// LOGICAL UNIT NOT READY, SPACE ALLOCATION IN PROGRESS: thin provisioning lacks room for now.
+    /// Not SPACE ALLOCATION FAILED WRITE PROTECT, at which initiators give up.
+    pub(crate) const NO_SPACE: Self = Self::new(Key::NotReady, 0x0414);
     /// NO ADDITIONAL SENSE INFORMATION: the target gave the command up.
     pub(crate) const ABORTED: Self = Self::new(Key::AbortedCommand, 0x0000);
 

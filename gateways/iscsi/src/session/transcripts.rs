@@ -709,7 +709,7 @@ fn ports_errors_become_what_the_initiator_should_do() {
         (BlockError::Busy, "status 08 None"),
         (BlockError::Unavailable, "status 02 sense 2/0401 None"),
         (BlockError::Gone, "status 02 sense 2/040c None"),
-        (BlockError::NoSpace, "status 02 sense 7/2707 None"),
+        (BlockError::NoSpace, "status 02 sense 2/0414 None"),
         (
             BlockError::Medium("x".to_owned()),
             "status 02 sense 3/0c00 None",
