@@ -14,7 +14,8 @@ use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
 use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
-    ContainerId, ContainerIndex, Env, Generation, GroupId, Phase, VirtualDiskId, WriterId, event,
+    ContainerId, ContainerIndex, Env, Generation, GroupId, LayerId, Phase, VirtualDiskId, WriterId,
+    event,
 };
 use hedgerow_net::{GroupClient, Rpc};
 use hedgerow_protocol::{
@@ -83,6 +84,12 @@ pub(crate) struct Operation {
 impl Operation {
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// Asks for its end.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+        self.wake.notify_waiters();
     }
 }
 
@@ -159,6 +166,8 @@ impl VirtualDisk {
         disk.0
             .env
             .spawn("proxy-fence", async move { shared.fence_existing().await });
+        let shared = Arc::clone(&disk.0);
+        disk.0.env.spawn("proxy-relocate", shared.relocate());
         disk
     }
 
@@ -383,8 +392,7 @@ impl VirtualDisk {
         let Some(operation) = self.0.operations().get(&tag).cloned() else {
             return;
         };
-        operation.cancelled.store(true, Ordering::SeqCst);
-        operation.wake.notify_waiters();
+        operation.cancel();
         loop {
             let settled = operation.settle.notified();
             if operation.settled.load(Ordering::SeqCst) {
@@ -398,7 +406,7 @@ impl VirtualDisk {
     pub async fn idle(&self) {
         loop {
             let idle = self.0.idle_signal.notified();
-            if self.0.under_way.load(Ordering::SeqCst) == 0 {
+            if self.0.is_idle() {
                 return;
             }
             idle.await;
@@ -442,6 +450,16 @@ impl Shared {
 
     fn operations(&self) -> std::sync::MutexGuard<'_, BTreeMap<OperationTag, Arc<Operation>>> {
         self.operations.lock().expect("no panic under this lock")
+    }
+
+    /// Whether no client's operation is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.under_way.load(Ordering::SeqCst) == 0
+    }
+
+    /// The layer that is written.
+    pub(crate) fn layer(&self) -> LayerId {
+        *self.record.layers.first().expect("a disk has a layer")
     }
 
     pub(crate) fn is_lost(&self) -> bool {
@@ -492,7 +510,7 @@ impl Shared {
         )
     }
 
-    fn known_containers(&self) -> Vec<Arc<Container>> {
+    pub(crate) fn known_containers(&self) -> Vec<Arc<Container>> {
         let containers = self.containers.lock().expect("no panic under this lock");
         containers.values().cloned().collect()
     }
@@ -538,12 +556,11 @@ impl Shared {
                 self.pause(&mut pause, None).await;
                 continue;
             };
-            let layer = *self.record.layers.first().expect("a disk has a layer");
             let command = ShardCommand::Fence {
                 container: container.id,
                 generation: self.generation,
                 writers: vec![self.writer],
-                layer,
+                layer: self.layer(),
             };
             match self.committers.propose(group, command).await {
                 Ok(ShardOutcome::Fenced { placement, .. }) => {

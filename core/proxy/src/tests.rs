@@ -17,13 +17,13 @@ use hedgerow_net::{
     ServiceId,
 };
 use hedgerow_protocol::{
-    Attachment, Commit, DiskRecord, DiskState, Grant, GroupBody, GroupMember, GroupRecord,
-    GroupReply, GroupRequest, HBlockRefusal, HBlockReply, HBlockRequest, Layout, Location,
-    MapExtent, MapTarget, MapView, MemberId, MemberState, NodeRecord, NodeState, Placement,
-    PlacementMember, Policy, ROOT_GROUP, Residence, Roles, RootAnswer, RootCommand, RootOutcome,
-    RootReply, RootRequest, SERVICE_GROUP, SERVICE_HBLOCK, ShardCommand, ShardOutcome,
-    ShardRefusal, ShardReply, ShardRequest, ShardTable, StoreRecord, Topology, UnitRecord, Version,
-    decode, encode,
+    Attachment, BlobHeader, Commit, DiskRecord, DiskState, Grant, GroupBody, GroupMember,
+    GroupRecord, GroupReply, GroupRequest, HBlockRefusal, HBlockReply, HBlockRequest, Layout,
+    Location, MapExtent, MapTarget, MapView, MemberId, MemberState, MovedRange, NodeRecord,
+    NodeState, Placement, PlacementMember, Policy, ROOT_GROUP, Relocate, Residence, Roles,
+    RootAnswer, RootCommand, RootOutcome, RootReply, RootRequest, SERVICE_GROUP, SERVICE_HBLOCK,
+    ShardCommand, ShardOutcome, ShardRefusal, ShardReply, ShardRequest, ShardTable, StoreRecord,
+    Topology, UnitRecord, Version, decode, encode,
 };
 
 use crate::{OperationTag, Proxy, ProxyConfig, VirtualDisk, encode_units};
@@ -85,6 +85,13 @@ struct State {
     asked: Vec<&'static str>,
     /// The acknowledgements of the commit that was applied.
     committed: Vec<StoreId>,
+    /// The block that was written belongs to a mostly dead blob.
+    sparse: bool,
+    /// How often the shard was asked for such, and what was moved.
+    walks: u32,
+    relocated: Vec<Relocate>,
+    /// The newest blob that was written.
+    header: Option<BlobHeader>,
 }
 
 /// The node that plays everybody else.
@@ -150,6 +157,7 @@ impl Other {
                 more: false,
             },
             ShardRequest::Lookup { .. } => ShardReply::View(self.view()),
+            ShardRequest::Sparse { .. } => self.sparse(),
             other => panic!("not asked here: {other:?}"),
         }
     }
@@ -164,6 +172,10 @@ impl Other {
             let extent = &commit.extents[0];
             let hole = (commit.container.index.0, extent.first_block, extent.blocks);
             self.with(|state| state.holes.push(hole));
+            return ShardOutcome::Committed { index: 9 };
+        }
+        if let ShardCommand::Relocate(relocate) = command {
+            self.with(|state| state.relocated.push(relocate.clone()));
             return ShardOutcome::Committed { index: 9 };
         }
         let ShardCommand::Fence { container, .. } = command else {
@@ -193,6 +205,18 @@ impl Other {
             state.committed.clone_from(&commit.acknowledged);
             ShardOutcome::Committed { index: 9 }
         })
+    }
+
+    fn sparse(&self) -> ShardReply {
+        let mut view = self.view();
+        self.with(|state| {
+            state.walks += 1;
+            state.look_ups -= 1;
+            if !state.sparse {
+                view.extents.clear();
+            }
+        });
+        ShardReply::Sparse { view, next: None }
     }
 
     fn view(&self) -> MapView {
@@ -236,9 +260,10 @@ impl Other {
                 self.with(|state| state.suspected.push(*store));
                 (HBlockReply::Done, Bytes::new())
             }
-            HBlockRequest::Write { .. } => {
+            HBlockRequest::Write { header, .. } => {
                 let both = [StoreId(10), StoreId(20)];
                 self.with(|state| {
+                    state.header = Some(header.clone());
                     state.asked.push("write");
                     state.written.extend(both);
                 });
@@ -486,4 +511,53 @@ async fn a_member_that_lacks_the_name_under_the_new_epoch_gets_the_frame_again()
     let (asked, committed) = write_across_an_epoch(&stage).await;
     assert_eq!(asked, ["write", "held?", "held?", "write"]);
     assert_eq!(committed, [StoreId(10), StoreId(20)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_attachment_moves_what_is_left_of_a_mostly_dead_blob() {
+    let stage = Stage::set().await;
+    stage.other.with(|state| state.sparse = true);
+    let disk = stage.attach().await;
+    stage.seconds(3).await;
+    let moved = stage.other.with(|state| state.relocated.clone());
+    let [relocate] = &moved[..] else {
+        panic!("one relocation: {moved:?}");
+    };
+    let [one] = relocate.moves[..] else {
+        panic!("one range: {relocate:?}");
+    };
+    assert_eq!(one.from, blob());
+    assert_eq!((one.first_block, one.blocks), (0, 8));
+    assert_eq!(relocate.writer, disk.writer());
+    assert_eq!(relocate.acknowledged, [StoreId(10), StoreId(20)]);
+    let header = stage.other.with(|state| state.header.clone()).unwrap();
+    assert_eq!(header.units[usize::from(one.unit)].digest, one.digest);
+    let written_by = Version {
+        writer: WriterId(9),
+        sequence: Sequence(1),
+    };
+    let kept = MovedRange {
+        first_block: 0,
+        blocks: 8,
+        unit: 0,
+        unit_offset_blocks: 0,
+        version: written_by,
+    };
+    assert_eq!(header.moved, [kept], "the client's version");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_nobody_writes_is_walked_once_and_a_lost_attachment_walks_no_more() {
+    let stage = Stage::set().await;
+    let disk = stage.attach().await;
+    stage.seconds(30).await;
+    let walks = |stage: &Stage| stage.other.with(|state| state.walks);
+    assert_eq!(walks(&stage), 2, "each container once");
+    disk.zero(0, 4096, OperationTag(1)).await.unwrap();
+    stage.seconds(10).await;
+    assert_eq!(walks(&stage), 3, "again after a write");
+    disk.zero(0, 4096, OperationTag(2)).await.unwrap();
+    disk.lose("told so");
+    stage.seconds(10).await;
+    assert_eq!(walks(&stage), 3);
 }
