@@ -301,6 +301,10 @@ catalogue! {
     OrderedTaskOvertakes = "ordered-task-overtakes",
     /// A transfer that begins inside the disk may end beyond it.
     EndUnchecked = "end-unchecked",
+    /// A relocation takes entries along that no longer refer to the old blob.
+    MoveUnconditional = "move-unconditional",
+    /// A relocation makes itself the version of what it moves.
+    MoveNewVersion = "move-new-version",
 }
 
 #[cfg(feature = "mutants")]

@@ -77,6 +77,8 @@ pub(crate) fn blob_with(sequence: u64, units: u64, salt: u64) -> (BlobHeader, By
             sequence: Sequence(sequence),
         },
         units: records,
+        key: 0,
+        moved: Vec::new(),
     };
     (header, Bytes::from(payload))
 }

@@ -6,7 +6,9 @@
 
 use bytes::Bytes;
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_protocol::{BlobHeader, MAXIMUM_BLOB_BYTES, MAXIMUM_UNIT_BYTES, UnitRecord, digest};
+use hedgerow_protocol::{
+    BlobHeader, MAXIMUM_BLOB_BYTES, MAXIMUM_MOVED, MAXIMUM_UNIT_BYTES, UnitRecord, digest,
+};
 
 /// Most units of a blob. Their records, about 24 bytes each, must fit the header that a store keeps
 /// with the blob (48 KiB); a proxy cuts units of 64 KiB and needs 16.
@@ -68,6 +70,9 @@ fn verify_header(header: &BlobHeader) -> Result<(), BlobFault> {
     let wrong = |text: String| Err(BlobFault::Header(text));
     if header.units.is_empty() || header.units.len() > MAXIMUM_UNITS {
         return wrong(format!("{} units", header.units.len()));
+    }
+    if header.moved.len() > MAXIMUM_MOVED {
+        return wrong(format!("{} moved ranges", header.moved.len()));
     }
     let payload = header.payload_bytes();
     if payload > u64::from(MAXIMUM_BLOB_BYTES) {

@@ -321,6 +321,11 @@ fn ask_shard(view: &dyn View, index: u64, request: ShardRequest) -> Result<Shard
             disk,
             after,
         } => query::containers(view, family, disk, after),
+        ShardRequest::Sparse {
+            container,
+            layer,
+            first_block,
+        } => query::sparse(view, index, container, layer, first_block),
         ShardRequest::Holdings { store, after } => query::holdings(view, store, after),
         ShardRequest::Statistics => Ok(ShardReply::Statistics(query::statistics(view)?)),
         ShardRequest::Propose(_)

@@ -12,6 +12,10 @@ pub const MAXIMUM_UNIT_BYTES: u32 = 64 << 10;
 /// Largest payload of a blob, in bytes; a larger client write becomes several blobs.
 pub const MAXIMUM_BLOB_BYTES: u32 = 1 << 20;
 
+/// Most ranges of a blob that was put together from others: their records, some 40 bytes each, fit
+/// the header that a store keeps with the blob.
+pub const MAXIMUM_MOVED: usize = 256;
+
 /// The version of a client write: on one block a writer's higher sequence wins over its lower one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Version {
@@ -43,6 +47,21 @@ pub struct UnitRecord {
     pub digest: Digest,
 }
 
+/// A range of a blob that was put together from others: where it belongs, and whose write it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovedRange {
+    /// The first block within the container.
+    pub first_block: u32,
+    /// How many blocks.
+    pub blocks: u32,
+    /// The unit.
+    pub unit: u16,
+    /// Where in the unit's plain bytes the range begins, in 512-byte blocks.
+    pub unit_offset_blocks: u16,
+    /// The version of the client write that made it.
+    pub version: Version,
+}
+
 /// The header stored with each blob: enough to rebuild the maps from the data alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobHeader {
@@ -52,10 +71,15 @@ pub struct BlobHeader {
     pub layer: LayerId,
     /// The first 512-byte unit of its address range within the container.
     pub first_block: u32,
-    /// The version of the client write.
+    /// The version of the client write; of a relocation, its own name.
     pub version: Version,
     /// Its units, in address order; their stored bytes follow one another in the payload.
     pub units: Vec<UnitRecord>,
+    /// The key that sealed the units. Reserved: 0, they are not sealed.
+    pub key: u32,
+    /// Where each range belongs, in a blob that a relocation put together; else empty: the units
+    /// follow one another from `first_block` on.
+    pub moved: Vec<MovedRange>,
 }
 
 impl BlobHeader {

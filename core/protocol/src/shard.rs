@@ -68,6 +68,59 @@ pub struct Commit {
     pub stored_bytes: u32,
 }
 
+/// Most extents in one relocation: what a header can say of a blob that is put together from
+/// others ([`crate::MAXIMUM_MOVED`]).
+pub const MAXIMUM_MOVES: usize = crate::MAXIMUM_MOVED;
+
+/// One range of a relocation: blocks that refer to a unit of an old blob, and where in the new blob
+/// the same bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// The first block within the container.
+    pub first_block: u32,
+    /// How many blocks.
+    pub blocks: u32,
+    /// The old blob, of the same container.
+    pub from: BlobName,
+    /// Its unit.
+    pub from_unit: u16,
+    /// Where in that unit the range begins, in 512-byte blocks.
+    pub from_offset_blocks: u16,
+    /// That unit's digest.
+    pub from_digest: Digest,
+    /// The unit of the new blob.
+    pub unit: u16,
+    /// Where in it the range begins, in 512-byte blocks.
+    pub unit_offset_blocks: u16,
+    /// The new unit's digest.
+    pub digest: Digest,
+}
+
+/// Makes entries that still refer to old blobs refer to a new one that has the same bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relocate {
+    /// The container.
+    pub container: ContainerId,
+    /// The layer whose entries are changed; it may be frozen, for no content changes.
+    pub layer: LayerId,
+    /// The generation of the fence.
+    pub generation: Generation,
+    /// The placement epoch under which `acknowledged` was given.
+    pub epoch: PlacementEpoch,
+    /// Who relocates.
+    pub writer: WriterId,
+    /// The new blob's name; no version of anything.
+    pub sequence: Sequence,
+    /// The lowest sequence that is neither applied nor void.
+    pub low_water: Sequence,
+    /// What is moved.
+    pub moves: Vec<Move>,
+    /// Members that hold the new blob durably under `epoch`.
+    pub acknowledged: Vec<StoreId>,
+    /// Stored bytes of the new blob.
+    pub stored_bytes: u32,
+}
+
 /// A command of a shard's log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ShardCommand {
@@ -171,6 +224,8 @@ pub enum ShardCommand {
         /// The level.
         feature_level: u16,
     },
+    /// Moves what is left of mostly dead blobs; answered [`ShardOutcome::Committed`].
+    Relocate(Relocate),
 }
 
 /// How an attempt ended.
@@ -473,6 +528,16 @@ pub enum ShardRequest {
         /// Those after this one.
         after: Option<ContainerIndex>,
     },
+    /// Ranges of a layer that refer to mostly dead blobs of the container itself, some at a time:
+    /// answered [`ShardReply::Sparse`].
+    Sparse {
+        /// The container.
+        container: ContainerId,
+        /// The layer.
+        layer: LayerId,
+        /// Look from this block on.
+        first_block: u32,
+    },
 }
 
 /// Counters of a shard.
@@ -534,6 +599,14 @@ pub enum ShardReply {
         found: Vec<(ContainerId, Option<Placement>)>,
         /// Whether there are more after the last of them.
         more: bool,
+    },
+    /// What refers to mostly dead blobs.
+    Sparse {
+        /// Their ranges in order, with gaps; [`MAXIMUM_MOVES`] at most, and of one blob's length
+        /// together. All else is as in a look-up.
+        view: MapView,
+        /// The block to go on from; none at the end of the layer.
+        next: Option<u32>,
     },
 }
 

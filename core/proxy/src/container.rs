@@ -29,6 +29,8 @@ pub(crate) struct ContainerState {
     pub(crate) sequences: Sequences,
     /// The low-water mark that the shard was last told.
     pub(crate) told_low_water: Sequence,
+    /// The low-water mark when it was last walked for mostly dead blobs.
+    pub(crate) walked: Option<Sequence>,
 }
 
 impl Container {
@@ -42,6 +44,7 @@ impl Container {
                 cache: Metacache::new(CACHED_EXTENTS),
                 sequences: Sequences::default(),
                 told_low_water: Sequence(1),
+                walked: None,
             }),
         }
     }

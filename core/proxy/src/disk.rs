@@ -15,7 +15,8 @@ use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
 use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
-    ContainerId, ContainerIndex, Env, Generation, GroupId, Phase, VirtualDiskId, WriterId, event,
+    ContainerId, ContainerIndex, Env, Generation, GroupId, LayerId, Phase, VirtualDiskId, WriterId,
+    event,
 };
 use hedgerow_net::{GroupClient, Rpc};
 use hedgerow_protocol::{
@@ -151,6 +152,8 @@ impl VirtualDisk {
         disk.0
             .env
             .spawn("proxy-fence", async move { shared.fence_existing().await });
+        let shared = Arc::clone(&disk.0);
+        disk.0.env.spawn("proxy-relocate", shared.relocate());
         disk
     }
 
@@ -343,7 +346,7 @@ impl VirtualDisk {
     pub async fn idle(&self) {
         loop {
             let idle = self.0.idle_signal.notified();
-            if self.0.under_way.load(Ordering::SeqCst) == 0 {
+            if self.0.is_idle() {
                 return;
             }
             idle.await;
@@ -383,6 +386,16 @@ impl Shared {
     pub(crate) fn begin(&self) -> UnderWay<'_> {
         self.under_way.fetch_add(1, Ordering::SeqCst);
         UnderWay(self)
+    }
+
+    /// Whether no client's operation is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.under_way.load(Ordering::SeqCst) == 0
+    }
+
+    /// The layer that is written.
+    pub(crate) fn layer(&self) -> LayerId {
+        *self.record.layers.first().expect("a disk has a layer")
     }
 
     pub(crate) fn is_lost(&self) -> bool {
@@ -433,7 +446,7 @@ impl Shared {
         )
     }
 
-    fn known_containers(&self) -> Vec<Arc<Container>> {
+    pub(crate) fn known_containers(&self) -> Vec<Arc<Container>> {
         let containers = self.containers.lock().expect("no panic under this lock");
         containers.values().cloned().collect()
     }
@@ -479,12 +492,11 @@ impl Shared {
                 self.pause(&mut pause, None).await;
                 continue;
             };
-            let layer = *self.record.layers.first().expect("a disk has a layer");
             let command = ShardCommand::Fence {
                 container: container.id,
                 generation: self.generation,
                 writers: vec![self.writer],
-                layer,
+                layer: self.layer(),
             };
             match self.committers.propose(group, command).await {
                 Ok(ShardOutcome::Fenced { placement, .. }) => {

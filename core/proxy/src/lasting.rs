@@ -31,6 +31,12 @@ impl Operation {
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::SeqCst)
     }
+
+    /// Asks for its end.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+        self.wake.notify_waiters();
+    }
 }
 
 /// One disk, for as long as somebody of this proxy uses it.
@@ -118,8 +124,7 @@ impl Lasting {
         let Some(operation) = self.operations().get(&tag).cloned() else {
             return;
         };
-        operation.cancelled.store(true, Ordering::SeqCst);
-        operation.wake.notify_waiters();
+        operation.cancel();
         loop {
             let settled = operation.settle.notified();
             if operation.settled.load(Ordering::SeqCst) {

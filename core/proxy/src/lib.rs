@@ -24,6 +24,7 @@ mod metacache;
 mod pieces;
 mod proxy;
 mod read;
+mod relocate;
 mod sequences;
 mod suspects;
 mod unit;

@@ -33,7 +33,7 @@ const LOOK_UP_LIMIT: Duration = Duration::from_secs(3);
 const MEMBER_LIMIT: Duration = Duration::from_millis(800);
 
 /// The plain bytes of units, by (blob, unit).
-type Units = BTreeMap<(BlobName, u16), Bytes>;
+pub(crate) type Units = BTreeMap<(BlobName, u16), Bytes>;
 
 impl Shared {
     /// Reads one piece.
@@ -168,6 +168,17 @@ impl Shared {
         lacking: &Mutex<Vec<Lacking>>,
     ) -> Option<Bytes> {
         let _phase = self.env.phase(Phase::Read);
+        let units = self.fetch_units(container, extents, lacking).await?;
+        Some(assemble(range, extents, &units))
+    }
+
+    /// Fetches every unit that the extents name, checked against their digests.
+    pub(crate) async fn fetch_units(
+        &self,
+        container: &Container,
+        extents: &[KnownExtent],
+        lacking: &Mutex<Vec<Lacking>>,
+    ) -> Option<Units> {
         let mut wanted: BTreeMap<BlobName, Wanted> = BTreeMap::new();
         for extent in extents {
             if let MapTarget::Data {
@@ -187,8 +198,7 @@ impl Shared {
             }
         });
         let fetched = try_join_all(fetches).await.ok()?;
-        let units: Units = fetched.into_iter().flatten().collect();
-        Some(assemble(range, extents, &units))
+        Some(fetched.into_iter().flatten().collect())
     }
 
     async fn fetch_blob(

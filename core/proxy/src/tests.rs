@@ -17,13 +17,13 @@ use hedgerow_net::{
     ServiceId,
 };
 use hedgerow_protocol::{
-    Attachment, AttemptEnd, Commit, DiskRecord, DiskState, Grant, GroupBody, GroupMember,
-    GroupRecord, GroupReply, GroupRequest, HBlockRefusal, HBlockReply, HBlockRequest, Layout,
-    Location, MapExtent, MapTarget, MapView, MemberId, MemberState, NodeRecord, NodeState,
-    Placement, PlacementMember, Policy, ProxySession, ROOT_GROUP, Residence, Roles, RootAnswer,
-    RootCommand, RootOutcome, RootRefusal, RootReply, RootRequest, SERVICE_GROUP, SERVICE_HBLOCK,
-    ShardCommand, ShardOutcome, ShardRefusal, ShardReply, ShardRequest, ShardTable, StoreRecord,
-    Topology, UnitRecord, Version, decode, encode,
+    Attachment, AttemptEnd, BlobHeader, Commit, DiskRecord, DiskState, Grant, GroupBody,
+    GroupMember, GroupRecord, GroupReply, GroupRequest, HBlockRefusal, HBlockReply, HBlockRequest,
+    Layout, Location, MapExtent, MapTarget, MapView, MemberId, MemberState, MovedRange, NodeRecord,
+    NodeState, Placement, PlacementMember, Policy, ProxySession, ROOT_GROUP, Relocate, Residence,
+    Roles, RootAnswer, RootCommand, RootOutcome, RootRefusal, RootReply, RootRequest,
+    SERVICE_GROUP, SERVICE_HBLOCK, ShardCommand, ShardOutcome, ShardRefusal, ShardReply,
+    ShardRequest, ShardTable, StoreRecord, Topology, UnitRecord, Version, decode, encode,
 };
 
 use crate::{
@@ -100,6 +100,13 @@ struct State {
     asked: Vec<&'static str>,
     /// The acknowledgements of the commit that was applied.
     committed: Vec<StoreId>,
+    /// The block that was written belongs to a mostly dead blob.
+    sparse: bool,
+    /// How often the shard was asked for such, and what was moved.
+    walks: u32,
+    relocated: Vec<Relocate>,
+    /// The newest blob that was written.
+    header: Option<BlobHeader>,
 }
 
 /// The node that plays everybody else.
@@ -181,6 +188,7 @@ impl Other {
             ShardRequest::Lookup { .. } => ShardReply::View(self.view()),
             // There is no substitute.
             ShardRequest::Substitute { .. } => ShardReply::Refused(ShardRefusal::NotPlaced),
+            ShardRequest::Sparse { .. } => self.sparse(),
             other => panic!("not asked here: {other:?}"),
         }
     }
@@ -205,6 +213,10 @@ impl Other {
                 state.applied.push(text);
                 ShardOutcome::Committed { index: 9 }
             });
+        }
+        if let ShardCommand::Relocate(relocate) = command {
+            self.with(|state| state.relocated.push(relocate.clone()));
+            return ShardOutcome::Committed { index: 9 };
         }
         if let ShardCommand::Void { sequences, .. } = command {
             let ends = sequences.iter().map(|sequence| {
@@ -253,6 +265,18 @@ impl Other {
         })
     }
 
+    fn sparse(&self) -> ShardReply {
+        let mut view = self.view();
+        self.with(|state| {
+            state.walks += 1;
+            state.look_ups -= 1;
+            if !state.sparse {
+                view.extents.clear();
+            }
+        });
+        ShardReply::Sparse { view, next: None }
+    }
+
     fn view(&self) -> MapView {
         let incomplete: Vec<StoreId> = self.with(|state| {
             state.look_ups += 1;
@@ -294,7 +318,10 @@ impl Other {
                 self.with(|state| state.suspected.push(*store));
                 (HBlockReply::Done, Bytes::new())
             }
-            HBlockRequest::Write { targets, .. } => self.with(|state| {
+            HBlockRequest::Write {
+                header, targets, ..
+            } => self.with(|state| {
+                state.header = Some(header.clone());
                 state.asked.push("write");
                 let stores = targets.iter().map(|target| target.member.store);
                 let acknowledged: Vec<_> =
@@ -727,4 +754,53 @@ async fn a_write_goes_on_when_a_full_cluster_gets_room() {
     assert!(took >= ROOM_LIMIT / 2 && took < ROOM_LIMIT);
     let applied = stage.applied();
     assert!(!applied.iter().any(|what| what.contains("void")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_attachment_moves_what_is_left_of_a_mostly_dead_blob() {
+    let stage = Stage::set().await;
+    stage.other.with(|state| state.sparse = true);
+    let disk = stage.attach().await;
+    stage.seconds(3).await;
+    let moved = stage.other.with(|state| state.relocated.clone());
+    let [relocate] = &moved[..] else {
+        panic!("one relocation: {moved:?}");
+    };
+    let [one] = relocate.moves[..] else {
+        panic!("one range: {relocate:?}");
+    };
+    assert_eq!(one.from, blob());
+    assert_eq!((one.first_block, one.blocks), (0, 8));
+    assert_eq!(relocate.writer, disk.writer());
+    assert_eq!(relocate.acknowledged, [StoreId(10), StoreId(20)]);
+    let header = stage.other.with(|state| state.header.clone()).unwrap();
+    assert_eq!(header.units[usize::from(one.unit)].digest, one.digest);
+    let written_by = Version {
+        writer: WriterId(9),
+        sequence: Sequence(1),
+    };
+    let kept = MovedRange {
+        first_block: 0,
+        blocks: 8,
+        unit: 0,
+        unit_offset_blocks: 0,
+        version: written_by,
+    };
+    assert_eq!(header.moved, [kept], "the client's version");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_nobody_writes_is_walked_once_and_a_lost_attachment_walks_no_more() {
+    let stage = Stage::set().await;
+    let disk = stage.attach().await;
+    stage.seconds(30).await;
+    let walks = |stage: &Stage| stage.other.with(|state| state.walks);
+    assert_eq!(walks(&stage), 2, "each container once");
+    disk.zero(0, 4096, OperationTag(1)).await.unwrap();
+    stage.seconds(10).await;
+    assert_eq!(walks(&stage), 3, "again after a write");
+    disk.zero(0, 4096, OperationTag(2)).await.unwrap();
+    disk.lose("told so");
+    stage.seconds(10).await;
+    assert_eq!(walks(&stage), 3);
 }

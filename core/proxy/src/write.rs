@@ -1,4 +1,5 @@
-//! The write path of one piece: name it, store it on a quorum, commit it to the map.
+//! The write path of one piece: name it, store it on a quorum, commit it to the map. Relocations go
+//! the same way.
 //!
 //! Invariants: a retry resends the identical frame under the same name; a new sequence for the same
 //! client write is taken only after the shard answered *void*; acknowledgements count only under
@@ -18,9 +19,9 @@ use hedgerow_env::{BlobName, Phase, PlacementEpoch, Sequence, StoreId, event};
 use hedgerow_net::{CallOptions, Message, Peer, ServiceId};
 use hedgerow_protocol::{
     AttemptEnd, BlobHeader, Commit, CommitExtent, CommitTarget, HBlockReply, HBlockRequest,
-    MapTarget, Placement, PlacementMember, PlacementRule, Quorum, SERVICE_HBLOCK, ShardCommand,
-    ShardOutcome, ShardRefusal, ShardReply, ShardRequest, UnitRecord, Version, WriteTarget, decode,
-    encode,
+    MapTarget, Move, Placement, PlacementMember, PlacementRule, Quorum, Relocate, SERVICE_HBLOCK,
+    ShardCommand, ShardOutcome, ShardRefusal, ShardReply, ShardRequest, UnitRecord, Version,
+    WriteTarget, decode, encode,
 };
 
 use crate::container::Container;
@@ -46,7 +47,7 @@ const PLACE_LIMIT: Duration = Duration::from_secs(2);
 pub const ROOM_LIMIT: Duration = Duration::from_secs(5);
 
 /// How an attempt under one name ended.
-enum Ended {
+pub(crate) enum Ended {
     Applied,
     Void,
     /// Void, since no stores had room for it.
@@ -61,19 +62,27 @@ enum Stored {
     NotYet(Lack),
 }
 
-/// One write of one piece under one name.
-struct Attempt<'a> {
-    container: &'a Container,
-    operation: &'a Operation,
-    range: Range<u32>,
-    sequence: Sequence,
-    /// The blob; none for zeros.
-    frame: Option<Frame>,
+/// What an attempt does to the map.
+pub(crate) enum Change {
+    /// A client's write of this range: of the frame, or of zeros without one.
+    Write(Range<u32>),
+    /// Ranges that refer to other blobs are to refer to the frame, which has the same bytes.
+    Relocate(Vec<Move>),
 }
 
-struct Frame {
-    header: BlobHeader,
-    payload: Bytes,
+/// One change of one container under one name.
+pub(crate) struct Attempt<'a> {
+    pub(crate) container: &'a Container,
+    pub(crate) operation: &'a Operation,
+    pub(crate) change: Change,
+    pub(crate) sequence: Sequence,
+    /// The blob; none for zeros.
+    pub(crate) frame: Option<Frame>,
+}
+
+pub(crate) struct Frame {
+    pub(crate) header: BlobHeader,
+    pub(crate) payload: Bytes,
 }
 
 /// How a round of asking members ended.
@@ -111,7 +120,7 @@ impl Shared {
             let attempt = Attempt {
                 container: &container,
                 operation,
-                range: range.clone(),
+                change: Change::Write(range.clone()),
                 sequence,
                 frame,
             };
@@ -182,19 +191,21 @@ impl Shared {
         };
         let header = BlobHeader {
             name,
-            layer: *self.record.layers.first().expect("a disk has a layer"),
+            layer: self.layer(),
             first_block: piece.first_block,
             version: Version {
                 writer: self.writer,
                 sequence,
             },
             units,
+            key: 0,
+            moved: Vec::new(),
         };
         Frame { header, payload }
     }
 
     /// Drives one name to its end: applied, or void.
-    async fn run_attempt(
+    pub(crate) async fn run_attempt(
         &self,
         attempt: &Attempt<'_>,
     ) -> Result<(Ended, BTreeSet<StoreId>), IoError> {
@@ -237,8 +248,9 @@ impl Shared {
                 former.extend(&acknowledged);
             }
             let counted = former.union(&acknowledged).copied().collect();
-            let commit = self.commit_of(attempt, epoch, &counted);
-            match self.commit(attempt, commit).await? {
+            let low_water = attempt.container.with(|state| state.sequences.low_water());
+            let command = self.command_of(attempt, epoch, &counted, low_water);
+            match self.commit(attempt, command, low_water).await? {
                 Some(ended) => return Ok((ended, acknowledged)),
                 None if active(Mutant::UnknownTakenForApplied) => {
                     return Ok((Ended::Applied, acknowledged));
@@ -538,29 +550,47 @@ impl Shared {
         }
     }
 
-    fn commit_of(
+    fn command_of(
         &self,
         attempt: &Attempt<'_>,
         epoch: PlacementEpoch,
         acknowledged: &BTreeSet<StoreId>,
-    ) -> Commit {
-        let container = attempt.container;
-        let extents = extents_of(attempt);
+        low_water: Sequence,
+    ) -> ShardCommand {
+        let container = attempt.container.id;
+        let (layer, generation) = (self.layer(), self.generation);
+        let (writer, sequence) = (self.writer, attempt.sequence);
+        let acknowledged = acknowledged.iter().copied().collect();
         let stored = attempt
             .frame
             .as_ref()
             .map_or(0, |frame| frame.payload.len());
-        Commit {
-            container: container.id,
-            layer: *self.record.layers.first().expect("a disk has a layer"),
-            generation: self.generation,
-            epoch,
-            writer: self.writer,
-            sequence: attempt.sequence,
-            low_water: container.with(|state| state.sequences.low_water()),
-            extents,
-            acknowledged: acknowledged.iter().copied().collect(),
-            stored_bytes: u32::try_from(stored).expect("a blob is at most 1 MiB"),
+        let stored_bytes = u32::try_from(stored).expect("a blob is at most 1 MiB");
+        match &attempt.change {
+            Change::Write(range) => ShardCommand::Commit(Commit {
+                container,
+                layer,
+                generation,
+                epoch,
+                writer,
+                sequence,
+                low_water,
+                extents: extents_of(range, attempt.frame.as_ref()),
+                acknowledged,
+                stored_bytes,
+            }),
+            Change::Relocate(moves) => ShardCommand::Relocate(Relocate {
+                container,
+                layer,
+                generation,
+                epoch,
+                writer,
+                sequence,
+                low_water,
+                moves: moves.clone(),
+                acknowledged,
+                stored_bytes,
+            }),
         }
     }
 
@@ -568,17 +598,14 @@ impl Shared {
     async fn commit(
         &self,
         attempt: &Attempt<'_>,
-        commit: Commit,
+        command: ShardCommand,
+        low_water: Sequence,
     ) -> Result<Option<Ended>, IoError> {
         let _phase = self.env.phase(Phase::Commit);
         let Some(group) = self.group_of(attempt.container) else {
             return Ok(None);
         };
-        let low_water = commit.low_water;
-        let outcome = self
-            .committers
-            .propose(group, ShardCommand::Commit(commit))
-            .await;
+        let outcome = self.committers.propose(group, command).await;
         let refusal = match outcome {
             Ok(ShardOutcome::Committed { .. }) => {
                 attempt.container.with(|state| {
@@ -667,6 +694,9 @@ impl Shared {
         if attempt.frame.is_some() && acknowledged.is_empty() {
             return Vec::new();
         }
+        let Change::Write(range) = &attempt.change else {
+            return Vec::new();
+        };
         let known = |extent: &CommitExtent| KnownExtent {
             first_block: extent.first_block,
             blocks: extent.blocks,
@@ -692,20 +722,23 @@ impl Shared {
             version: Some(version),
             missing: (!missing.is_empty()).then(|| missing.clone().into()),
         };
-        extents_of(attempt).iter().map(known).collect()
+        extents_of(range, attempt.frame.as_ref())
+            .iter()
+            .map(known)
+            .collect()
     }
 }
 
-/// The extents of an attempt: one for each unit, or one hole.
-fn extents_of(attempt: &Attempt<'_>) -> Vec<CommitExtent> {
-    let Some(frame) = &attempt.frame else {
+/// The extents of a write: one for each unit, or one hole.
+fn extents_of(range: &Range<u32>, frame: Option<&Frame>) -> Vec<CommitExtent> {
+    let Some(frame) = frame else {
         return vec![CommitExtent {
-            first_block: attempt.range.start,
-            blocks: attempt.range.end - attempt.range.start,
+            first_block: range.start,
+            blocks: range.end - range.start,
             target: CommitTarget::Hole,
         }];
     };
-    let mut at = attempt.range.start;
+    let mut at = range.start;
     let extent = |(unit, record): (usize, &UnitRecord)| {
         let blocks = record.logical_bytes / 512;
         let first_block = at;

@@ -1,13 +1,17 @@
 //! A shard's state machine against a model that knows blocks, sequences and holders one by one.
 //!
 //! Two containers of one disk; an honest root that raises generations and keeps or drops writers;
-//! everything else arrives in any order, late, twice, or from the past: commits, voids, fences,
-//! floors, collects, confirmations, changes of placement. After each log entry the map, the names
+//! everything else arrives in any order, late, twice, or from the past: commits, relocations, voids,
+//! fences, floors, collects, confirmations, changes of placement. After each log entry the map, the names
 //! and the accounting are what the model says.
+//!
+//! Beside where the bytes of a block are, the model knows what is in them: whatever is moved, a block
+//! has in it what the write of its version put there.
 //!
 //! The model has no indexes, no counters and no rows: every answer is computed from the blocks.
 
 mod model;
+mod relocate;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,8 +30,8 @@ use hedgerow_protocol::{
 use proptest::prelude::*;
 
 use model::{
-    Attempts, BLOCKS, Block, CONTAINERS, Container, Fence, QUORUM, STORES, id, place_command,
-    some_of,
+    Attempts, BLOCKS, Block, CONTAINERS, Container, Fence, Place, QUORUM, STORES, id,
+    place_command, some_of,
 };
 use steps::{PlannedCommit, Step, step};
 
@@ -42,6 +46,19 @@ struct Run {
     root: Vec<Fence>,
     next_writer: u64,
     sent: Vec<Commit>,
+    /// Relocations that were read, and sent or not.
+    planned: Vec<relocate::Planned>,
+}
+
+/// What a shard checks of an attempt under a name.
+struct Asked<'a> {
+    container: u32,
+    name: (u64, u64),
+    generation: Generation,
+    epoch: PlacementEpoch,
+    low_water: Sequence,
+    /// None without a blob.
+    acknowledged: Option<&'a [StoreId]>,
 }
 
 impl Run {
@@ -54,6 +71,7 @@ impl Run {
             root: vec![(1, BTreeSet::from([1, 2]))],
             next_writer: 3,
             sent: Vec::new(),
+            planned: Vec::new(),
         };
         for container in 0..CONTAINERS {
             let members = run.containers[container as usize].members.clone();
@@ -113,6 +131,12 @@ impl Run {
                 is_fresh,
                 stores,
             } => self.again(*which, *is_fresh, *stores),
+            Step::Relocate(planned) => self.plan_relocation(planned),
+            Step::Move {
+                which,
+                is_fresh,
+                stores,
+            } => self.relocate(*which, *is_fresh, *stores),
             Step::Void {
                 container,
                 writer,
@@ -233,15 +257,14 @@ impl Run {
         }
     }
 
-    /// Whether the commit takes effect now; none when it did before and must be answered so.
-    fn expect(&self, commit: &Commit) -> Result<Option<()>, &'static str> {
-        let at = commit.container.index.0;
-        let own = &self.containers[at as usize];
-        let (writer, sequence) = (commit.writer.0, commit.sequence.0);
-        let Some((generation, _)) = self.standing(at) else {
+    /// Whether the attempt takes effect now; none when it did before and must be answered so.
+    fn expect(&self, asked: &Asked<'_>) -> Result<Option<()>, &'static str> {
+        let own = &self.containers[asked.container as usize];
+        let (writer, sequence) = asked.name;
+        let Some((generation, _)) = self.standing(asked.container) else {
             return Err("no fence");
         };
-        if commit.generation.0 != *generation || !self.is_admitted(at, writer) {
+        if asked.generation.0 != *generation || !self.is_admitted(asked.container, writer) {
             return Err("fenced");
         }
         let none = Attempts::default();
@@ -250,30 +273,38 @@ impl Run {
         let end = attempts.ends.get(&sequence);
         if end == Some(&AttemptEnd::Applied) {
             // Below L only the blob itself still tells.
-            return if !is_below || own.is_live((writer, sequence)) {
+            return if !is_below || own.is_live(asked.name) {
                 Ok(None)
             } else {
                 Err("below")
             };
         }
-        let is_data = |extent: &CommitExtent| extent.target != CommitTarget::Hole;
-        if commit.extents.iter().any(is_data) {
+        if let Some(acknowledged) = asked.acknowledged {
             let counted = own
                 .writable()
-                .filter(|store| commit.acknowledged.contains(&StoreId(*store)));
-            if commit.epoch.0 != own.epoch || counted.count() < QUORUM {
+                .filter(|store| acknowledged.contains(&StoreId(*store)));
+            if asked.epoch.0 != own.epoch || counted.count() < QUORUM {
                 return Err("members");
             }
         }
-        if is_below || end.is_some() || commit.low_water > commit.sequence {
+        if is_below || end.is_some() || asked.low_water.0 > sequence {
             return Err("ended");
         }
         Ok(Some(()))
     }
 
     fn commit(&mut self, commit: &Commit) {
-        let expected = self.expect(commit);
         let name = (commit.writer.0, commit.sequence.0);
+        let is_data = |extent: &CommitExtent| extent.target != CommitTarget::Hole;
+        let has_data = commit.extents.iter().any(is_data);
+        let expected = self.expect(&Asked {
+            container: commit.container.index.0,
+            name,
+            generation: commit.generation,
+            epoch: commit.epoch,
+            low_water: commit.low_water,
+            acknowledged: has_data.then_some(&commit.acknowledged[..]),
+        });
         let outcome = self.apply(ShardCommand::Commit(commit.clone()));
         match (&expected, &outcome) {
             (Ok(Some(())), ShardOutcome::Committed { index }) => {
@@ -308,10 +339,18 @@ impl Run {
                 *slot = match extent.target {
                     CommitTarget::Hole => Block::Hole(writer, sequence),
                     CommitTarget::Data {
-                        unit_offset_blocks, ..
+                        unit,
+                        unit_offset_blocks,
+                        ..
                     } => {
                         let within = u16::try_from(block - extent.first_block).expect("short");
-                        Block::Data(writer, sequence, unit_offset_blocks + within)
+                        let place = Place {
+                            blob: (writer, sequence),
+                            unit,
+                            offset: unit_offset_blocks + within,
+                        };
+                        own.contents.insert(place, ((writer, sequence), block));
+                        Block::Data((writer, sequence), place)
                     }
                 };
             }
@@ -616,19 +655,23 @@ impl Run {
                     (
                         MapTarget::Data {
                             blob,
+                            unit,
                             unit_offset_blocks,
-                            ..
+                            digest,
                         },
-                        Block::Data(writer, sequence, offset),
+                        Block::Data(known, place),
                     ) => {
-                        assert_eq!(
-                            (blob.writer.0, blob.sequence.0),
-                            (writer, sequence),
-                            "{block}"
-                        );
-                        assert_eq!(unit_offset_blocks + within, offset, "block {block}");
-                        assert_eq!(version, Some((writer, sequence)));
-                        named.insert((writer, sequence));
+                        let found = Place {
+                            blob: (blob.writer.0, blob.sequence.0),
+                            unit,
+                            offset: unit_offset_blocks + within,
+                        };
+                        let content = own.contents.get(&found);
+                        assert_eq!(content, Some(&(known, block)), "its version's bytes");
+                        assert_eq!(found, place, "block {block}");
+                        assert_eq!(digest, Digest(u128::from(place.blob.1)));
+                        assert_eq!(version, Some(known));
+                        named.insert(place.blob);
                     }
                     (MapTarget::Hole, Block::Never) => assert_eq!(version, None, "block {block}"),
                     (MapTarget::Hole, Block::Hole(writer, sequence)) => {

@@ -18,17 +18,27 @@ pub(crate) const QUORUM: usize = 2;
 pub(crate) enum Block {
     Never,
     Hole(u64, u64),
-    /// Writer, sequence, offset of the block in its unit.
-    Data(u64, u64, u16),
+    /// The version and where the bytes are.
+    Data((u64, u64), Place),
 }
+
+/// Where the bytes of a block are: the blob, the unit, the offset of the block in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) blob: (u64, u64),
+    pub(crate) unit: u16,
+    pub(crate) offset: u16,
+}
+
+/// What a block has in it: the client's write (writer, sequence) and the block that it wrote.
+pub(crate) type Content = ((u64, u64), u32);
 
 impl Block {
     pub(crate) fn version(self) -> Option<(u64, u64)> {
         match self {
             Self::Never => None,
-            Self::Hole(writer, sequence) | Self::Data(writer, sequence, _) => {
-                Some((writer, sequence))
-            }
+            Self::Hole(writer, sequence) => Some((writer, sequence)),
+            Self::Data(version, _) => Some(version),
         }
     }
 }
@@ -61,6 +71,8 @@ pub(crate) struct Container {
     pub(crate) members: Vec<(u64, bool)>,
     /// Who holds the blobs that were committed, and how many bytes they store.
     pub(crate) blobs: BTreeMap<(u64, u64), (BTreeSet<u64>, u32)>,
+    /// What the blobs have in them, the present ones and those of attempts that were sent.
+    pub(crate) contents: BTreeMap<Place, Content>,
     /// Names that were collected: never to be committed, for ever.
     pub(crate) collected: BTreeSet<(u64, u64)>,
 }
@@ -74,12 +86,13 @@ impl Container {
             epoch: 1,
             members: vec![(1, false), (2, false), (3, false)],
             blobs: BTreeMap::new(),
+            contents: BTreeMap::new(),
             collected: BTreeSet::new(),
         }
     }
 
     pub(crate) fn is_live(&self, name: (u64, u64)) -> bool {
-        let refers = |block: &Block| matches!(block, Block::Data(w, s, _) if (*w, *s) == name);
+        let refers = |block: &Block| matches!(block, Block::Data(_, at) if at.blob == name);
         self.blocks.iter().any(refers)
     }
 

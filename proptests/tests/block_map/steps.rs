@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::model::{CONTAINERS, STORES};
+use super::model::{BLOCKS, CONTAINERS, STORES};
 
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
@@ -10,6 +10,15 @@ pub(crate) enum Step {
     Commit(PlannedCommit),
     /// A commit that was sent before, as it was or with fresh acknowledgements.
     Again {
+        which: usize,
+        is_fresh: bool,
+        stores: u8,
+    },
+    /// What the map names now is read, to be moved by [`Step::Move`] when others may have come
+    /// between.
+    Relocate(PlannedRelocate),
+    /// A relocation that was planned is sent, also again, as it was or with fresh acknowledgements.
+    Move {
         which: usize,
         is_fresh: bool,
         stores: u8,
@@ -61,6 +70,21 @@ pub(crate) struct PlannedCommit {
     pub(crate) bytes: u32,
 }
 
+#[derive(Debug, Clone)]
+pub(crate) struct PlannedRelocate {
+    pub(crate) container: u32,
+    pub(crate) writer: usize,
+    pub(crate) ahead: u64,
+    pub(crate) first_block: u32,
+    pub(crate) blocks: u32,
+    /// Which of the ranges found are taken along.
+    pub(crate) taken: u8,
+    pub(crate) stores: u8,
+    pub(crate) generation: i64,
+    pub(crate) epoch: i64,
+    pub(crate) bytes: u32,
+}
+
 pub(crate) fn off_by() -> impl Strategy<Value = i64> {
     prop_oneof![16 => Just(0_i64), 1 => Just(-1), 1 => Just(1)]
 }
@@ -83,12 +107,34 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn relocate()(
+        container in 0..CONTAINERS,
+        writer in any::<usize>(),
+        ahead in 0..5_u64,
+        first_block in 0..BLOCKS,
+        blocks in 1..BLOCKS,
+        taken in prop_oneof![2 => Just(0xff_u8), 1 => any::<u8>()],
+        stores in prop_oneof![3 => Just(0xff_u8), 1 => any::<u8>()],
+        generation in off_by(),
+        epoch in off_by(),
+        bytes in 1..5000_u32,
+    ) -> PlannedRelocate {
+        PlannedRelocate {
+            container, writer, ahead, first_block, blocks, taken, stores, generation, epoch, bytes,
+        }
+    }
+}
+
 pub(crate) fn step() -> impl Strategy<Value = Step> {
     let container = || 0..CONTAINERS;
     prop_oneof![
         20 => commit().prop_map(Step::Commit),
         8 => (any::<usize>(), any::<bool>(), any::<u8>())
             .prop_map(|(which, is_fresh, stores)| Step::Again { which, is_fresh, stores }),
+        8 => relocate().prop_map(Step::Relocate),
+        8 => (any::<usize>(), any::<bool>(), any::<u8>())
+            .prop_map(|(which, is_fresh, stores)| Step::Move { which, is_fresh, stores }),
         5 => (container(), any::<usize>(), 0..6_u64, 1..4_u64)
             .prop_map(|(container, writer, back, count)| {
                 Step::Void { container, writer, back, count }

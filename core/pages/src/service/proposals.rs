@@ -76,6 +76,7 @@ impl Kind for ShardKind {
     fn weight(command: &ShardCommand) -> usize {
         let more = match command {
             ShardCommand::Commit(commit) => 40 * commit.extents.len(),
+            ShardCommand::Relocate(relocate) => 100 * relocate.moves.len(),
             ShardCommand::Place { members, lost, .. } => 20 * (members.len() + lost.len()),
             ShardCommand::Fence { writers, .. } | ShardCommand::Floor { writers, .. } => {
                 10 * writers.len()

@@ -1,8 +1,6 @@
 //! COMMIT and VOID: how a write comes to be in the map, or never does.
 //!
-//! Invariants: a sequence is applied at most once; a repeated COMMIT of an applied one is answered
-//! as applied, whatever became of its placement meanwhile; the blob of a commit is held by W
-//! members that are members now; who lacks it is counted and told.
+//! Invariants: those of `attempt`, for COMMIT; a VOID ends what was not applied, for good.
 //!
 //! A commit of holes alone has no blob, so neither placement nor acknowledgements concern it.
 
@@ -15,15 +13,12 @@ use hedgerow_protocol::{
 };
 
 use super::apply::{Apply, Stop};
+use super::attempt::{Attempt, check_sequence, malformed};
 use super::fence::{check_admitted, check_not_deleted};
 use super::keys;
 use super::map::{Entry, LayerAt, let_holes_vanish, overwrite};
-use super::marks::Marks;
-use super::rows::{BlobRow, ContainerRow, Fence, PlacementRow};
+use super::rows::Fence;
 use super::tables::{self, standing_fence};
-
-/// Largest sequence: leaves room for arithmetic, and no writer lives that long.
-const MAXIMUM_SEQUENCE: u64 = 1 << 62;
 
 /// Blocks of the largest unit.
 const MAXIMUM_UNIT_BLOCKS: u32 = MAXIMUM_UNIT_BYTES / 512;
@@ -31,30 +26,8 @@ const MAXIMUM_UNIT_BLOCKS: u32 = MAXIMUM_UNIT_BYTES / 512;
 /// Holes that one command lets vanish beyond as many as it makes.
 const VANISHING_HOLES: usize = 8;
 
-/// What a repeated COMMIT answers when the index of its change is no longer kept: a cache fill at
-/// this index is older than every change, so nothing is filled.
-pub(super) const INDEX_NOT_KEPT: u64 = 0;
-
-fn malformed(reason: impl Into<String>) -> ShardRefusal {
-    ShardRefusal::Malformed {
-        reason: reason.into(),
-    }
-}
-
-pub(super) fn check_sequence(sequence: Sequence) -> Result<(), ShardRefusal> {
-    if (1..=MAXIMUM_SEQUENCE).contains(&sequence.0) {
-        Ok(())
-    } else {
-        Err(malformed(format!("{sequence} is no sequence")))
-    }
-}
-
 /// Whether the commit has a blob; refuses what contradicts itself.
 fn check_shape(commit: &Commit) -> Result<bool, ShardRefusal> {
-    check_sequence(commit.sequence)?;
-    if commit.low_water.0 > MAXIMUM_SEQUENCE {
-        return Err(malformed("no such low-water mark"));
-    }
     if commit.extents.is_empty() || commit.extents.len() > MAXIMUM_EXTENTS {
         return Err(malformed(format!("1 to {MAXIMUM_EXTENTS} extents")));
     }
@@ -93,115 +66,44 @@ fn name_of(commit: &Commit) -> BlobName {
     }
 }
 
-/// When the commit was applied earlier: the index to answer.
-fn applied_before(apply: &Apply<'_>, marks: &Marks, commit: &Commit) -> Result<Option<u64>, Stop> {
-    let blob = || tables::blob(apply.view(), name_of(commit));
-    if marks.end_of(commit.sequence) == Some(AttemptEnd::Applied) {
-        let index = blob()?.map_or(INDEX_NOT_KEPT, |blob| blob.committed.index);
-        return Ok(Some(index));
+fn attempt_of(commit: &Commit) -> Attempt<'_> {
+    Attempt {
+        name: name_of(commit),
+        epoch: commit.epoch,
+        low_water: commit.low_water,
+        acknowledged: &commit.acknowledged,
+        stored_bytes: commit.stored_bytes,
     }
-    if marks.is_below(commit.sequence) {
-        return Ok(blob()?.map(|blob| blob.committed.index));
-    }
-    Ok(None)
-}
-
-/// The placement's part: epoch and acknowledgements.
-fn check_members<'a>(
-    row: Option<&'a ContainerRow>,
-    commit: &Commit,
-) -> Result<&'a PlacementRow, ShardRefusal> {
-    let Some(placement) = row.and_then(|row| row.placement.as_ref()) else {
-        return Err(ShardRefusal::NotPlaced);
-    };
-    let unchecked = mutants::active(mutants::Mutant::PlacementCheckedOutsideShard);
-    if commit.epoch != placement.epoch && !unchecked {
-        return Err(ShardRefusal::StaleEpoch {
-            current: placement.view(),
-        });
-    }
-    let counted = if unchecked {
-        commit.acknowledged.len()
-    } else {
-        placement
-            .members
-            .iter()
-            .filter(|member| {
-                let takes =
-                    member.is_writable() || mutants::active(mutants::Mutant::RestingMemberCounts);
-                takes && commit.acknowledged.contains(&member.store)
-            })
-            .count()
-    };
-    let got = u8::try_from(counted).unwrap_or(u8::MAX);
-    let short = u8::from(mutants::active(mutants::Mutant::QuorumOneShort));
-    if got < placement.write_quorum.saturating_sub(short) {
-        return Err(ShardRefusal::TooFewAcknowledged {
-            got,
-            needed: placement.write_quorum,
-        });
-    }
-    Ok(placement)
-}
-
-/// Whether the name can still be committed.
-fn check_name(apply: &Apply<'_>, marks: &Marks, commit: &Commit) -> Result<(), Stop> {
-    if mutants::active(mutants::Mutant::CollectWithoutRefusal) {
-        return Ok(());
-    }
-    if marks.is_below(commit.sequence) {
-        // Below L a name is either waiting to be collected or was collected.
-        let waits = apply.view().get(&keys::free(name_of(commit)))?.is_some();
-        return Err(Stop::Refused(if waits {
-            ShardRefusal::BelowLowWater
-        } else {
-            ShardRefusal::Collected
-        }));
-    }
-    if marks.end_of(commit.sequence) == Some(AttemptEnd::Void) {
-        return Err(ShardRefusal::Void.into());
-    }
-    if commit.low_water > commit.sequence {
-        return Err(malformed("the low-water mark is above the sequence").into());
-    }
-    if !marks.has_room(commit.low_water, 1) {
-        return Err(ShardRefusal::TooManyMarks.into());
-    }
-    Ok(())
 }
 
 /// COMMIT.
 pub(super) fn commit(apply: &mut Apply<'_>, commit: &Commit) -> Result<ShardOutcome, Stop> {
+    let attempt = attempt_of(commit);
+    attempt.check_shape()?;
     let has_data = check_shape(commit)?;
     let floor = apply.floor(commit.container.disk)?;
     check_not_deleted(floor.as_ref())?;
     let row = apply.container(commit.container)?;
     let standing = standing_fence(floor.as_ref(), row.as_ref());
     let fence = check_admitted(standing, commit.generation, commit.writer)?.clone();
-    let mut marks = apply.marks(commit.container, commit.writer)?;
-    if let Some(index) = applied_before(apply, &marks, commit)? {
+    let marks = apply.marks(commit.container, commit.writer)?;
+    if let Some(index) = attempt.applied_before(apply, &marks)? {
         return Ok(ShardOutcome::Committed { index });
     }
     if has_data {
-        check_members(row.as_ref(), commit)?;
+        attempt.check_members(row.as_ref())?;
     }
     let thawed = mutants::active(mutants::Mutant::FrozenLayerWritten);
     if commit.layer != fence.layer && !thawed {
         return Err(ShardRefusal::FrozenLayer.into());
     }
-    check_name(apply, &marks, commit)?;
+    attempt.check_name(apply, &marks)?;
 
-    if marks.end_of(commit.sequence).is_none() {
-        marks.record(commit.sequence, AttemptEnd::Applied);
-    }
-    marks.raise(commit.low_water);
-    apply.set_marks(commit.container, commit.writer, marks);
-    let mut row = row.unwrap_or_default();
-    row.last_change = apply.index();
-    apply.set_container(commit.container, Some(row));
+    attempt.record(apply, marks, row);
     let live_blocks = change_map(apply, commit)?;
     if has_data {
-        add_blob(apply, commit, live_blocks)?;
+        // None live: every block of it was written by a later sequence before.
+        attempt.add_blob(apply, live_blocks)?;
     }
     settle_holes(apply, commit, &fence)?;
     Ok(ShardOutcome::Committed {
@@ -254,59 +156,6 @@ fn change_map(apply: &mut Apply<'_>, commit: &Commit) -> Result<u32, Stop> {
         apply.release_blocks(blob, blocks, true)?;
     }
     Ok(live_blocks)
-}
-
-/// Counts the commit's blob, and tells the members that lack it.
-fn add_blob(apply: &mut Apply<'_>, commit: &Commit, live_blocks: u32) -> Result<(), Stop> {
-    let name = name_of(commit);
-    if live_blocks == 0 {
-        // Every block of it was written by a later sequence before.
-        apply.put(&keys::free(name), &[])?;
-        return Ok(());
-    }
-    let mut row = apply
-        .container(commit.container)?
-        .expect("a commit with data was checked against its container's placement");
-    row.live_blobs += 1;
-    row.stored_bytes += u64::from(commit.stored_bytes);
-    let mut blob = BlobRow {
-        live_blocks,
-        stored_bytes: commit.stored_bytes,
-        committed: apply.position(),
-        holders: Vec::new(),
-        listed: Vec::new(),
-    };
-    let mut lacking = Vec::new();
-    let placement = row
-        .placement
-        .as_mut()
-        .expect("a commit with data was checked against its placement");
-    let all_hold = mutants::active(mutants::Mutant::IncompleteDropped);
-    let write_quorum = usize::from(placement.write_quorum);
-    let mut held = 0;
-    for member in &mut placement.members {
-        let acknowledged = member.is_writable() && commit.acknowledged.contains(&member.store);
-        held += usize::from(acknowledged);
-        if acknowledged || all_hold {
-            blob.holders.push(member.slot);
-            continue;
-        }
-        member.lacks(commit.stored_bytes);
-        if member.is_writable() {
-            lacking.push(member.store);
-        }
-    }
-    let short = usize::from(mutants::active(mutants::Mutant::QuorumOneShort));
-    assert!(
-        held + short >= write_quorum,
-        "{name} was committed on {held} of {write_quorum} present members"
-    );
-    apply.set_container(commit.container, Some(row));
-    for store in lacking {
-        apply.list(name, &mut blob, store)?;
-    }
-    apply.put(&keys::blob(name), &blob.encode())?;
-    Ok(())
 }
 
 fn settle_holes(apply: &mut Apply<'_>, commit: &Commit, fence: &Fence) -> Result<(), Stop> {

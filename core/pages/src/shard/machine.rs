@@ -7,7 +7,7 @@ use hedgerow_protocol::{
 
 use super::apply::{Apply, Stop};
 use super::place::Proposal;
-use super::{blobs, commit, drop, fence, keys, place};
+use super::{blobs, commit, drop, fence, keys, place, relocate};
 use crate::fields::{Put, Take};
 use crate::{Machine, StateError, Update, View};
 
@@ -123,6 +123,7 @@ fn apply_one(apply: &mut Apply<'_>, command: &ShardCommand) -> Result<ShardOutco
             family,
             layers,
         } => drop::drop_step(apply, *disk, *family, layers),
+        ShardCommand::Relocate(command) => relocate::relocate(apply, command),
         ShardCommand::Finalise { feature_level } => finalise(apply, *feature_level),
     }
 }

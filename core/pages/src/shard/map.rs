@@ -43,6 +43,16 @@ impl Entry {
         self.first_block + self.blocks
     }
 
+    /// As look-ups answer it.
+    pub(super) fn extent(&self) -> MapExtent {
+        MapExtent {
+            first_block: self.first_block,
+            blocks: self.blocks,
+            target: self.target,
+            version: Some(self.version),
+        }
+    }
+
     /// The part of it in `first..end`, which it covers.
     fn part(&self, first: u32, end: u32) -> Self {
         assert!(
@@ -179,6 +189,20 @@ pub(super) fn page_of(
         .collect()
 }
 
+/// Entries of a layer that begin at `first` or behind it, in order.
+pub(super) fn page_from(
+    view: &dyn View,
+    at: LayerAt,
+    first: u32,
+    limit: usize,
+) -> Result<Vec<Entry>, StateError> {
+    let end = crate::fields::after_prefix(&keys::map_layer(at.family, at.index, at.layer));
+    view.scan(&at.key(first), &end, limit)?
+        .iter()
+        .map(|(key, value)| Entry::decode(at, key, value))
+        .collect()
+}
+
 /// What an overwrite did.
 #[derive(Debug, Default)]
 pub(super) struct Overwritten {
@@ -277,6 +301,40 @@ pub(super) fn overwrite(
     Ok(done)
 }
 
+/// Replaces the parts of entries within `blocks` blocks from `first` on by what `change` makes of
+/// them; those of which it makes nothing stay. Answers the replaced parts as they were.
+pub(super) fn replace_parts(
+    apply: &mut Apply<'_>,
+    container: ContainerId,
+    at: LayerAt,
+    (first, blocks): (u32, u32),
+    change: &dyn Fn(&Entry) -> Option<Entry>,
+) -> Result<Vec<Entry>, StateError> {
+    let end = first + blocks;
+    let mut replaced = Vec::new();
+    for old in overlapping(apply.view(), at, first, end)? {
+        let part = old.part(old.first_block.max(first), old.end().min(end));
+        let Some(new) = change(&part) else {
+            continue;
+        };
+        assert!(
+            (new.first_block, new.blocks) == (part.first_block, part.blocks),
+            "a part is replaced by one of its range"
+        );
+        delete_entry(apply, container, at, &old)?;
+        if old.first_block < part.first_block {
+            let before = old.part(old.first_block, part.first_block);
+            put_entry(apply, container, at, &before)?;
+        }
+        if part.end() < old.end() {
+            put_entry(apply, container, at, &old.part(part.end(), old.end()))?;
+        }
+        put_entry(apply, container, at, &new)?;
+        replaced.push(part);
+    }
+    Ok(replaced)
+}
+
 /// Whether each block of `new` has an entry of its version, or of a later one of the same writer.
 fn is_covered(view: &dyn View, at: LayerAt, new: &Entry) -> Result<bool, StateError> {
     let mut next = new.first_block;
@@ -320,12 +378,7 @@ pub(super) fn look_up(
                     still_open.push((next, part.first_block));
                 }
                 next = part.end();
-                found.push(MapExtent {
-                    first_block: part.first_block,
-                    blocks: part.blocks,
-                    target: part.target,
-                    version: Some(part.version),
-                });
+                found.push(part.extent());
             }
             if next < to {
                 still_open.push((next, to));

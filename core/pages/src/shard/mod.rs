@@ -1,13 +1,14 @@
 //! A shard group's state machine and the questions to it.
 //!
-//! `machine` takes one log entry apart; `place`, `fence`, `commit`, `blobs` and `drop` hold one
-//! family of commands each; `query` answers; `work` finds what the leader's
-//! driver has to propose.
+//! `machine` takes one log entry apart; `place`, `fence`, `commit`, `relocate`, `blobs` and `drop`
+//! hold one family of commands each, `attempt` what commits and relocations share; `query` answers;
+//! `work` finds what the leader's driver has to propose.
 //!
 //! Invariants: docs/protocol/pages.md. Every command is a pure function of (command, state).
 //! Does not: know of time, nodes' liveness, Raft or the network.
 
 mod apply;
+mod attempt;
 mod blobs;
 mod commit;
 mod drop;
@@ -18,6 +19,7 @@ mod map;
 mod marks;
 mod place;
 pub mod query;
+mod relocate;
 mod rows;
 mod tables;
 pub mod work;

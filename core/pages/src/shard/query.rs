@@ -3,19 +3,21 @@
 //! Invariants: a look-up has no gaps; a page of a feed never ends within one log index, so that an
 //! index alone says where to go on; what a feed row says in full is read from the present state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
-    BlobName, ContainerId, ContainerIndex, FamilyId, LayerId, StoreId, VirtualDiskId,
+    BLOCK_UNIT_BYTES, BlobName, ContainerId, ContainerIndex, FamilyId, LayerId, StoreId,
+    VirtualDiskId,
 };
 use hedgerow_protocol::{
-    Change, MAXIMUM_NAMES, MapTarget, MapView, Placement, ShardRefusal, ShardReply, ShardStatistics,
+    Change, MAXIMUM_BLOB_BYTES, MAXIMUM_MOVES, MAXIMUM_NAMES, MapExtent, MapTarget, MapView,
+    Placement, ShardRefusal, ShardReply, ShardStatistics,
 };
 
 use super::blobs::name_state;
 use super::keys::{self, Position};
-use super::map;
+use super::map::{self, Entry, LayerAt};
 use super::rows::{BlobRow, CollectedRow, ContainerRow, FeedRow, PlacementRow};
 use super::tables::{self, standing_fence, walk};
 use crate::fields::after_prefix;
@@ -32,6 +34,13 @@ pub const CONTAINERS_PAGE: usize = 1024;
 
 /// Blobs that one question about holdings looks at, whoever holds them.
 pub const HOLDINGS_STEP: usize = 4096;
+
+/// Entries of a map that one question about mostly dead blobs looks at.
+pub const SPARSE_STEP_ROWS: usize = 4096;
+
+/// A blob is mostly dead when at most one in so many of its stored bytes is still referred to:
+/// moving the rest then frees at least three times what it costs to write.
+pub const SPARSE_SHARE: u64 = 4;
 
 /// Marks the feed positions of a full listing. Stores hand positions back as they got them.
 pub const FULL_LISTING: u64 = 1 << 63;
@@ -60,9 +69,19 @@ pub fn look_up(
     let Some(end) = first_block.checked_add(blocks) else {
         return Ok(refused("the range ends past the last block".into()));
     };
+    let extents = map::look_up(view, container, layers, first_block, end)?;
+    Ok(ShardReply::View(view_of(view, index, container, extents)?))
+}
+
+/// The extents with all that a reader needs to fetch what they name.
+fn view_of(
+    view: &dyn View,
+    index: u64,
+    container: ContainerId,
+    extents: Vec<MapExtent>,
+) -> Result<MapView, StateError> {
     let floor = tables::floor(view, container.disk)?;
     let row = tables::container(view, container)?;
-    let extents = map::look_up(view, container, layers, first_block, end)?;
     let names: BTreeSet<BlobName> = extents
         .iter()
         .filter_map(|extent| match extent.target {
@@ -91,7 +110,7 @@ pub fn look_up(
             incomplete.push((name, lacking));
         }
     }
-    Ok(ShardReply::View(MapView {
+    Ok(MapView {
         index,
         last_change: row.as_ref().map_or(0, |row| row.last_change),
         generation: standing_fence(floor.as_ref(), row.as_ref()).map(|fence| fence.generation),
@@ -101,7 +120,64 @@ pub fn look_up(
             .map(|(container, placement)| (container, placement.view()))
             .collect(),
         incomplete,
-    }))
+    })
+}
+
+/// Whether the blob costs far more than what of it is still referred to. Plain bytes are compared
+/// with stored ones: of a compressed blob less must be left.
+fn is_sparse(blob: &BlobRow) -> bool {
+    let live = u64::from(blob.live_blocks) * BLOCK_UNIT_BYTES;
+    live * SPARSE_SHARE <= u64::from(blob.stored_bytes)
+}
+
+/// Answers which ranges of a layer, from `first_block` on, refer to mostly dead blobs of the
+/// container itself: as many as one relocation can move, after a bounded number of entries.
+///
+/// # Errors
+/// [`StateError`].
+pub fn sparse(
+    view: &dyn View,
+    index: u64,
+    container: ContainerId,
+    layer: LayerId,
+    first_block: u32,
+) -> Result<ShardReply, StateError> {
+    let at = LayerAt {
+        family: container.family,
+        index: container.index,
+        layer,
+    };
+    let page = map::page_from(view, at, first_block, SPARSE_STEP_ROWS)?;
+    let is_whole = page.len() < SPARSE_STEP_ROWS;
+    let mut next = page.last().map(Entry::end).filter(|_| !is_whole);
+    let mut known = BTreeMap::<BlobName, bool>::new();
+    let mut room = u64::from(MAXIMUM_BLOB_BYTES) / BLOCK_UNIT_BYTES;
+    let mut extents = Vec::new();
+    for entry in page {
+        let MapTarget::Data { blob: name, .. } = entry.target else {
+            continue;
+        };
+        let is_dead = match known.get(&name) {
+            Some(known) => *known,
+            None => {
+                let blob = tables::blob(view, name)?;
+                let is_dead = name.container == container && blob.as_ref().is_some_and(is_sparse);
+                known.insert(name, is_dead);
+                is_dead
+            }
+        };
+        if !is_dead {
+            continue;
+        }
+        if extents.len() == MAXIMUM_MOVES || room < u64::from(entry.blocks) {
+            next = Some(entry.first_block);
+            break;
+        }
+        room -= u64::from(entry.blocks);
+        extents.push(entry.extent());
+    }
+    let view = view_of(view, index, container, extents)?;
+    Ok(ShardReply::Sparse { view, next })
 }
 
 fn lacking(placement: &PlacementRow, blob: &BlobRow) -> Vec<StoreId> {

@@ -8,6 +8,7 @@ mod feeds;
 mod fences;
 mod model;
 mod placements;
+mod relocations;
 
 use hedgerow_env::{
     BlobName, ContainerId, ContainerIndex, FamilyId, Generation, LayerId, NodeId, PlacementEpoch,
