@@ -98,6 +98,7 @@ async fn write(
     if active(Mutant::AcknowledgeBeforeSync) {
         file.write_at(offset, parts).await?;
         shared.core().written(sequence);
+        shared.changed.notify_waiters();
         return file.sync().await;
     }
     let outcome = match file.write_durably(offset, parts) {

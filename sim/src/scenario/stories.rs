@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use hedgerow_env::Random;
 
-use crate::world::{Crash, DiskFaults, FaultAction, LinkRules, NodeIndex, TimedFault};
+use crate::world::{Crash, DiskFaults, FaultAction, LinkRules, NodeIndex, Survival, TimedFault};
 
 use super::nemesis::{Draw, Ground, Kind};
 use super::plan::{Move, Plan};
@@ -30,8 +30,10 @@ const BLACKOUT_GAP_NS: u64 = 7_500_000_000;
 const BLACKOUT_MAXIMUM_MS: u64 = 2_000;
 /// The longest pause of clients in a hurry.
 const HURRY: Duration = Duration::from_millis(2);
-/// Links that hold messages back are drawn anew after this time.
-const HELD_BACK_NS: u64 = 6_000_000_000;
+/// Clients in a hurry fill a small journal within this time.
+const JOURNAL_ROUND_NS: u64 = 8_000_000_000;
+/// Links that say things twice are drawn anew after this time.
+const SAID_TWICE_NS: u64 = 6_000_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Theme {
@@ -44,8 +46,8 @@ enum Theme {
     /// The holder is cut off for moments that are too short to lose the disk and long enough for
     /// others to be named in the place of members that it does not reach.
     ShutIn,
-    /// What the holder says arrives after it was said again.
-    HeldBack,
+    /// What the holder says arrives once more, long after it was answered.
+    SaidTwice,
 }
 
 const ALL: [Theme; 5] = [
@@ -53,7 +55,7 @@ const ALL: [Theme; 5] = [
     Theme::LateRenewal,
     Theme::Blackout,
     Theme::ShutIn,
-    Theme::HeldBack,
+    Theme::SaidTwice,
 ];
 
 /// What a story makes of a plan.
@@ -108,6 +110,7 @@ pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
         Theme::LateRenewal => draw.ambushes(Kind::LateRenewal),
         Theme::Blackout => {
             draw.blackouts();
+            work.clients = Some(4);
             work.pause = Some(HURRY);
         }
         Theme::ShutIn => {
@@ -115,10 +118,11 @@ pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
             work.clients = Some(4);
             work.pause = Some(HURRY);
         }
-        Theme::HeldBack => {
-            draw.held_back();
-            work.pause = Some(HURRY * 5);
-            work.hot_blocks = Some(1 + draw.random.below(4));
+        Theme::SaidTwice => {
+            draw.say_twice();
+            // Many blocks and few operations: what comes again finds its block still zeroed.
+            work.pause = Some(HURRY * 25);
+            work.hot_blocks = Some(48 + draw.random.below(40));
         }
     }
     let mut faults = draw.faults;
@@ -153,17 +157,23 @@ impl Draw<'_> {
         holder
     }
 
+    /// In some seeds disks sync as slowly as hard disks do, and keep nothing else: what is answered
+    /// before its sync is answered long before. In others they are quick, and their journals have
+    /// gone round before the first blackout.
     fn blackouts(&mut self) {
-        // The syncs of hard disks: what is answered before them is answered long before.
-        for node in self.all() {
-            let slow_factor = [10, 20, 40][self.random.index(3)];
-            let slow = DiskFaults {
-                slow_factor,
-                ..DiskFaults::default()
-            };
-            self.push(SETTLED_NS, FaultAction::Disk(node, slow));
-        }
         let mut at = SETTLED_NS + self.milliseconds(0, 2_000);
+        if self.random.chance(1, 2) {
+            for node in self.all() {
+                let slow = DiskFaults {
+                    slow_factor: [10, 20, 40][self.random.index(3)],
+                    survival: Some(Survival::Nothing),
+                    ..DiskFaults::default()
+                };
+                self.push(SETTLED_NS / 2, FaultAction::Disk(node, slow));
+            }
+        } else {
+            at += JOURNAL_ROUND_NS;
+        }
         while at + BLACKOUT_GAP_NS / 2 < self.end {
             let spared = self.random.chance(1, 3).then(|| self.beside(NodeIndex(0)));
             for node in self.all() {
@@ -191,16 +201,16 @@ impl Draw<'_> {
         }
     }
 
-    fn held_back(&mut self) {
+    fn say_twice(&mut self) {
         let holder = self.settle();
         let mut at = SETTLED_NS;
         while at + SETTLED_NS < self.end {
-            let until = at + HELD_BACK_NS;
+            let until = at + SAID_TWICE_NS;
             for other in self.all().into_iter().filter(|other| *other != holder) {
-                let often = self.random.below(200_000);
+                let often = self.random.below(400_000);
                 let rules = LinkRules {
-                    reorder_ppm: 50_000 + u32::try_from(often).expect("small"),
-                    reorder_ns: self.milliseconds(2_000, 4_000),
+                    duplicate_ppm: 100_000 + u32::try_from(often).expect("small"),
+                    duplicate_ns: self.milliseconds(2_000, 4_000),
                     ..LinkRules::default()
                 };
                 self.link(at, until, holder, other, rules);
