@@ -22,7 +22,7 @@ pub(crate) enum Location {
     /// In the extent store.
     Extent(Place),
     /// The only copy here was found damaged; the owner puts it again. The damaged extent entry
-    /// stays until then, so that a restart finds the damage again.
+    /// stays until then, so that a restart finds the damage again, and so does a second look.
     Lost(Option<Place>),
 }
 
@@ -59,9 +59,13 @@ fn garbage_of(entry: &Entry) -> Option<Garbage> {
     }
 }
 
-/// Finding an extent entry damaged does not move it.
+/// Finding an extent entry damaged does not move it, nor does finding it sound again.
 fn is_same_place(from: Location, to: Location) -> bool {
-    matches!((from, to), (Location::Extent(old), Location::Lost(Some(kept))) if old == kept)
+    matches!(
+        (from, to),
+        (Location::Extent(old), Location::Lost(Some(kept)))
+        | (Location::Lost(Some(old)), Location::Extent(kept)) if old == kept
+    )
 }
 
 impl Index {

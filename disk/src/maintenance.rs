@@ -4,8 +4,8 @@
 //!
 //! Invariants: bytes are verified before they are copied and carry their first checksums; an index
 //! entry moves only if it is still where the copy was read; a deletion's record is released only
-//! after a dead-map sync that began after its kill; a full disk pauses the flush, any other disk
-//! failure stops the pool.
+//! after a dead-map sync that began after its kill; a full disk pauses the flush, an entry that
+//! cannot be read is as damaged as one that reads wrong, any other disk failure stops the pool.
 //! Does not: decide what is deleted, or rate-limit scrubbing (the caller gives the budget).
 
 use std::pin::pin;
@@ -214,11 +214,12 @@ async fn compact_segment(
                 batch.push((place, Outgoing { meta, payload }));
             }
             Err(FetchError::Moved) => {}
-            Err(FetchError::Damaged) => {
+            // A sector that cannot be read must not stop the pool, at every start anew: other
+            // members have the blob.
+            Err(FetchError::Damaged | FetchError::Disk(_)) => {
                 emptied = false;
                 lose(inner, &meta, Location::Extent(place));
             }
-            Err(FetchError::Disk(error)) => return Err(error),
         }
         if bytes >= COPY_BATCH_BYTES {
             move_batch(inner, std::mem::take(&mut batch)).await?;

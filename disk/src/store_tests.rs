@@ -349,6 +349,35 @@ fn scrub_finds_rot_and_a_new_put_heals_it() {
     });
 }
 
+/// A device that reads wrongly once has not lost anything: the same bits flip back.
+#[test]
+fn what_reads_sound_again_is_damaged_no_more() {
+    let world = World::new(5);
+    let (env, disk) = (world.env(), world.disk().clone());
+    world.run(async move {
+        let (store, _) = open(&env).await;
+        for sequence in 10..20 {
+            put(&env, &store, sequence, 0).await;
+        }
+        store.flush().await.unwrap();
+        let path = disk.paths("pool/extents/")[0].clone();
+        let victim = payload(13, 0);
+        let content = disk.content(&path);
+        let mut windows = content.windows(64);
+        let at = windows.position(|window| window == &victim[..64]).unwrap();
+        let at = u64::try_from(at).unwrap();
+        disk.rot(&path, at, 1);
+        assert_eq!(store.scrub(u64::MAX).await.unwrap().bad, [name(13)]);
+        let read = store.read_blob(name(13), 0, 1).await;
+        assert_eq!(read, Err(ReadError::Damaged(name(13))));
+        disk.rot(&path, at, 1);
+        check(&store, 13, 0).await;
+        assert!(store.damaged_blobs().is_empty());
+        store.scrub(u64::MAX).await.unwrap();
+        assert!(store.scrub(u64::MAX).await.unwrap().bad.is_empty());
+    });
+}
+
 /// An entry's own header and the footer with its copy are both rotten: the blob is not even named.
 #[test]
 fn entries_that_were_lost_with_their_names_are_told() {

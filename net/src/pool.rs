@@ -5,6 +5,7 @@
 //! Does not: retry a call.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ struct State {
 #[derive(Default)]
 pub(crate) struct Pool {
     entries: Mutex<BTreeMap<PeerKey, Arc<Entry>>>,
+    /// The connection that was renewed last.
+    renewed: Mutex<Option<PeerKey>>,
 }
 
 impl Pool {
@@ -92,6 +95,27 @@ impl Pool {
             if let Some((_, outbound)) = open {
                 outbound.retire();
             }
+        }
+    }
+}
+
+impl Pool {
+    /// Lets one open connection end once its calls are done, each time the next one in turn; a
+    /// later call opens a new one.
+    pub(crate) fn renew_one(&self) {
+        let mut renewed = self.renewed.lock().expect("no panic under this lock");
+        let next = {
+            let entries = self.entries.lock().expect("no panic under this lock");
+            let after = renewed.take().map_or(Bound::Unbounded, Bound::Excluded);
+            let later = entries.range((after, Bound::Unbounded));
+            let mut in_turn = later.chain(entries.iter()).map(|(_, entry)| entry);
+            in_turn.find(|entry| entry.state().open.is_some()).cloned()
+        };
+        let Some(entry) = next else { return };
+        *renewed = Some(entry.key.clone());
+        let open = entry.state().open.take();
+        if let Some((_, outbound)) = open {
+            outbound.retire();
         }
     }
 }

@@ -78,6 +78,13 @@ impl Rpc {
         self.0.set_identity(identity);
     }
 
+    /// Lets one connection to a peer end once its calls are done, each time another; the next call
+    /// opens a new one. Handshakes alone tell what is durable in a store: a connection that lasts
+    /// for weeks would leave its peers with what they knew weeks ago.
+    pub fn renew_a_connection(&self) {
+        self.0.renew_a_connection();
+    }
+
     /// Serves `service` from now on, in place of any earlier one of that number.
     pub fn serve(&self, id: ServiceId, service: Arc<dyn Service>) {
         self.0.serve(id, service);

@@ -30,6 +30,10 @@ use crate::room;
 use crate::service::{NodeEndpoint, NodeService};
 use crate::stores::Stores;
 
+/// How often the stamps are shown to a peer anew. An image younger than that cannot be told from
+/// the store that it was taken of.
+const STAMPS_PERIOD: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Why a node did not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
@@ -327,10 +331,13 @@ impl Node {
         self.0.rpc.set_identity(identity);
     }
 
+    /// Keeps the stamps that handshakes show fresh, and has handshakes: of an image older than
+    /// the last one with some peer, that peer knows that it is old.
     async fn keep_stamps(&self) {
         loop {
-            self.0.env.sleep(std::time::Duration::from_secs(5)).await;
+            self.0.env.sleep(STAMPS_PERIOD).await;
             self.show_identity();
+            self.0.rpc.renew_a_connection();
         }
     }
 

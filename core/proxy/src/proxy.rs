@@ -296,6 +296,14 @@ impl Proxy {
                 return Err(AttachError::TryAgain(text));
             }
         }
+        // What was overwritten under marks that no commit carried could not be freed before somebody
+        // attaches the disk again, if anybody does. A shard that gives no answer is not waited for.
+        let told = disk.tell_low_water();
+        let told = self.0.env.timeout(self.0.config.attach_limit, told).await;
+        if let Err(elapsed) = told {
+            let name = &disk.record().name;
+            event!(self.0.env, Warn, "proxy", "{name}: its marks: {elapsed}");
+        }
         disk.lose("detached");
         self.with(|state| {
             if state

@@ -199,6 +199,34 @@ async fn peers_remember_each_others_stores() {
     assert_eq!(*at_server.judged.lock().unwrap(), [(NodeId(2), vec![])]);
 }
 
+/// A connection that lasts tells nothing new; the next one does.
+#[tokio::test(start_paused = true)]
+async fn a_renewed_connection_shows_the_newest_stamps() {
+    let cluster = Cluster::new();
+    let with = |position| Identity {
+        stores: vec![stamp(22, 5, position)],
+        ..member(2)
+    };
+    let (server, to) = cluster.serving(1, Arc::new(Echo::default())).await;
+    let at_server = Memory::knowing(&[]);
+    server.on_peer(at_server.clone());
+    let client = cluster.node_as(2, with(500)).await;
+    client.renew_a_connection();
+    for (position, renewed, known) in [(500, false, 500), (900, false, 500), (900, true, 900)] {
+        client.set_identity(with(position));
+        if renewed {
+            client.renew_a_connection();
+        }
+        let answer = client.call(&to, ECHO, message("x"), SECOND).await;
+        assert!(answer.is_ok(), "{answer:?}");
+        assert_eq!(
+            at_server.knowledge(StoreId(22)),
+            Some(stamp(22, 5, known)),
+            "shown {position}, renewed: {renewed}"
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_rolled_back_store_learns_of_it_from_whoever_it_calls() {
     let cluster = Cluster::new();

@@ -7,57 +7,54 @@
 //! The look-up goes to the shard, the copies are read from the stores themselves: neither is asked
 //! about the other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hedgerow_env::{BlobName, ContainerId, ContainerIndex, NodeId, StoreId};
-use hedgerow_protocol::{
-    BlobHeader, DiskRecord, MapTarget, MapView, Placement, ShardReply, ShardRequest, decode, digest,
-};
+use hedgerow_env::{BlobName, ContainerId, NodeId, StoreId};
+use hedgerow_protocol::{BlobHeader, DiskRecord, MapView, Placement, decode, digest};
 
+use super::map::{self, Units};
 use crate::scenario::{Cluster, Failure};
+use crate::world::World;
 
 const ORACLE: &str = "copies";
-const ASK_LIMIT: Duration = Duration::from_secs(5);
-/// Blocks of 512 bytes looked up at once.
-const PAGE_BLOCKS: u32 = 2048;
+/// For the finding and repairing of damage: a scrub goes over everything, repair tries a few times.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
 
-/// Checks every container of `disk`.
+/// Checks every container of `disk`. Disks that damaged copies give the cluster `patience`: the
+/// damage is to be found, by whoever reads or by the scrub, and repaired.
 ///
 /// # Errors
 /// A copy is missing, damaged or different, or a placement has too few members.
-pub async fn check(cluster: &Cluster, disk: &DiskRecord) -> Result<(), Failure> {
-    let containers = disk.size_bytes.div_ceil(disk.container_bytes);
-    for index in 0..u32::try_from(containers).expect("a small disk") {
-        let index = ContainerIndex(index);
-        let id = ContainerId {
-            family: disk.family,
-            disk: disk.disk,
-            index,
-        };
-        let blocks = u32::try_from(disk.container_bytes / 512).expect("a small container");
-        let mut named: BTreeMap<BlobName, BTreeSet<(u16, u128)>> = BTreeMap::new();
-        let mut placements: BTreeMap<ContainerId, Placement> = BTreeMap::new();
-        let mut at = 0;
-        while at < blocks {
-            let view = look_up(cluster, disk, id, at, PAGE_BLOCKS.min(blocks - at)).await?;
-            for extent in &view.extents {
-                if let MapTarget::Data {
-                    blob, unit, digest, ..
-                } = extent.target
-                {
-                    named.entry(blob).or_default().insert((unit, digest.0));
-                }
-            }
-            placements.extend(view.placements.iter().cloned());
-            no_writable_member_lacks(&view)?;
-            at += PAGE_BLOCKS;
+pub async fn check(
+    world: &World,
+    cluster: &Cluster,
+    disk: &DiskRecord,
+    patience: Duration,
+) -> Result<(), Failure> {
+    let patience_ns = u64::try_from(patience.as_nanos()).expect("a minute");
+    let give_up_ns = world.now_ns() + patience_ns;
+    loop {
+        match check_now(cluster, disk).await {
+            Err(failure) if world.now_ns() >= give_up_ns => return Err(failure),
+            Err(_) => world.sleep(LOOK_PAUSE).await,
+            Ok(()) => return Ok(()),
         }
-        for (container, placement) in &placements {
+    }
+}
+
+async fn check_now(cluster: &Cluster, disk: &DiskRecord) -> Result<(), Failure> {
+    for container in map::containers(disk) {
+        let named = map::named(cluster, disk, container, ORACLE).await?;
+        for view in &named.views {
+            no_writable_member_lacks(view)?;
+        }
+        for (container, placement) in &named.placements {
             check_policy(disk, *container, placement)?;
         }
-        for (blob, units) in named {
-            let placement = placements.get(&blob.container).ok_or_else(|| {
+        for (blob, units) in named.blobs {
+            let placement = named.placements.get(&blob.container).ok_or_else(|| {
                 Failure::correctness(ORACLE, format!("{blob}: its container has no placement"))
             })?;
             check_blob(cluster, blob, &units, placement).await?;
@@ -108,39 +105,10 @@ fn no_writable_member_lacks(view: &MapView) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn look_up(
-    cluster: &Cluster,
-    disk: &DiskRecord,
-    container: ContainerId,
-    first_block: u32,
-    blocks: u32,
-) -> Result<MapView, Failure> {
-    let request = ShardRequest::Lookup {
-        container,
-        layers: disk.layers.clone(),
-        first_block,
-        blocks,
-    };
-    for (_, node) in cluster.nodes() {
-        let Some(group) = node.groups().directory().shard_of(container) else {
-            continue;
-        };
-        if let Ok(ShardReply::View(view)) =
-            node.groups().shard(group, request.clone(), ASK_LIMIT).await
-        {
-            return Ok(view);
-        }
-    }
-    Err(Failure::liveness(
-        ORACLE,
-        format!("{container}: its shard does not answer"),
-    ))
-}
-
 async fn check_blob(
     cluster: &Cluster,
     blob: BlobName,
-    units: &BTreeSet<(u16, u128)>,
+    units: &Units,
     placement: &Placement,
 ) -> Result<(), Failure> {
     let wrong = |store: StoreId, text: &str| {

@@ -1,6 +1,8 @@
 //! What must hold, one file each. Each answers a [`Failure`](crate::scenario::Failure) that says
 //! what was seen; none knows of faults.
 
+pub mod blobs;
 pub mod copies;
 pub mod linearizability;
+mod map;
 pub mod replicas;

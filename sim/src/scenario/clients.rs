@@ -126,6 +126,11 @@ impl Agents {
         self.with(|state| (state.running && !state.recovering).then_some(state.designated))
     }
 
+    /// How many blocks clients use.
+    pub(super) fn hot_blocks(&self) -> u64 {
+        self.plan.hot_blocks
+    }
+
     /// How many initiators there are.
     pub(super) fn initiators(&self) -> u32 {
         self.plan.initiators
@@ -381,7 +386,7 @@ pub(super) fn fresh_process(agents: &Agents) -> u64 {
 }
 
 /// One operation; false when its outcome is unknown, so that the process must not go on.
-async fn operate(
+pub(super) async fn operate(
     agents: &Arc<Agents>,
     env: &Env,
     disk: &VirtualDisk,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::world::{NodeIndex, TimedFault};
 
-use super::{nemesis, stories};
+use super::{disk_nemesis, nemesis, stories};
 
 /// The disk moves to another proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,29 @@ impl Move {
             recovery_ns: None,
         }
     }
+}
+
+/// Once the faults have ended, a node takes the disk, is killed in the midst of writes, and no proxy
+/// takes the disk after it until what it left behind is to be gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Abandonment {
+    /// Which node.
+    pub node: NodeIndex,
+    /// How many writes are under way at once, one after the other.
+    pub writes: u32,
+    /// It is killed so long after they began.
+    pub after_ns: u64,
+}
+
+/// An image of a node's disk is taken while faults strike, and restored when all has been judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restoration {
+    /// Which node.
+    pub node: NodeIndex,
+    /// When the image is taken, from the beginning of the safety phase.
+    pub image_at_ns: u64,
 }
 
 /// Bytes of one operation at most.
@@ -85,6 +108,12 @@ pub struct Plan {
     pub formation: Vec<TimedFault>,
     /// What strikes when, counted from the beginning of the safety phase.
     pub faults: Vec<TimedFault>,
+    /// A writer that never returns, once the faults have ended.
+    #[serde(default)]
+    pub abandonment: Option<Abandonment>,
+    /// A store that is rolled back in the end.
+    #[serde(default)]
+    pub restoration: Option<Restoration>,
 }
 
 fn stream(seed: u64, label: u64) -> Random {
@@ -114,6 +143,8 @@ impl Plan {
             drift_ppm: Vec::new(),
             formation: Vec::new(),
             faults: Vec::new(),
+            abandonment: None,
+            restoration: None,
         }
     }
 
@@ -200,8 +231,11 @@ impl Plan {
             racks,
             safety,
         };
-        let faults = nemesis::draw(&mut stream(seed, 5), ground, &mut moves);
+        let mut faults = nemesis::draw(&mut stream(seed, 5), ground, &mut moves);
         let story = stories::draw(&mut stream(seed, 8), &mut ground);
+        let of_disks = disk_nemesis::draw(&mut stream(seed, 9), ground, replication_factor);
+        faults.extend(of_disks);
+        faults.sort_by_key(|fault| fault.at_ns);
         // Many blocks and few operations leave each alone for long: what comes late is not soon
         // overwritten.
         let (few_blocks, pauses) =
@@ -225,6 +259,8 @@ impl Plan {
             drift_ppm: (0..nodes).map(drift).collect(),
             formation: nemesis::draw_formation(&mut stream(seed, 7), nodes),
             faults,
+            abandonment: draw_abandonment(&mut stream(seed, 11), nodes),
+            restoration: draw_restoration(&mut stream(seed, 10), ground, replication_factor),
         };
         if let Some(story) = story {
             story.tell(&mut plan);
@@ -250,4 +286,28 @@ fn draw_moves(random: &mut Random, nodes: u16, safety: Duration) -> Vec<Move> {
         at_ns += every / 2 + random.below(every);
     }
     moves
+}
+
+/// In one seed of three.
+fn draw_abandonment(random: &mut Random, nodes: u16) -> Option<Abandonment> {
+    random.chance(1, 3).then(|| Abandonment {
+        node: NodeIndex(u16::try_from(random.below(u64::from(nodes))).expect("few nodes")),
+        writes: 2 + u32::try_from(random.below(15)).expect("small"),
+        after_ns: 1_000_000 * (20 + random.below(400)),
+    })
+}
+
+/// In one seed of four, where the disk can do without a node.
+fn draw_restoration(
+    random: &mut Random,
+    ground: nemesis::Ground,
+    replication_factor: u8,
+) -> Option<Restoration> {
+    let end = u64::try_from(ground.safety.as_nanos()).expect("a run is short");
+    let node = random.below(u64::from(ground.nodes));
+    let drawn = Restoration {
+        node: NodeIndex(u16::try_from(node).expect("few nodes")),
+        image_at_ns: random.below(end),
+    };
+    (random.chance(1, 4) && replication_factor > 1).then_some(drawn)
 }

@@ -14,21 +14,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::oracles;
 use crate::world::{
-    Coverage, Crash, DiskFaults, FaultAction, NodeIndex, NodeStatus, Recording, Strike, TimedFault,
-    World, WorldConfig, run_in_world,
+    Coverage, Crash, DiskFaults, DiskImage, FaultAction, NodeIndex, NodeStatus, Recording, Strike,
+    TimedFault, World, WorldConfig, run_in_world,
 };
 
+use super::abandonment;
 use super::clients::{Agents, DISK, read_all};
 use super::cluster::Cluster;
 use super::operations::{ClientOperation, Operations, identity_seed};
 use super::plan::{Move, Plan};
+use super::restoration;
 use super::script::Script;
+use super::survival::{self, Survival};
 
 /// A cluster forms within this time; faults may strike in its first twelve seconds.
 const FORM_LIMIT: Duration = Duration::from_secs(60);
 /// After the last fault is healed the cluster serves again within this time: an election, the wait
 /// for a lease, back-offs, and the recovery of stores.
-const SERVE_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const SERVE_LIMIT: Duration = Duration::from_secs(60);
 /// ... and every copy is where it belongs within this time.
 const CONVERGE_LIMIT: Duration = Duration::from_secs(120);
 /// The whole run, as a backstop against a scenario that never ends.
@@ -36,7 +39,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(1_200);
 /// More disk calls than any run makes.
 const NEVER: u64 = 1 << 60;
 /// Pause between two looks at the cluster.
-const LOOK_PAUSE: Duration = Duration::from_millis(250);
+pub(super) const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// The operator starts a node that stopped itself so long after he sees it, at most.
 const OPERATOR_WAIT_MAXIMUM_MS: u64 = 4_000;
 /// One question to a group.
@@ -227,7 +230,23 @@ pub fn run_script(script: &Script, recording: Recording, print: bool) -> Report 
     }
 }
 
+/// Beyond what is survivable the system may stop; what clients saw until then is judged all the same.
 async fn scenario(
+    world: &World,
+    script: &Script,
+    agents: &Arc<Agents>,
+    journal: &Journal,
+) -> Result<(), Failure> {
+    let survival = Survival::of(script);
+    match phases(world, script, agents, journal).await {
+        Err(failure) if survival.excuses(&failure) => {
+            oracles::linearizability::check(&agents.history())
+        }
+        outcome => outcome,
+    }
+}
+
+async fn phases(
     world: &World,
     script: &Script,
     agents: &Arc<Agents>,
@@ -239,20 +258,36 @@ async fn scenario(
     let disk = form(world, plan, &cluster).await?;
     agents.begin_safety();
     *journal.safety_began_ns.lock().expect("no panic under it") = Some(world.now_ns());
-    strike(world, plan, &cluster, agents).await?;
+    let image = strike(world, plan, &cluster, agents).await?;
     heal(world, plan, &cluster);
     serve(world, &cluster, agents, script.service).await?;
     agents.run(false);
     no_invariant_broke(world, &cluster)?;
     converge(world, &cluster).await?;
+    if let Some(abandonment) = &plan.abandonment {
+        abandonment::abandon(world, &cluster, agents, abandonment).await?;
+    }
+    // Before anybody fences the disk anew: that would free what an earlier fence forgot.
+    oracles::blobs::check(world, &cluster, &disk).await?;
     final_reads(world, &cluster, agents).await?;
     // A write that a client gave up may have ended until the last reader fenced it: it has its copies
     // made, too, before they are looked at.
     converge(world, &cluster).await?;
     oracles::linearizability::check(&agents.history())?;
     oracles::replicas::check_groups(world, &cluster).await?;
-    oracles::copies::check(&cluster, &disk).await?;
-    no_invariant_broke(world, &cluster)
+    let patience = match survival::touches_copies(script) {
+        true => oracles::copies::PATIENCE,
+        false => Duration::ZERO,
+    };
+    oracles::copies::check(world, &cluster, &disk, patience).await?;
+    oracles::blobs::check(world, &cluster, &disk).await?;
+    no_invariant_broke(world, &cluster)?;
+    let Some((node, image)) = image else {
+        return Ok(());
+    };
+    restoration::restore(world, node, &image).await?;
+    final_reads(world, &cluster, agents).await?;
+    oracles::linearizability::check(&agents.history())
 }
 
 /// Waits for the cluster, every node of it, and makes the disk.
@@ -325,14 +360,16 @@ pub(crate) async fn on_node<T: Send + 'static>(
     }
 }
 
-/// The safety phase: the plan's faults strike while clients work and the disk moves about.
+/// The safety phase: the plan's faults strike while clients work and the disk moves about. Answers
+/// the image of a disk that is to be restored in the end.
 async fn strike(
     world: &World,
     plan: &Plan,
     cluster: &Cluster,
     agents: &Agents,
-) -> Result<(), Failure> {
+) -> Result<Option<(NodeIndex, DiskImage)>, Failure> {
     let began = world.now_ns();
+    let mut image = None;
     world.schedule(shifted(&plan.faults, began, cluster));
     let end = began + nanoseconds(plan.safety);
     let mut moves = plan.moves.iter().peekable();
@@ -341,11 +378,16 @@ async fn strike(
         world.sleep(LOOK_PAUSE).await;
         no_invariant_broke(world, cluster)?;
         operator.look(world, cluster);
+        if let (None, Some(due)) = (&image, &plan.restoration)
+            && began + due.image_at_ns <= world.now_ns()
+        {
+            image = Some((due.node, world.disk_image(due.node)));
+        }
         while let Some(due) = moves.next_if(|due| began + due.at_ns <= world.now_ns()) {
             agents.designate(due);
         }
     }
-    Ok(())
+    Ok(image)
 }
 
 /// The faults at their true times. The initiators' machine is on every side of a partition: what
@@ -549,7 +591,7 @@ fn is_excused(reason: &HaltReason, disk_failed: bool) -> bool {
     matches!(reason, HaltReason::DiskFailed(_)) && disk_failed
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).expect("less than 584 years")
 }
 

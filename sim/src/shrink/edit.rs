@@ -108,6 +108,10 @@ pub enum Feature {
     Replication(u8),
     /// No clock drifts.
     Drift,
+    /// Nobody abandons the disk.
+    Abandonment,
+    /// No image is restored.
+    Restoration,
     /// Clients have the lowest numbers, blocks too.
     Numbers,
 }
@@ -205,6 +209,8 @@ impl Feature {
     fn make_plain(self, script: &mut Script) {
         let plan = &mut script.plan;
         match self {
+            Self::Abandonment => plan.abandonment = None,
+            Self::Restoration => plan.restoration = None,
             Self::Shards => plan.shards = 1,
             Self::DataCentres => plan.data_centres = 1,
             Self::Racks => plan.racks = 1,

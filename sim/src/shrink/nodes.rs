@@ -29,6 +29,12 @@ pub(super) fn keep(script: &mut Script, kept: &[NodeIndex]) {
     plan.nodes = u16::try_from(kept.len()).expect("no more than there were");
     plan.moves
         .retain_mut(|one| renumber(&mut one.to, renumbered));
+    let mut restoration = plan.restoration;
+    plan.restoration =
+        restoration.take_if(|restoration| renumber(&mut restoration.node, renumbered));
+    let mut abandonment = plan.abandonment;
+    plan.abandonment =
+        abandonment.take_if(|abandonment| renumber(&mut abandonment.node, renumbered));
     for faults in [&mut plan.formation, &mut plan.faults] {
         faults.retain_mut(|fault| renumber_action(&mut fault.action, renumbered));
     }
@@ -92,6 +98,8 @@ pub(super) fn named(script: &Script) -> Vec<NodeIndex> {
         }
     }
     named.extend(script.plan.moves.iter().map(|one| one.to));
+    named.extend(script.plan.abandonment.map(|abandonment| abandonment.node));
+    named.extend(script.plan.restoration.map(|restoration| restoration.node));
     let operations = script.operations.iter().flatten();
     named.extend(operations.map(|operation| operation.node));
     named.sort_unstable();

@@ -182,6 +182,8 @@ fn shapes() -> Vec<Vec<Edit>> {
         vec![Edit::Plain(Feature::Shards)],
         vec![Edit::StayAtNode(NodeIndex(0))],
         vec![Edit::NobodyGoesOn],
+        vec![Edit::Plain(Feature::Abandonment)],
+        vec![Edit::Plain(Feature::Restoration)],
     ]
 }
 

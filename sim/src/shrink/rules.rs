@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::scenario::Script;
-use crate::world::{DiskFaults, FaultAction, LinkRules};
+use crate::world::{DiskArea, DiskFaults, FaultAction, LinkRules};
 
 /// Takes every chance from an action; what it does for certain stays. True if it had any.
 pub(super) fn without_rates(action: &mut FaultAction) -> bool {
@@ -34,6 +34,10 @@ pub(super) fn without_rates(action: &mut FaultAction) -> bool {
         // By how much messages were held back says nothing without any that are.
         rules.reorder_ns = 0;
         rules.duplicate_ns = 0;
+    }
+    if let FaultAction::Disk(_, faults) = action {
+        // Nor does where calls would be struck.
+        faults.area = DiskArea::default();
     }
     had_some
 }

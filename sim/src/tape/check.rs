@@ -18,6 +18,8 @@ pub const BLOCKS_MAXIMUM: u64 = 100_000;
 pub const OPERATIONS_MAXIMUM: usize = 1_000_000;
 /// Numbers of operations; their tags have forty bits for it.
 const NUMBERS_MAXIMUM: u64 = 1 << 40;
+/// Writes that are under way at once when the disk is abandoned.
+const WRITES_MAXIMUM: u32 = 1_024;
 /// Faults strike for so long at most: the run as a whole has 1,200 s.
 const SAFETY_MAXIMUM_S: u64 = 600;
 /// Nothing is scheduled later than the whole run may last.
@@ -42,6 +44,19 @@ pub(crate) fn check(script: &Script) -> Result<(), TapeError> {
             0,
             TIME_MAXIMUM_NS,
         )?;
+    }
+    if let Some(abandonment) = &script.plan.abandonment {
+        let place = "plan.abandonment";
+        known(nodes, abandonment.node, || format!("{place}.node"))?;
+        let (writes, after) = (abandonment.writes, abandonment.after_ns);
+        within(&format!("{place}.writes"), writes, 0, WRITES_MAXIMUM)?;
+        within(&format!("{place}.after_ns"), after, 0, TIME_MAXIMUM_NS)?;
+    }
+    if let Some(restoration) = &script.plan.restoration {
+        let place = "plan.restoration";
+        known(nodes, restoration.node, || format!("{place}.node"))?;
+        let at_ns = restoration.image_at_ns;
+        within(&format!("{place}.image_at_ns"), at_ns, 0, TIME_MAXIMUM_NS)?;
     }
     for (list, faults) in [
         ("formation", &script.plan.formation),

@@ -56,6 +56,18 @@ pub fn describe(tape: &Tape) -> String {
             &format!("then {wanted} operations must succeed, and the cluster is judged"),
         ),
     }
+    if let Some(abandonment) = &plan.abandonment {
+        let (writes, node) = (abandonment.writes, abandonment.node);
+        let after = milliseconds(abandonment.after_ns);
+        let what = format!("then node {node} is killed {after} after it began {writes} writes");
+        push(&mut text, &what);
+    }
+    if let Some(restoration) = &plan.restoration {
+        let (node, at_ns) = (restoration.node, restoration.image_at_ns);
+        let at = milliseconds(at_ns);
+        let what = format!("last, node {node} gets the image of its disk taken at {at}");
+        push(&mut text, &what);
+    }
     if let Some(failure) = &tape.failure {
         let (kind, oracle) = (failure.kind.word(), &failure.oracle);
         push(&mut text, &format!("{kind}, {oracle}: {}", failure.text));
@@ -203,7 +215,12 @@ fn action_words(action: &FaultAction) -> (String, String) {
             node.to_string(),
             format!("its wall clock steps {step_ms} ms"),
         ),
-        other => (String::new(), format!("{other:?}")),
+        FaultAction::Rot(node, _) => (node.to_string(), "a bit rots on its disk".into()),
+        FaultAction::RotIn(node, area, _) => (
+            node.to_string(),
+            format!("a bit rots on its disk: {area:?}"),
+        ),
+        FaultAction::WipeDisk(node) => (node.to_string(), "its disk is wiped".into()),
     }
 }
 

@@ -128,6 +128,7 @@ fn begins(action: &FaultAction) -> Option<(&'static str, Vec<NodeIndex>, String)
         FaultAction::Drift(node, ppm) => ("clock", vec![*node], format!("drift {ppm} ppm")),
         FaultAction::StepWall(node, ms) => ("clock", vec![*node], format!("wall clock {ms:+} ms")),
         FaultAction::Rot(node, _) => ("rot", vec![*node], "a bit rots".to_owned()),
+        FaultAction::RotIn(node, area, _) => ("rot", vec![*node], format!("a bit rots: {area:?}")),
         FaultAction::WipeDisk(node) => ("wipe", vec![*node], "its disk is wiped".to_owned()),
         FaultAction::Restart(_)
         | FaultAction::Resume(_)

@@ -75,6 +75,38 @@ pub enum SyncMode {
     Lie,
 }
 
+/// Which of a disk's files faults strike: by a folder, or a file's name, anywhere in their paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskArea {
+    /// Every file.
+    #[default]
+    Everything,
+    /// Blobs that were flushed.
+    Extents,
+    /// What is not flushed yet, and logs.
+    Journal,
+    /// The state of metadata replicas.
+    Pages,
+    /// What a store knows of itself.
+    Superblock,
+}
+
+impl DiskArea {
+    /// Whether a path lies in it.
+    #[must_use]
+    pub fn holds(self, path: &str) -> bool {
+        let part = match self {
+            Self::Everything => return true,
+            Self::Extents => "extents",
+            Self::Journal => "journal",
+            Self::Pages => "pages",
+            Self::Superblock => "superblock",
+        };
+        path.split('/').any(|name| name == part)
+    }
+}
+
 /// What a disk does wrong, from now on. Rates are in parts per million of the calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -93,6 +125,8 @@ pub struct DiskFaults {
     pub stale_read_ppm: u32,
     /// Reads that return a flipped bit.
     pub flip_on_read_ppm: u32,
+    /// Which files the rates above concern.
+    pub area: DiskArea,
     /// How syncs behave.
     pub sync: SyncMode,
     /// How many times slower than its figures it is; zero and one mean not at all.
@@ -196,7 +230,11 @@ impl Device {
             call,
             number,
         };
-        let fault = world.0.faults.disk_call(id, || chance(dice, call, &faults));
+        let by_chance = || {
+            let struck = faults.area.holds(path);
+            struck.then(|| chance(dice, call, &faults)).flatten()
+        };
+        let fault = world.0.faults.disk_call(id, by_chance);
         if let Some(fault) = fault {
             world.disk_struck(&self.name, fault);
         }
@@ -526,12 +564,14 @@ impl Device {
             .is_some_and(|file| file.rot(offset, bit))
     }
 
-    /// Flips one bit somewhere in a written page that `choice` chooses; the path and offset.
-    pub(super) fn rot_somewhere(&self, choice: u64) -> Option<(String, u64)> {
+    /// Flips one bit somewhere in a written page of an area that `choice` chooses; the path and
+    /// offset.
+    pub(super) fn rot_somewhere(&self, area: DiskArea, choice: u64) -> Option<(String, u64)> {
         let dice = self.dice.of(TAG_PLACE).of(choice);
         let mut state = self.lock();
         let mut places = Vec::new();
-        for path in state.files.paths() {
+        let paths = state.files.paths().into_iter();
+        for path in paths.filter(|path| area.holds(path)) {
             let pages = state.files.named(&path)?.written_pages();
             places.extend(pages.map(|offset| (path.clone(), offset)));
         }

@@ -15,7 +15,7 @@ use super::World;
 pub use super::cached_file::{SECTOR_BYTES, Survival};
 use super::coverage::FaultKind;
 use super::device::{Device, Handle, Taken};
-pub use super::device::{DiskFaults, DiskImage, DiskSpec, SyncMode};
+pub use super::device::{DiskArea, DiskFaults, DiskImage, DiskSpec, SyncMode};
 use super::file_system::plain;
 use super::lifecycle::Crash;
 use super::node::{NodeEnv, NodeStatus};
@@ -111,9 +111,11 @@ impl World {
         self.node(node).disk.device.rot(&plain(path), offset, bit)
     }
 
-    /// Flips a bit somewhere in what a node's disk holds; false when it holds nothing.
-    pub fn rot_somewhere(&self, node: NodeIndex, choice: u64) -> bool {
-        let rotten = self.node(node).disk.device.rot_somewhere(choice).is_some();
+    /// Flips a bit somewhere in what a node's disk holds in an area; false when it holds nothing
+    /// there.
+    pub fn rot_somewhere(&self, node: NodeIndex, area: DiskArea, choice: u64) -> bool {
+        let device = &self.node(node).disk.device;
+        let rotten = device.rot_somewhere(area, choice).is_some();
         if rotten {
             self.struck(FaultKind::Rot, node);
         }

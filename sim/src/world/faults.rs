@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::World;
-use super::disk::DiskFaults;
+use super::disk::{DiskArea, DiskFaults};
 use super::lifecycle::Crash;
 use super::link::LinkRules;
 use super::topology::NodeIndex;
@@ -205,6 +205,8 @@ pub enum FaultAction {
     Disk(NodeIndex, DiskFaults),
     /// [`World::rot`] at a place that the number chooses.
     Rot(NodeIndex, u64),
+    /// [`World::rot`] at a place of an area that the number chooses.
+    RotIn(NodeIndex, DiskArea, u64),
     /// [`World::wipe_disk`], of a node that is down.
     WipeDisk(NodeIndex),
     /// [`World::set_drift`], in parts per million.
@@ -224,6 +226,7 @@ impl FaultAction {
             | Self::Resume(node)
             | Self::Disk(node, _)
             | Self::Rot(node, _)
+            | Self::RotIn(node, ..)
             | Self::WipeDisk(node)
             | Self::Drift(node, _)
             | Self::StepWall(node, _) => vec![node],
@@ -298,7 +301,12 @@ impl World {
             FaultAction::BreakConnections(one, other) => self.break_connections(*one, *other),
             FaultAction::HalfOpen(one, other) => self.half_open(*one, *other),
             FaultAction::Disk(node, faults) => self.set_disk_faults(*node, *faults),
-            FaultAction::Rot(node, choice) => return self.rot_somewhere(*node, *choice),
+            FaultAction::Rot(node, choice) => {
+                return self.rot_somewhere(*node, DiskArea::Everything, *choice);
+            }
+            FaultAction::RotIn(node, area, choice) => {
+                return self.rot_somewhere(*node, *area, *choice);
+            }
             FaultAction::WipeDisk(node) => return self.wipe_disk(*node),
             FaultAction::Drift(node, drift_ppm) => self.set_drift(*node, *drift_ppm),
             FaultAction::StepWall(node, step_ms) => self.step_wall(*node, *step_ms),

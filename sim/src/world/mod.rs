@@ -35,7 +35,7 @@ use madsim::time::TimeHandle;
 
 pub use clock::{RATE_BOUND_PPM, wall_time};
 pub use coverage::{Coverage, FaultKind};
-pub use disk::{DiskFaults, DiskImage, DiskSpec, SECTOR_BYTES, Survival, SyncMode};
+pub use disk::{DiskArea, DiskFaults, DiskImage, DiskSpec, SECTOR_BYTES, Survival, SyncMode};
 pub use faults::{
     DiskCall, DiskCallId, DiskFault, FaultAction, MessageFault, MessageId, Strike, TimedFault,
 };

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use hedgerow_env::{DiskError, Env, File, OpenMode};
 use hedgerow_sim::world::{
-    Crash, DiskCall, DiskCallId, DiskFault, DiskFaults, DiskSpec, NodeIndex, SECTOR_BYTES, Strike,
-    Survival, SyncMode, World, WorldConfig,
+    Crash, DiskArea, DiskCall, DiskCallId, DiskFault, DiskFaults, DiskSpec, NodeIndex,
+    SECTOR_BYTES, Strike, Survival, SyncMode, World, WorldConfig,
 };
 
 use crate::{check, check_with, nodes};
@@ -466,7 +466,7 @@ fn bits_rot_on_the_medium() {
             "nothing was ever written there"
         );
         world.crash(a, Crash::POWER);
-        assert!(world.rot_somewhere(a, 77));
+        assert!(world.rot_somewhere(a, DiskArea::Everything, 77));
         let left = contents(&world.restart(a), "f").await;
         assert_eq!(
             left.iter().filter(|byte| **byte != 1).count(),

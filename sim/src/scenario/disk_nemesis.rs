@@ -1,0 +1,138 @@
+//! The faults of disks that need more than a restart: what they answer wrongly, what they refuse,
+//! what rots on them. Drawn from a stream of their own, beside the other faults of a plan.
+//!
+//! Invariant: unless a seed goes beyond it on purpose, what may cost data strikes no more nodes than
+//! [`survival`](super::survival) allows, one and the same set of them for the whole run.
+
+use hedgerow_env::Random;
+
+use crate::world::{DiskArea, DiskFaults, FaultAction, NodeIndex, TimedFault};
+
+use super::nemesis::Ground;
+use super::survival;
+
+/// The kinds, each with its weight in the mix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Blobs cannot be read, now and then.
+    ReadErrors,
+    /// Blobs read wrongly, now and then; the medium is as it was.
+    Flips,
+    /// Writes fail.
+    WriteErrors,
+    /// Bits of stored blobs rot.
+    RottenBlobs,
+    /// Writes of blobs get lost or land elsewhere, reads of them are stale.
+    LostBlobs,
+}
+
+/// What strikes any node, and any number of them.
+const PASSING: [Kind; 3] = [Kind::ReadErrors, Kind::Flips, Kind::WriteErrors];
+/// What damages: the victims alone.
+const DAMAGING: [Kind; 2] = [Kind::RottenBlobs, Kind::LostBlobs];
+
+/// Rates in parts per million: now and then, often, most of the time.
+const RATES_PPM: [u32; 3] = [3_000, 60_000, 600_000];
+/// Bits that rot at once, at most.
+const ROTTEN_BITS: u64 = 12;
+
+struct Draw<'a> {
+    random: &'a mut Random,
+    nodes: u16,
+    victims: Vec<NodeIndex>,
+    faults: Vec<TimedFault>,
+}
+
+/// Draws the faults of a safety phase: in two seeds of three. A seed of twelve goes beyond what
+/// a disk with this replication factor survives.
+pub(super) fn draw(random: &mut Random, ground: Ground, replication_factor: u8) -> Vec<TimedFault> {
+    if !random.chance(2, 3) {
+        return Vec::new();
+    }
+    let budget = survival::budget(replication_factor, ground.nodes);
+    let count = if random.chance(1, 8) {
+        budget + 1 + random.index(usize::from(ground.nodes) - budget)
+    } else {
+        budget
+    };
+    let mut others: Vec<NodeIndex> = (0..ground.nodes).map(NodeIndex).collect();
+    let mut victims = Vec::new();
+    while victims.len() < count {
+        victims.push(others.swap_remove(random.index(others.len())));
+    }
+    let mut weights = Vec::new();
+    let damaging = if victims.is_empty() {
+        &[][..]
+    } else {
+        &DAMAGING
+    };
+    for kind in PASSING.iter().chain(damaging) {
+        for _ in 0..random.below(4) {
+            weights.push(*kind);
+        }
+    }
+    if weights.is_empty() {
+        return Vec::new();
+    }
+    let end = u64::try_from(ground.safety.as_nanos()).expect("a run is short");
+    let gap = 1_000_000_000 * (1 + random.below(6));
+    let mut at = random.below(2 * gap);
+    let mut draw = Draw {
+        random,
+        nodes: ground.nodes,
+        victims,
+        faults: Vec::new(),
+    };
+    while at < end {
+        let kind = weights[draw.random.index(weights.len())];
+        draw.strike(kind, at);
+        at += gap / 2 + draw.random.below(gap);
+    }
+    draw.faults
+}
+
+impl Draw<'_> {
+    fn strike(&mut self, kind: Kind, at: u64) {
+        let rate = RATES_PPM[self.random.index(RATES_PPM.len())];
+        let node = if DAMAGING.contains(&kind) {
+            self.victims[self.random.index(self.victims.len())]
+        } else {
+            let number = self.random.below(u64::from(self.nodes));
+            NodeIndex(u16::try_from(number).expect("few nodes"))
+        };
+        let mut rules = DiskFaults {
+            area: DiskArea::Extents,
+            ..DiskFaults::default()
+        };
+        match kind {
+            Kind::ReadErrors => rules.read_error_ppm = rate,
+            Kind::Flips => rules.flip_on_read_ppm = rate,
+            Kind::WriteErrors => {
+                rules.write_error_ppm = rate / 10;
+                rules.area = DiskArea::Everything;
+            }
+            Kind::LostBlobs => {
+                rules.phantom_write_ppm = rate / 3;
+                rules.misdirected_write_ppm = rate / 3;
+                rules.stale_read_ppm = rate / 3;
+            }
+            Kind::RottenBlobs => return self.rot(DiskArea::Extents, at, node),
+        }
+        let until = at + 1_000_000 * (100 + self.random.below(6_000));
+        self.push(at, FaultAction::Disk(node, rules));
+        self.push(until, FaultAction::Disk(node, DiskFaults::default()));
+        // A failed write has stopped the node: its operator starts it again.
+        self.push(until + 1_000_000, FaultAction::Restart(node));
+    }
+
+    fn rot(&mut self, area: DiskArea, at: u64, node: NodeIndex) {
+        for _ in 0..=self.random.below(ROTTEN_BITS) {
+            let choice = self.random.bits();
+            self.push(at, FaultAction::RotIn(node, area, choice));
+        }
+    }
+
+    fn push(&mut self, at_ns: u64, action: FaultAction) {
+        self.faults.push(TimedFault { at_ns, action });
+    }
+}
