@@ -91,18 +91,8 @@ fn carry(timed: &TimedFault, strikes: &mut Vec<Strike>) {
         }
         Fault::Links { links, rules, .. } => {
             for Link { from, to } in links {
-                let (from, to) = (NodeIndex(*from), NodeIndex(*to));
-                push(begin, FaultAction::Link(from, to, link_rules(rules)));
-                push(end, FaultAction::Link(from, to, LinkRules::default()));
-                if let Some(every) = break_period_ns(rules)
-                    && from < to
-                {
-                    let mut at_ns = begin + every;
-                    while at_ns < end {
-                        push(at_ns, FaultAction::BreakConnections(from, to));
-                        at_ns += every;
-                    }
-                }
+                let between = (NodeIndex(*from), NodeIndex(*to));
+                strikes.extend(carry_link(between, rules, (begin, end)));
             }
         }
         Fault::Clock {
@@ -112,21 +102,14 @@ fn carry(timed: &TimedFault, strikes: &mut Vec<Strike>) {
             strobe_ms,
         } => {
             let node = NodeIndex(*node);
-            let every = match strobe_ms {
-                0 => end - begin,
-                ms => ms * 1_000_000,
-            };
-            let (mut at_ns, mut is_off) = (begin, false);
-            while at_ns < end || is_off {
+            for (at_ns, is_off) in turns((begin, end), *strobe_ms) {
                 let (rate, step) = if is_off {
-                    (0, -*wall_offset_ms)
-                } else {
                     (*rate_ppm, *wall_offset_ms)
+                } else {
+                    (0, -*wall_offset_ms)
                 };
-                push(at_ns.min(end), FaultAction::Drift(node, rate));
-                push(at_ns.min(end), FaultAction::StepWall(node, step));
-                is_off = !is_off;
-                at_ns += every;
+                push(at_ns, FaultAction::Drift(node, rate));
+                push(at_ns, FaultAction::StepWall(node, step));
             }
         }
         Fault::FullDisk { node } => {
@@ -142,12 +125,49 @@ fn carry(timed: &TimedFault, strikes: &mut Vec<Strike>) {
     }
 }
 
-/// How often a link that breaks connections does so: its rate counts in pieces, of which a busy link
-/// passes a hundred a second.
-fn break_period_ns(rules: &Rules) -> Option<u64> {
-    let shortest = 250_000_000;
-    let period = 10_000_000_000_000_u64.checked_div(u64::from(rules.reset_ppm))?;
-    Some(period.max(shortest))
+/// What befalls one directed link.
+fn carry_link(
+    (from, to): (NodeIndex, NodeIndex),
+    rules: &Rules,
+    (begin, end): (u64, u64),
+) -> Vec<Strike> {
+    let strike = |at_ns, action| Strike { at_ns, action };
+    let mut strikes = vec![
+        strike(begin, FaultAction::Link(from, to, link_rules(rules))),
+        strike(end, FaultAction::Link(from, to, LinkRules::default())),
+    ];
+    // A connection has both directions: breaking those of one breaks it.
+    if from < to {
+        let breaks = breaks((begin, end), rules.reset_ppm).into_iter();
+        strikes.extend(breaks.map(|at_ns| strike(at_ns, FaultAction::BreakConnections(from, to))));
+    }
+    strikes
+}
+
+/// When a clock is put wrong (true) and right again: once, or in turns of `strobe_ms`.
+fn turns((begin, end): (u64, u64), strobe_ms: u64) -> Vec<(u64, bool)> {
+    if strobe_ms == 0 {
+        return vec![(begin, true), (end, false)];
+    }
+    let (mut turns, mut at_ns, mut is_off) = (Vec::new(), begin, true);
+    while at_ns < end || !is_off {
+        turns.push((at_ns.min(end), is_off));
+        is_off = !is_off;
+        at_ns += strobe_ms * 1_000_000;
+    }
+    turns
+}
+
+/// When a link breaks its connections: its rate counts in pieces, of which a busy link passes a
+/// hundred a second.
+fn breaks((begin, end): (u64, u64), reset_ppm: u32) -> Vec<u64> {
+    let shortest_ns = 250_000_000;
+    let Some(period_ns) = 10_000_000_000_000_u64.checked_div(u64::from(reset_ppm)) else {
+        return Vec::new();
+    };
+    let period_ns = period_ns.max(shortest_ns);
+    let times = (1..).map(|turn| begin + turn * period_ns);
+    times.take_while(|at_ns| *at_ns < end).collect()
 }
 
 pub(crate) fn link_rules(rules: &Rules) -> LinkRules {
@@ -173,6 +193,17 @@ mod tests {
     use hedgerow_jepsen::run::{ClientPlan, kinds_named};
 
     use super::*;
+
+    #[test]
+    fn what_repeats_ends_as_it_was_before() {
+        let ms = 1_000_000;
+        assert_eq!(turns((ms, 9 * ms), 0), [(ms, true), (9 * ms, false)]);
+        let strobe = turns((0, 5 * ms), 2);
+        let expected = [(0, true), (2, false), (4, true), (5, false)];
+        assert_eq!(strobe, expected.map(|(at, is_off)| (at * ms, is_off)));
+        assert_eq!(breaks((0, 1_000 * ms), 30_000).len(), 3);
+        assert!(breaks((0, 1_000 * ms), 0).is_empty());
+    }
 
     #[test]
     fn every_fault_of_a_test_has_its_counterpart_at_its_time() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,15 +33,25 @@ enum Manner {
 type Registers = Arc<Mutex<BTreeMap<i64, Value>>>;
 
 struct Memory {
+    /// Clients that live, and how many did when everything was made whole.
+    live: Arc<AtomicUsize>,
+    live_at_healing: Arc<AtomicUsize>,
     manner: Manner,
     registers: Registers,
     writes: Arc<Mutex<u32>>,
 }
 
 struct MemoryClient {
+    live: Arc<AtomicUsize>,
     manner: Manner,
     registers: Registers,
     writes: Arc<Mutex<u32>>,
+}
+
+impl Drop for MemoryClient {
+    fn drop(&mut self) {
+        self.live.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Client for MemoryClient {
@@ -87,7 +98,9 @@ impl Target for Memory {
     }
 
     fn client(&self, _process: u64) -> Box<dyn Client> {
+        self.live.fetch_add(1, Ordering::Relaxed);
         Box::new(MemoryClient {
+            live: Arc::clone(&self.live),
             manner: self.manner,
             registers: Arc::clone(&self.registers),
             writes: Arc::clone(&self.writes),
@@ -107,6 +120,8 @@ impl Target for Memory {
     }
 
     fn heal(&self) -> BoxFuture<'_, Result<(), TargetError>> {
+        let live = self.live.load(Ordering::Relaxed);
+        self.live_at_healing.store(live, Ordering::Relaxed);
         Box::pin(async { Ok(()) })
     }
 
@@ -142,7 +157,10 @@ async fn tested(name: &str, manner: Manner) -> Results {
     let kinds = kinds_named("kill", 3).unwrap();
     let mut plan = TestPlan::draw(7, (3, 10), workload, clients, &kinds).unwrap();
     plan.recovery_ms = 2_000;
+    let live_at_healing = Arc::new(AtomicUsize::new(usize::MAX));
     let target = Arc::new(Memory {
+        live: Arc::default(),
+        live_at_healing: Arc::clone(&live_at_healing),
         manner,
         registers: Registers::default(),
         writes: Arc::default(),
@@ -153,6 +171,11 @@ async fn tested(name: &str, manner: Manner) -> Results {
         assert!(folder(name).join(file).exists(), "{file}");
     }
     std::fs::remove_dir_all(folder(name)).unwrap();
+    let live = live_at_healing.load(Ordering::Relaxed);
+    assert_eq!(
+        live, 0,
+        "no client is left that could hold what the last reads need"
+    );
     results
 }
 

@@ -148,11 +148,18 @@ impl BlockClient {
                 if error == CommandError::Unknown {
                     self.session = None;
                 }
-                self.shared.portals.failed(at, 1);
+                let weight = if is_elsewhere(&error) { PATIENCE } else { 1 };
+                self.shared.portals.failed(at, weight);
                 ending(request, &error)
             }
         }
     }
+}
+
+/// Whether the node said, after the initiator's own patience, that the disk is not there yet: NOT
+/// READY. Another node has it then, and to ask this one again costs as long again.
+fn is_elsewhere(error: &CommandError) -> bool {
+    matches!(error, CommandError::Sense { key: 0x2, .. })
 }
 
 /// What an error says about the request's effect.

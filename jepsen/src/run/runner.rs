@@ -107,6 +107,8 @@ async fn phases(shared: &Shared, plan: &TestPlan) -> (Vec<FaultRecord>, bool) {
         event!(env, Error, "jepsen", "the preparation did not succeed");
         return (Vec::new(), false);
     }
+    // Its session would keep the disk where nobody uses it.
+    drop(first);
     event!(env, Info, "jepsen", "clients begin");
     let working =
         join_all((0..plan.clients.concurrency).map(|slot| Slot::new(shared, plan, slot).work()));
