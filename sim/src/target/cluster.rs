@@ -203,7 +203,10 @@ impl SimCluster {
         converge(&self.world, &self.cluster).await?;
         oracles::replicas::check_groups(&self.world, &self.cluster).await?;
         match self.disk().await {
-            Some(disk) => oracles::copies::check(&self.cluster, &disk).await,
+            Some(disk) => {
+                let patience = oracles::copies::PATIENCE;
+                oracles::copies::check(&self.world, &self.cluster, &disk, patience).await
+            }
             None => Ok(()),
         }
     }

@@ -6,7 +6,7 @@
 use hedgerow_jepsen::run::{DamageKind, Fault, Link, Struck, TargetError, apart, node_name};
 
 use crate::from_test::link_rules;
-use crate::world::{Crash, DiskFaults, LinkRules, LinkState, NodeIndex, NodeStatus};
+use crate::world::{Crash, DiskArea, DiskFaults, LinkRules, LinkState, NodeIndex, NodeStatus};
 
 use super::cluster::{OnLinks, SimCluster};
 use super::evidence;
@@ -121,7 +121,10 @@ impl SimCluster {
                 };
                 let places = (0..bits).map(|bit| draw.wrapping_add(bit * 8));
                 let node_index = NodeIndex(*node);
-                let damaged = places.filter(|place| self.world.rot_somewhere(node_index, *place));
+                let damaged = places.filter(|place| {
+                    let area = DiskArea::Everything;
+                    self.world.rot_somewhere(node_index, area, *place)
+                });
                 let text = format!("{} bits turned over", damaged.count());
                 self.restart(&[*node]);
                 if text.starts_with('0') {
