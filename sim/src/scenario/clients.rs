@@ -468,11 +468,16 @@ fn settle(
             agents.finish(id, Outcome::Info);
             false
         }
-        Err(IoError::Cancelled | IoError::OutOfRange | IoError::Misaligned { .. }) => {
+        Err(
+            IoError::Cancelled
+            | IoError::OutOfRange
+            | IoError::Misaligned { .. }
+            | IoError::NoRoom { in_part: false },
+        ) => {
             agents.finish(id, Outcome::Fail);
             true
         }
-        Err(IoError::Fenced | IoError::Unavailable(_)) => {
+        Err(IoError::Fenced | IoError::Unavailable(_) | IoError::NoRoom { in_part: true }) => {
             agents.finish(id, Outcome::Info);
             false
         }
