@@ -2,8 +2,8 @@
 //!
 //! Pure cores: `lease` (until when a cache may answer), `pieces` (cutting ranges), `unit` (encoding),
 //! `metacache` (which cached map entries may be used), `sequences` (names and low-water marks),
-//! `claims` (which changes wait for which), `gather` (when the acknowledgements of several members are enough), `suspects` (which copies are
-//! silently missing).
+//! `claims` (which changes wait for which), `gather` (when the acknowledgements of several members
+//! are enough), `suspects` (which copies are silently missing).
 //! Drivers: [`Proxy`] (attach, renew, detach; changes that outlast an attachment) and [`VirtualDisk`]
 //! (read, write, zero).
 //!

@@ -70,7 +70,8 @@ impl Geometry {
 }
 
 /// Why an operation was not done, named by what the initiator is told to do. But for
-/// [`BlockError::OutcomeUnknown`], [`BlockError::NoSpace`] and [`BlockError::Medium`] nothing was begun, or it has no effect.
+/// [`BlockError::OutcomeUnknown`], [`BlockError::NoSpace`] and [`BlockError::Medium`] nothing was
+/// begun, or it has no effect.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum BlockError {
     /// Too much is in progress, or there is no room for now: nothing was done, the initiator retries

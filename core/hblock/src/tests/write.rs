@@ -5,8 +5,8 @@ use hedgerow_protocol::HBlockRefusal;
 
 use crate::{Acknowledgements, TargetOutcome, Verdict};
 
-/// Plays `events` (`a+` held, `a?` unknown, `a-` busy, `a0` full, `a!` stale epoch, `.` the deadline) on
-/// targets a, b, c... in these domains and tells where the verdict came, and which.
+/// Plays `events` (`a+` held, `a?` unknown, `a-` busy, `a0` full, `a!` stale epoch,
+/// `.` the deadline) on targets a, b, c... in these domains and tells where the verdict came, and which.
 fn play(domains: &[u16], targets: usize, quorum: u8, events: &str) -> String {
     let stores: Vec<StoreId> = (1..=targets)
         .map(|id| StoreId(id.try_into().unwrap()))

@@ -1,8 +1,8 @@
 //! The full feature phase (RFC 7143 4.2, 11): commands and their data, pings, text, logout.
 //!
 //! Task management stands in `management`. Invariants: one response for every task that was not
-//! aborted, or the end of the session where the outcome of one is not known; a task that was aborted sends nothing more; operations under way are known by number
-//! until they end, aborted or not.
+//! aborted, or the end of the session where the outcome of one is not known; a task that was aborted
+//! sends nothing more; operations under way are known by number until they end, aborted or not.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
