@@ -48,6 +48,7 @@ fn troubled() -> Plan {
             at_ns: 1_500_000_000,
             to: one,
             former_goes_on_ns: 1_000_000_000,
+            recovery_ns: None,
         }],
         ..small()
     }
