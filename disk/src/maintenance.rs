@@ -199,11 +199,11 @@ async fn compact_segment(
     live: &[(u32, BlobName)],
 ) -> Result<bool, DiskError> {
     let _phase = inner.env.phase(Phase::Compaction);
-    let mut batch: Vec<(Place, Outgoing)> = Vec::new();
+    let mut batch: Vec<(Location, Outgoing)> = Vec::new();
     let mut bytes = 0;
     let mut emptied = true;
     for (ordinal, name) in live {
-        let Some((place, meta)) = referenced(inner, segment, *ordinal, *name) else {
+        let Some((from, place, meta)) = referenced(inner, segment, *ordinal, *name) else {
             continue;
         };
         let length = narrow(u64::from(meta.payload_bytes));
@@ -211,7 +211,7 @@ async fn compact_segment(
             Ok(payload) => {
                 bytes += meta.entry_bytes();
                 let meta = Meta::clone(&meta);
-                batch.push((place, Outgoing { meta, payload }));
+                batch.push((from, Outgoing { meta, payload }));
             }
             Err(FetchError::Moved) => {}
             // A sector that cannot be read must not stop the pool, at every start anew: other
@@ -230,13 +230,14 @@ async fn compact_segment(
     Ok(emptied)
 }
 
-/// The blob, if the index still names this entry. An entry that nothing names dies in its time.
+/// The blob, if the index still names this entry, and how it names it: an entry that was found
+/// damaged may read sound again. An entry that nothing names dies in its time.
 fn referenced(
     inner: &Inner,
     segment: u64,
     ordinal: u32,
     name: BlobName,
-) -> Option<(Place, Arc<Meta>)> {
+) -> Option<(Location, Place, Arc<Meta>)> {
     let entry = inner.index().get(name);
     let place = entry.as_ref().and_then(|entry| match entry.location {
         Location::Extent(place) | Location::Lost(Some(place)) => Some(place),
@@ -244,19 +245,20 @@ fn referenced(
     });
     match (entry, place) {
         (Some(entry), Some(place)) if (place.segment, place.ordinal) == (segment, ordinal) => {
-            Some((place, entry.meta))
+            Some((entry.location, place, entry.meta))
         }
         _ => None,
     }
 }
 
-async fn move_batch(inner: &Inner, batch: Vec<(Place, Outgoing)>) -> Result<(), DiskError> {
-    let (from, outgoing): (Vec<Place>, Vec<Outgoing>) = batch.into_iter().unzip();
+async fn move_batch(inner: &Inner, batch: Vec<(Location, Outgoing)>) -> Result<(), DiskError> {
+    let (from, outgoing): (Vec<Location>, Vec<Outgoing>) = batch.into_iter().unzip();
     let to = inner.extents.append(&outgoing).await?;
     for ((from, to), outgoing) in from.into_iter().zip(to).zip(&outgoing) {
         let Meta { name, origin, .. } = outgoing.meta;
-        let (from, to) = (Location::Extent(from), Location::Extent(to));
-        let garbage = inner.index().relocate(name, origin, from, to);
+        let garbage = inner
+            .index()
+            .relocate(name, origin, from, Location::Extent(to));
         inner.discard(garbage);
     }
     Ok(())
@@ -280,7 +282,7 @@ pub(crate) async fn scrub(inner: &Inner, budget_bytes: u64) -> Result<ScrubRepor
             return Ok(report);
         };
         (worker.scrub_segment, worker.scrub_ordinal) = (segment, ordinal + 1);
-        let Some((place, meta)) = referenced(inner, segment, ordinal, name) else {
+        let Some((_, place, meta)) = referenced(inner, segment, ordinal, name) else {
             continue;
         };
         report.bytes += meta.entry_bytes();
