@@ -229,7 +229,9 @@ mod tests {
                 plan.faults.iter().any(|strike| begins(&strike)),
                 "{timed:?}"
             );
-            assert!(plan.faults.iter().any(|strike| ends(&strike)), "{timed:?}");
+            // A clock in turns may be right again before the end.
+            let ended = timed.kind == "strobe" || plan.faults.iter().any(|strike| ends(&strike));
+            assert!(ended, "{timed:?}");
         }
     }
 }

@@ -37,5 +37,7 @@ fn a_simulated_test_leaves_what_a_test_of_processes_leaves_and_is_the_same_again
     }
     let again = run_test(&plan, false);
     assert_eq!(again.trace_hash, run.trace_hash);
-    assert_eq!(again.files, run.files);
+    for file in ["history.bin", "faults.json", "plan.json"] {
+        assert!(again.files[file] == run.files[file], "{file}");
+    }
 }
