@@ -45,8 +45,11 @@ impl Clearing {
     /// Nothing while somebody else has it.
     fn claim(&self, disk: VirtualDiskId) -> Option<Claim> {
         let is_first = self.with(|disks| disks.insert(disk));
-        let of = self.clone();
-        is_first.then_some(Claim { of, disk })
+        // Made only then: a claim that is dropped ends what it claims.
+        is_first.then(|| Claim {
+            of: self.clone(),
+            disk,
+        })
     }
 }
 

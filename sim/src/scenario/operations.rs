@@ -311,8 +311,11 @@ mod tests {
         client: 1,
     };
 
+    /// A client asks for its next operation when the last one has ended: after the longest pause.
+    const APART_NS: u64 = 3_000_000_000;
+
     fn draw(operations: &mut Operations, count: u64) -> Vec<ClientOperation> {
-        let next = |at| operations.next(CLIENT, at * 100_000_000);
+        let next = |at| operations.next(CLIENT, at * APART_NS);
         (0..count).map_while(next).collect()
     }
 
@@ -330,7 +333,7 @@ mod tests {
         for (number, expected) in (0..50).zip(&expected) {
             others.extend(beside.next(other, 0));
             assert_eq!(
-                beside.next(CLIENT, number * 100_000_000).as_ref(),
+                beside.next(CLIENT, number * APART_NS).as_ref(),
                 Some(expected)
             );
         }
