@@ -3,12 +3,13 @@
 //! Invariant: a step never finds one of these missing. As root on a machine with apt what lacks is
 //! installed; elsewhere the run ends here and says what to install.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::bail;
 
 use super::Tally;
+use crate::repository;
 use crate::run::{collected, expected, shown};
 
 /// Seconds that apt waits while another process holds its lock.
@@ -143,9 +144,15 @@ fn install_qemu() -> anyhow::Result<()> {
     let mut query = Command::new("dpkg-query");
     let known = collected(query.args(["-W", "-f", "${Version}", QEMU]))?;
     let known = known.status.success().then(|| known.text.trim().to_owned());
-    let offers = |package: &str| expected(Command::new("apt-cache").args(["madison", package]));
-    let (tools, drivers) = (offers(QEMU)?, offers(QEMU_DRIVERS)?);
-    let Some((version, suite)) = same_version(&tools, &drivers, known.as_deref()) else {
+    let mut sources = None;
+    let mut found = offered(sources.as_deref(), known.as_deref())?;
+    if found.is_none() {
+        // An image may hold a qemu of the backports without naming these among its sources.
+        sources = Some(sources_with_backports()?);
+        shown(with_sources(&mut apt(), sources.as_deref()).arg("update"))?;
+        found = offered(sources.as_deref(), known.as_deref())?;
+    }
+    let Some((version, suite)) = found else {
         bail!(
             "no version of {QEMU_DRIVERS} fits {QEMU} {}",
             known.unwrap_or_default()
@@ -161,7 +168,63 @@ fn install_qemu() -> anyhow::Result<()> {
         "--no-install-recommends",
         "--allow-downgrades",
     ];
-    shown(apt().args(install).args(["-t", &suite]).args(both))
+    let both = if known.as_deref() == Some(version.as_str()) {
+        &both[1..]
+    } else {
+        &both
+    };
+    let mut command = apt();
+    with_sources(&mut command, sources.as_deref()).args(install);
+    shown(command.args(["-t", &suite]).args(both))
+}
+
+/// Lets apt read `list` in the place of its main list; the lists in its folder count all the same.
+fn with_sources<'a>(command: &'a mut Command, list: Option<&Path>) -> &'a mut Command {
+    match list {
+        Some(list) => command.args(["-o", &format!("Dir::Etc::sourcelist={}", list.display())]),
+        None => command,
+    }
+}
+
+/// What the sources offer of both packages.
+fn offered(list: Option<&Path>, known: Option<&str>) -> anyhow::Result<Option<(String, String)>> {
+    let madison = |package: &str| {
+        let mut command = Command::new("apt-cache");
+        expected(with_sources(&mut command, list).args(["madison", package]))
+    };
+    Ok(same_version(
+        &madison(QEMU)?,
+        &madison(QEMU_DRIVERS)?,
+        known,
+    ))
+}
+
+/// The main list of the machine and the backports of its release, from the mirror that it uses.
+fn sources_with_backports() -> anyhow::Result<PathBuf> {
+    let release = std::fs::read_to_string("/etc/os-release")?;
+    let offers = expected(Command::new("apt-cache").args(["madison", QEMU_DRIVERS]))?;
+    let Some(backports) = backports_of(&release, &offers) else {
+        bail!("apt names no mirror of this release: install {QEMU_DRIVERS} by hand");
+    };
+    let main = std::fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
+    let list = repository::target().join("apt-sources.list");
+    std::fs::create_dir_all(repository::target())?;
+    std::fs::write(&list, format!("{main}\n{backports}\n"))?;
+    Ok(list)
+}
+
+/// The source line of a release's backports, on the mirror from which `offers` has the release.
+fn backports_of(os_release: &str, offers: &str) -> Option<String> {
+    let name = os_release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))?
+        .trim_matches('"');
+    let mirror = offers.lines().find_map(|line| {
+        let mut words = line.split('|').nth(2)?.split_whitespace();
+        let mirror = words.next()?;
+        (words.next()? == format!("{name}/main")).then_some(mirror)
+    })?;
+    Some(format!("deb {mirror} {name}-backports main"))
 }
 
 /// The first version that both packages are offered in, with its suite. Lines are
@@ -220,6 +283,21 @@ qemu-utils | 1:7.2+deb12u18 | http://deb.example.org/debian bookworm/main amd64 
             Some(("1:10.0.2~bpo12+1".into(), "bookworm-backports".into()))
         );
         assert_eq!(same_version(TOOLS, "", None), None);
+    }
+
+    #[test]
+    fn backports_come_from_the_mirror_of_the_release() {
+        let release = "PRETTY_NAME=\"Debian\"\nVERSION_CODENAME=bookworm\n";
+        let offers = "\
+qemu-block-extra | 1:7.2-2 | http://security.example.org/debian-security bookworm-security/main amd64 Packages
+qemu-block-extra | 1:7.2-1 | http://deb.example.org/debian bookworm/main amd64 Packages
+";
+        assert_eq!(
+            backports_of(release, offers).as_deref(),
+            Some("deb http://deb.example.org/debian bookworm-backports main")
+        );
+        assert_eq!(backports_of(release, ""), None);
+        assert_eq!(backports_of("ID=debian\n", offers), None);
     }
 
     #[test]
