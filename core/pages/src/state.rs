@@ -13,6 +13,9 @@ pub enum StateError {
     /// A page failed its check: repair it from a peer.
     #[error("state damaged: {0}")]
     Damaged(String),
+    /// The disk under it has no space: it is opened again when there is some.
+    #[error("state waits for space: {0}")]
+    NoRoom(String),
     /// The disk under it failed, or the node is stopping.
     #[error("state stopped: {0}")]
     Stopped(String),

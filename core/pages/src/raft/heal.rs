@@ -37,7 +37,7 @@ const ROUND_PAUSE: Duration = Duration::from_millis(500);
 /// rejoins instead. A restart of the silent ones is over by then.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A log that waits for entries.
+/// A log that waits for entries, or for room for its state.
 pub(crate) struct Healing {
     log: Arc<Log>,
     _copying: AbortOnDrop,
@@ -59,6 +59,25 @@ impl Shared {
     pub(crate) fn healing_log(&self, group: GroupId) -> Option<Arc<Log>> {
         let healing = self.all_healing();
         healing.get(&group).map(|healing| Arc::clone(&healing.log))
+    }
+
+    /// Keeps `log`, whose replica does not run, at the disposal of peers and of the journal.
+    pub(crate) fn wait_with(&self, group: GroupId, log: Arc<Log>) {
+        let requests = self.journal.copy_forward_requests(StreamTag::raft(group));
+        let no_snapshot = || async {};
+        let copying = copy_forward(self.env.clone(), requests, Arc::clone(&log), no_snapshot);
+        let copying = self.env.spawn("raft-copy-forward", copying);
+        let healing = Healing {
+            log,
+            _copying: copying.abort_on_drop(),
+        };
+        self.all_healing().insert(group, healing);
+    }
+
+    /// Whether `log` still waits: its replica may have been retired, or the host be stopping.
+    pub(crate) fn waits_with(&self, group: GroupId, log: &Arc<Log>) -> bool {
+        let waiting = self.healing_log(group);
+        waiting.is_some_and(|waiting| Arc::ptr_eq(&waiting, log))
     }
 
     /// Begins to mend `log`, whose group had these memberships, the newest last.
@@ -85,15 +104,7 @@ impl Shared {
         let voters = memberships
             .last()
             .map(|newest| newest.voter_ids().collect());
-        let requests = self.journal.copy_forward_requests(StreamTag::raft(group));
-        let no_snapshot = || async {};
-        let copying = copy_forward(self.env.clone(), requests, Arc::clone(&log), no_snapshot);
-        let copying = self.env.spawn("raft-copy-forward", copying);
-        let healing = Healing {
-            log: Arc::clone(&log),
-            _copying: copying.abort_on_drop(),
-        };
-        self.all_healing().insert(group, healing);
+        self.wait_with(group, Arc::clone(&log));
         let healer = Healer {
             host: Arc::downgrade(self),
             group,
@@ -155,7 +166,7 @@ impl Healer {
             let Some(host) = self.host.upgrade() else {
                 return;
             };
-            if !self.is_wanted(&host) {
+            if !host.waits_with(self.group, &self.log) {
                 return;
             }
             match self.round(&host).await {
@@ -169,16 +180,10 @@ impl Healer {
         }
     }
 
-    /// Whether the log still waits: the host may be stopping.
-    fn is_wanted(&self, host: &Shared) -> bool {
-        let waiting = host.healing_log(self.group);
-        waiting.is_some_and(|waiting| Arc::ptr_eq(&waiting, &self.log))
-    }
-
     /// Runs the replica, or gives it up for `hopeless`.
     async fn finish(self, host: &Arc<Shared>, hopeless: Option<String>) {
         let _changing = host.changing.lock().await;
-        if !self.is_wanted(host) {
+        if !host.waits_with(self.group, &self.log) {
             return;
         }
         host.all_healing().remove(&self.group);

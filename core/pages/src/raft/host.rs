@@ -4,7 +4,8 @@
 //! durably, before that; a retired number never runs again; a replica whose log or state is damaged
 //! does not run until it is mended, or is retired, durably, before this start shows anything, while
 //! the others go on; a journal that stops halts the node.
-//! Does not: decide where replicas belong (the root does), mend (`heal`), or leave (`departure`).
+//! Does not: decide where replicas belong (the root does), mend (`heal`), wait for room (`room`), or
+//! leave (`departure`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -23,7 +24,7 @@ use hedgerow_protocol::{GroupMember, MemberId, SERVICE_LOG, SERVICE_RAFT};
 use openraft::Raft;
 use tokio::sync::mpsc;
 
-use super::backend::Health;
+use super::backend::{Health, Trouble};
 use super::departure::Departing;
 use super::heal::Healing;
 use super::host_config::{DamagedReplica, HostConfig, HostError, Machines};
@@ -35,6 +36,7 @@ use super::network::{Addresses, Network};
 use super::recovery::{Judged, LogDamage, recover_log};
 use super::registry::{Key, REGISTRY_STREAM, Registry, ReplicaRecord};
 use super::replica::{Replica, ReplicaHandle};
+use super::room::Pace;
 use super::serve::{LogService, RaftService};
 use super::store::StateStore;
 use super::timing::RaftTiming;
@@ -46,7 +48,7 @@ pub(crate) struct Shared {
     pub(crate) store: StoreId,
     pub(crate) node: NodeId,
     pub(crate) journal: Journal,
-    directory: String,
+    pub(crate) directory: String,
     timing: RaftTiming,
     verified: VerifiedConfig,
     pub(crate) addresses: Addresses,
@@ -57,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) healing: Mutex<BTreeMap<GroupId, Healing>>,
     /// Retired replicas that their groups may still count as members.
     pub(crate) departing: Mutex<BTreeMap<GroupId, Departing>>,
+    /// How long to wait before replicas are started again that found no room.
+    pub(crate) paces: Mutex<BTreeMap<GroupId, Pace>>,
     /// One start or retirement at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
 }
@@ -92,7 +96,7 @@ impl Shared {
         me: GroupMember,
         log: Arc<Log>,
     ) -> Result<Arc<Replica>, HostError> {
-        let state = log.state().clone();
+        let state = log.state();
         let config = self
             .timing
             .config(group.to_string())
@@ -139,7 +143,8 @@ impl Shared {
         Ok(replica)
     }
 
-    /// Gives the replica up when its state is found damaged.
+    /// Gives the replica up when its state is found damaged, and stops it for as long as there is
+    /// no room for it.
     fn watch_state(
         self: &Arc<Self>,
         group: GroupId,
@@ -148,14 +153,19 @@ impl Shared {
     ) -> AbortOnDrop {
         let host = Arc::downgrade(self);
         let watching = async move {
-            health.damage().await;
+            let trouble = health.trouble().await;
             let Some(shared) = host.upgrade() else { return };
             // A task of its own: this one ends with the replica.
             let env = shared.env.clone();
-            env.spawn("raft-condemn", async move {
-                let reason = "its state is damaged".to_owned();
-                shared.condemn_running(group, member, reason).await;
-            });
+            match trouble {
+                Trouble::Damage => env.spawn("raft-condemn", async move {
+                    let reason = "its state is damaged".to_owned();
+                    shared.condemn_running(group, member, reason).await;
+                }),
+                Trouble::NoRoom => env.spawn("raft-room", async move {
+                    shared.rest(group, member).await;
+                }),
+            };
         };
         self.env.spawn("raft-state-watch", watching).abort_on_drop()
     }
@@ -184,7 +194,7 @@ impl Shared {
         )
     }
 
-    async fn open_state(
+    pub(crate) async fn open_state(
         &self,
         group: GroupId,
         replica: ReplicaNumber,
@@ -298,6 +308,7 @@ impl PagesHost {
             damaged: Mutex::default(),
             healing: Mutex::default(),
             departing: Mutex::default(),
+            paces: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
         });
         let host = Self(shared);

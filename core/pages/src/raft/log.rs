@@ -24,7 +24,7 @@ use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{Env, GroupId, ReplicaNumber, event};
 use openraft::RaftLogReader;
 use openraft::storage::{IOFlushed, LeaderBoundedStreamError, LogState, RaftLogStorage};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::log_core::{Carried, Found, LogCore, Placed};
 use super::log_record::{Body, Kind};
@@ -53,18 +53,23 @@ pub(crate) struct Log {
     pub(super) group: GroupId,
     pub(super) replica: ReplicaNumber,
     core: Mutex<LogCore>,
-    state: StateHandle,
+    state: Mutex<StateHandle>,
     /// How many of the applied entries a purge leaves behind.
     kept_entries: u64,
     flushes: mpsc::Sender<Flush>,
     purged: Notify,
 }
 
-/// What happens once a receipt says durable.
-struct Flush {
-    receipt: Receipt,
-    superseded: Vec<Position>,
-    callback: Option<IOFlushed<Types>>,
+/// What the flusher is told.
+enum Flush {
+    /// What happens once a receipt says durable.
+    Appended {
+        receipt: Receipt,
+        superseded: Vec<Position>,
+        callback: Option<IOFlushed<Types>>,
+    },
+    /// Tell that all before this is durable, or will never be.
+    Settled(oneshot::Sender<()>),
 }
 
 impl Log {
@@ -86,7 +91,7 @@ impl Log {
             group,
             replica,
             core: Mutex::new(core),
-            state,
+            state: Mutex::new(state),
             kept_entries,
             flushes,
             purged: Notify::new(),
@@ -163,8 +168,27 @@ impl Log {
     }
 
     /// The state beside this log.
-    pub(crate) fn state(&self) -> &StateHandle {
-        &self.state
+    pub(crate) fn state(&self) -> StateHandle {
+        self.state_slot().clone()
+    }
+
+    fn state_slot(&self) -> MutexGuard<'_, StateHandle> {
+        self.state.lock().expect("no panic under this lock")
+    }
+
+    /// Puts a state beside this log that was opened anew; answers the one before. Nothing may use
+    /// the log meanwhile but copying and reading.
+    pub(crate) fn replace_state(&self, state: StateHandle) -> StateHandle {
+        std::mem::replace(&mut *self.state_slot(), state)
+    }
+
+    /// Returns once every entry that was appended is durable: whoever starts on this log may take
+    /// all of it for durable.
+    pub(crate) async fn settled(&self) -> io::Result<()> {
+        let (sender, settled) = oneshot::channel();
+        self.when_durable(Flush::Settled(sender)).await?;
+        let stopped = |_| io::Error::other("the journal stopped");
+        settled.await.map_err(stopped)
     }
 
     async fn when_durable(&self, flush: Flush) -> io::Result<()> {
@@ -226,7 +250,7 @@ impl Log {
     ) -> io::Result<()> {
         let positions: BTreeSet<Position> = request.positions.iter().copied().collect();
         // What a snapshot now would let go. The newest entries stay in any case: they are copied.
-        let end = self.state.store.applied_index() + 1;
+        let end = self.state().store.applied_index() + 1;
         let end = end.saturating_sub(self.kept_entries);
         let at_once = self.journal.record_bytes_max() / COPIED_AT_ONCE_SHARE;
         let purgeable = || self.core().entry_bytes_at(&positions, end);
@@ -281,11 +305,23 @@ impl Log {
 
 async fn flush(journal: Journal, mut queue: mpsc::Receiver<Flush>) {
     while let Some(flush) = queue.recv().await {
-        let outcome = flush.receipt.durable().await;
+        let (receipt, superseded, callback) = match flush {
+            Flush::Appended {
+                receipt,
+                superseded,
+                callback,
+            } => (receipt, superseded, callback),
+            Flush::Settled(settled) => {
+                // Whoever asked may have gone.
+                settled.send(()).ok();
+                continue;
+            }
+        };
+        let outcome = receipt.durable().await;
         if outcome.is_ok() {
-            journal.release_all(flush.superseded);
+            journal.release_all(superseded);
         }
-        if let Some(callback) = flush.callback {
+        if let Some(callback) = callback {
             callback.io_completed(outcome.map_err(io::Error::other));
         }
     }
@@ -423,16 +459,17 @@ impl RaftLogStorage<Types> for LogHandle {
             return Ok(());
         };
         // The last one's durability is that of all: the journal reports in order.
-        let mut flush = Flush {
-            receipt,
-            superseded,
-            callback: Some(callback),
-        };
+        let mut callback = Some(callback);
         if active(Mutant::LogBeforeSync)
-            && let Some(callback) = flush.callback.take()
+            && let Some(callback) = callback.take()
         {
             callback.io_completed(Ok(()));
         }
+        let flush = Flush::Appended {
+            receipt,
+            superseded,
+            callback,
+        };
         self.0.when_durable(flush).await
     }
 
@@ -451,12 +488,12 @@ impl RaftLogStorage<Types> for LogHandle {
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         if !active(Mutant::PurgePastDurable) {
-            self.0.state.ensure_durable(upto).await?;
+            self.0.state().ensure_durable(upto).await?;
         }
         let tell = |core: &mut LogCore, placed, _| core.purge(upto, placed);
         let (superseded, receipt) = self.0.write(&Body::Purge(upto), tell).await?;
         self.0.purged.notify_waiters();
-        let flush = Flush {
+        let flush = Flush::Appended {
             receipt,
             superseded,
             callback: None,

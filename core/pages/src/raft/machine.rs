@@ -57,6 +57,11 @@ impl StateHandle {
         }
     }
 
+    /// The same group's machine over `store`.
+    pub(crate) fn over(&self, store: StateStore) -> Self {
+        Self::new(self.env.clone(), store, Arc::clone(&self.machine))
+    }
+
     /// Runs a blocking job on the store.
     pub(crate) async fn blocking<T, J>(&self, job: J) -> T
     where

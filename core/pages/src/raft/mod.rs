@@ -20,6 +20,7 @@ mod network;
 mod recovery;
 mod registry;
 mod replica;
+mod room;
 mod runtime;
 mod serve;
 mod staging;

@@ -22,6 +22,9 @@ pub(crate) fn state_error(health: &Health, error: impl Into<redb::Error>) -> Sta
     if health.is_damaged() {
         return StateError::Damaged(error.to_string());
     }
+    if health.is_full() {
+        return StateError::NoRoom(error.to_string());
+    }
     StateError::Stopped(error.to_string())
 }
 

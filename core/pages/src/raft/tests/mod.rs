@@ -6,6 +6,7 @@ mod healing;
 mod logs;
 mod registrations;
 mod rejoin;
+mod rooms;
 mod runtime;
 mod states;
 mod world;

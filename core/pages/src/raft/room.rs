@@ -1,0 +1,185 @@
+//! Waiting for room: a replica whose state found no space on the disk stops alone, and starts again
+//! on the same log when there is some.
+//!
+//! Its log stays where it is, in the journal, whose room is taken when it is made: so every entry and
+//! vote that it promised stands, and the state, opened anew at its last durable point, is filled
+//! from there.
+//!
+//! Invariants: the new state is opened after nothing writes into the old one any more; the replica
+//! runs again only when all of its log is durable; it is not retired for want of room.
+//! Does not: make room (the reserve and those who delete do).
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use hedgerow_env::{DiskError, GroupId, Instant, event};
+use hedgerow_protocol::{GroupMember, MemberId};
+
+use super::host::{Shared, stop};
+use super::host_config::HostError;
+use super::log::Log;
+use crate::StateError;
+
+/// First pause before a replica without room is tried again: room comes back by deletions.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+/// Longest pause: an operator who made room waits for no more than that.
+const PAUSE_MAX: Duration = Duration::from_secs(8);
+/// A replica that ran for so long was not started too early.
+const SETTLED_AFTER: Duration = Duration::from_secs(60);
+
+/// How long to wait before the next start of a replica that found no room.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    pause: Duration,
+    started: Option<Instant>,
+}
+
+impl Pace {
+    const FIRST: Self = Self {
+        pause: PAUSE_MIN,
+        started: None,
+    };
+
+    /// The pace after room was wanting once more.
+    fn next(self, now: Instant) -> Self {
+        let ran = self.started.map(|started| now.since(started));
+        if ran.is_some_and(|ran| ran >= SETTLED_AFTER) {
+            return Self::FIRST;
+        }
+        Self {
+            pause: (self.pause * 2).min(PAUSE_MAX),
+            started: None,
+        }
+    }
+}
+
+/// Whether nothing but room was wanting.
+fn is_full(error: &HostError) -> bool {
+    matches!(
+        error,
+        HostError::Disk(DiskError::NoSpace { .. }) | HostError::State(StateError::NoRoom(_))
+    )
+}
+
+/// A replica that waits for room.
+struct Resting {
+    host: Weak<Shared>,
+    group: GroupId,
+    me: GroupMember,
+    log: Arc<Log>,
+}
+
+impl Shared {
+    /// Stops the replica `member` of `group`, whose state found no space, and starts it again later.
+    pub(crate) async fn rest(self: &Arc<Self>, group: GroupId, member: MemberId) {
+        let _changing = self.changing.lock().await;
+        let found = self.running(group);
+        let Some(replica) = found.filter(|replica| replica.me.member == member) else {
+            return;
+        };
+        let resting = Resting {
+            host: Arc::downgrade(self),
+            group,
+            me: replica.me.clone(),
+            log: Arc::clone(&replica.log),
+        };
+        self.all_running().remove(&group);
+        self.report_damage(group, member, "its state found no space".to_owned(), false);
+        self.wait_with(group, Arc::clone(&replica.log));
+        stop(replica).await;
+        self.slow_down(group);
+        self.env.spawn("raft-rest", resting.run());
+    }
+
+    fn slow_down(&self, group: GroupId) {
+        let mut paces = self.paces.lock().expect("no panic under this lock");
+        let now = self.env.now();
+        let next = paces.get(&group).map_or(Pace::FIRST, |pace| pace.next(now));
+        paces.insert(group, next);
+    }
+
+    fn pause(&self, group: GroupId) -> Duration {
+        let paces = self.paces.lock().expect("no panic under this lock");
+        paces.get(&group).map_or(PAUSE_MIN, |pace| pace.pause)
+    }
+
+    fn note_start(&self, group: GroupId) {
+        let mut paces = self.paces.lock().expect("no panic under this lock");
+        if let Some(pace) = paces.get_mut(&group) {
+            pace.started = Some(self.env.now());
+        }
+    }
+}
+
+impl Resting {
+    async fn run(self) {
+        loop {
+            let Some(host) = self.host.upgrade() else {
+                return;
+            };
+            let (env, pause) = (host.env.clone(), host.pause(self.group));
+            drop(host);
+            env.sleep(pause).await;
+            let Some(host) = self.host.upgrade() else {
+                return;
+            };
+            let _changing = host.changing.lock().await;
+            if !host.waits_with(self.group, &self.log) {
+                return;
+            }
+            match self.reopen(&host).await {
+                Ok(()) => return self.start(&host).await,
+                Err(error) if is_full(&error) => {
+                    let member = self.me.member;
+                    event!(env, Debug, "raft", "{} {member}: {error}", self.group);
+                    host.slow_down(self.group);
+                }
+                Err(error) => return self.give_up(&host, error).await,
+            }
+        }
+    }
+
+    /// Puts the state as it is durable beside the log.
+    async fn reopen(&self, host: &Shared) -> Result<(), HostError> {
+        let store = host.open_state(self.group, self.me.member.replica).await?;
+        let settled = self.log.settled().await;
+        settled.map_err(|error| HostError::Journal(error.to_string()))?;
+        let state = self.log.state().over(store);
+        let old = self.log.replace_state(state);
+        // Closed away from the async threads, as any.
+        host.env.blocking("pages-close", move || drop(old)).await;
+        Ok(())
+    }
+
+    async fn start(self, host: &Arc<Shared>) {
+        let (group, me) = (self.group, self.me);
+        let member = me.member;
+        host.all_healing().remove(&group);
+        host.all_damaged().remove(&group);
+        host.note_start(group);
+        event!(
+            host.env,
+            Info,
+            "raft",
+            "{group} {member}: there is room again"
+        );
+        if let Err(error) = host.run_resumed(group, me, self.log).await {
+            host.report_damage(group, member, error.to_string(), false);
+        }
+    }
+
+    /// Something else is wrong with the state.
+    async fn give_up(self, host: &Shared, error: HostError) {
+        let (group, me) = (self.group, self.me);
+        let member = me.member;
+        let reason = error.to_string();
+        if matches!(error, HostError::State(StateError::Damaged(_))) {
+            host.all_healing().remove(&group);
+            if let Err(error) = host.condemn(group, me, reason).await {
+                host.report_damage(group, member, error.to_string(), true);
+            }
+            return;
+        }
+        host.report_damage(group, member, reason, false);
+    }
+}
