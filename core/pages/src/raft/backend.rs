@@ -1,9 +1,10 @@
 //! redb's storage over a verified file of the disk crate.
 //!
-//! Invariants: a failed sync stops the node and is never retried; one that found no space, as any
-//! call that did, ends this backend alone, and no later call of it reaches the file, which may be
-//! open anew by then; what a read found damaged is remembered, so that the store can tell damage
-//! from failure.
+//! Invariants: a call that the device failed stops the node, and a failed sync is never retried: redb
+//! takes no call after one that failed, and a node whose replica is mute would be taken for sound. A
+//! call that found no space ends this backend alone, and no later call of it reaches the file, which
+//! may be open anew by then; what a read found damaged is remembered, so that the store can tell
+//! damage from failure.
 //! Does not: cache, or verify (the file under it does both as far as needed).
 
 use std::io;
@@ -106,6 +107,10 @@ impl Backend {
         }
         if is_full(&error) {
             self.health.set_full();
+        }
+        if let VerifiedError::Disk(DiskError::Device { .. }) = &error {
+            let text = format!("Pages state: {error}");
+            self.env.0.halt(HaltReason::DiskFailed(text));
         }
         io::Error::other(error)
     }
