@@ -34,4 +34,4 @@ pub use store_open::Recovery;
 pub use superblock::{
     JournalGeometry, PeerKnowledge, Superblock, SuperblockContent, SuperblockError,
 };
-pub use verified::{PAGE_BYTES, VerifiedConfig, VerifiedError, VerifiedFile};
+pub use verified::{PAGE_BYTES, Reserve, VerifiedConfig, VerifiedError, VerifiedFile};

@@ -21,9 +21,11 @@
 
 mod file;
 mod format;
+mod reserve;
 mod state;
 
 pub use file::VerifiedFile;
+pub use reserve::Reserve;
 
 /// Bytes of a page.
 pub const PAGE_BYTES: usize = 4096;

@@ -16,6 +16,7 @@ use super::format::{
     FRAME_ALIGNMENT, FRAME_PAGES_MAX, Frame, PageEntry, Table, decode_frame, decode_table,
     encode_frame, encode_table, frame_bytes, frame_header_bytes, page_checksum, table_bytes,
 };
+use super::reserve::Reserve;
 use super::state::{Source, State, UNCUT};
 use super::{PAGE_BYTES, VerifiedConfig, VerifiedError};
 use crate::codec::{align_up, narrow, wide};
@@ -27,6 +28,7 @@ const SEARCH_BYTES: usize = 1 << 20;
 pub struct VerifiedFile {
     path: String,
     config: VerifiedConfig,
+    reserve: Option<Reserve>,
     pages: Arc<dyn BlockingFile>,
     tables: [Arc<dyn BlockingFile>; 2],
     log: Arc<dyn BlockingFile>,
@@ -79,6 +81,20 @@ impl VerifiedFile {
         path: &str,
         config: VerifiedConfig,
     ) -> Result<Self, VerifiedError> {
+        Self::open_with(env, path, config, None).await
+    }
+
+    /// As [`VerifiedFile::open`]; a call that finds no space has `reserve` released and tries again
+    /// before it says so.
+    ///
+    /// # Errors
+    /// See [`VerifiedError`].
+    pub async fn open_with(
+        env: &Env,
+        path: &str,
+        config: VerifiedConfig,
+        reserve: Option<Reserve>,
+    ) -> Result<Self, VerifiedError> {
         let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
         let names = [
             path.to_owned(),
@@ -93,7 +109,7 @@ impl VerifiedFile {
         let disk = env.disk_handle();
         let path = path.to_owned();
         env.blocking("verified-open", move || {
-            Self::open_blocking(&*disk, path, config)
+            Self::open_blocking(&*disk, path, config, reserve)
         })
         .await
     }
@@ -102,6 +118,7 @@ impl VerifiedFile {
         disk: &dyn Disk,
         path: String,
         config: VerifiedConfig,
+        reserve: Option<Reserve>,
     ) -> Result<Self, VerifiedError> {
         let open = |name: &str| disk.open_blocking(name, OpenMode::Existing);
         let pages = open(&path)?;
@@ -123,6 +140,7 @@ impl VerifiedFile {
         let file = Self {
             path,
             config,
+            reserve,
             pages,
             tables,
             log,
@@ -257,7 +275,7 @@ impl VerifiedFile {
         self.grow_pages(length)?;
         for table in &self.tables {
             if table.length()? < table_bytes(length) {
-                table.resize(table_bytes(length))?;
+                self.with_room(|| table.resize(table_bytes(length)))?;
             }
         }
         let (page, within, _) = piece(length, PAGE_BYTES);
@@ -348,7 +366,7 @@ impl VerifiedFile {
         let mut bytes = encode_frame(frame);
         let pages_at = writer.end + wide(bytes.len());
         bytes.extend_from_slice(body);
-        self.log.write_at(writer.end, &bytes)?;
+        self.with_room(|| self.log.write_at(writer.end, &bytes))?;
         writer.end += wide(bytes.len());
         writer.sequence += 1;
         // Readers find the pages in the log only now that they are there.
@@ -392,14 +410,15 @@ impl VerifiedFile {
                     page,
                 });
             }
-            self.pages.write_at(page * wide(PAGE_BYTES), &bytes)?;
+            self.with_room(|| self.pages.write_at(page * wide(PAGE_BYTES), &bytes))?;
         }
         let late = active(Mutant::TableBeforePages);
         if !late {
             self.pages.sync()?;
         }
         let target = &self.tables[narrow(table.generation % 2)];
-        target.write_at(0, &encode_table(&table))?;
+        let encoded = encode_table(&table);
+        self.with_room(|| target.write_at(0, &encoded))?;
         target.sync()?;
         if late {
             self.pages.sync()?;
@@ -417,9 +436,21 @@ impl VerifiedFile {
     fn grow_pages(&self, length: u64) -> Result<(), DiskError> {
         let length = whole_pages(length);
         if self.pages.length()? < length {
-            self.pages.resize(length)?;
+            self.with_room(|| self.pages.resize(length))?;
         }
         Ok(())
+    }
+
+    /// What `act` answers; when it finds no space, what it answers once the reserve is given up.
+    /// Nothing that it did may be relied upon before, so doing it again is right.
+    fn with_room(&self, act: impl Fn() -> Result<(), DiskError>) -> Result<(), DiskError> {
+        match (act(), &self.reserve) {
+            (Err(DiskError::NoSpace { .. }), Some(reserve)) => {
+                reserve.release();
+                act()
+            }
+            (outcome, _) => outcome,
+        }
     }
 
     fn check_running(&self) -> Result<(), VerifiedError> {

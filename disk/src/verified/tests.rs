@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use hedgerow_env::{Env, Random};
 
 use super::format::{Frame, PageEntry, Table, encode_frame, encode_table};
-use super::{PAGE_BYTES, VerifiedConfig, VerifiedError, VerifiedFile};
+use super::{PAGE_BYTES, Reserve, VerifiedConfig, VerifiedError, VerifiedFile};
 use crate::codec::{narrow, wide};
 use crate::testing::World;
 
@@ -245,6 +245,74 @@ fn a_failed_sync_stops_the_file_and_a_full_disk_is_known_before_the_sync() {
             file.read(0, &mut [0]),
             Err(VerifiedError::Stopped { .. })
         ));
+    });
+}
+
+#[test]
+fn a_reserve_is_given_up_before_a_file_is_refused_and_taken_again() {
+    let world = World::new(6);
+    let (env, disk) = (world.env(), world.disk().clone());
+    world.run(async move {
+        let reserve = Reserve::new(&env, "pool/reserve".to_owned(), 64 << 10);
+        reserve.hold().await.unwrap();
+        let kept = Some(reserve.clone());
+        let file = VerifiedFile::open_with(&env, PATH, config(), kept)
+            .await
+            .unwrap();
+        disk.limit(disk.used());
+        file.set_len(4 << 12).unwrap();
+        file.write(0, &[7; 4 << 12]).unwrap();
+        file.sync().unwrap();
+        assert!(!reserve.is_held());
+        let mut held = vec![0; 4 << 12];
+        file.read(0, &mut held).unwrap();
+        assert_eq!(held, [7; 4 << 12]);
+        // With nothing left the file says so, and what was synced stands.
+        let refused = file.set_len(1 << 20);
+        assert!(matches!(
+            refused,
+            Err(VerifiedError::Disk(hedgerow_env::DiskError::NoSpace { .. }))
+        ));
+        assert!(reserve.hold().await.is_err());
+        disk.limit(disk.used() + (64 << 10));
+        reserve.hold().await.unwrap();
+        assert!(reserve.is_held());
+        drop(file);
+        let file = VerifiedFile::open(&env, PATH, config()).await.unwrap();
+        assert_eq!(content(&file), Ok(held));
+    });
+}
+
+#[test]
+fn a_sync_without_room_stops_the_file_and_the_next_open_has_the_last_sync() {
+    let world = World::new(7);
+    filled(&world, 4);
+    let (env, disk) = (world.env(), world.disk().clone());
+    world.run(async move {
+        let file = VerifiedFile::open(&env, PATH, config()).await.unwrap();
+        let before = content(&file).unwrap();
+        file.write(0, &[9; 2 << 12]).unwrap();
+        // The log was emptied by the open, but keeps its length: fill that first.
+        disk.limit(disk.used());
+        let mut outcome = Ok(());
+        let mut synced = before;
+        for round in 0..100_u8 {
+            file.write(0, &[round; 4 << 12]).unwrap();
+            outcome = file.sync();
+            if outcome.is_err() {
+                break;
+            }
+            synced = content(&file).unwrap();
+        }
+        assert!(matches!(
+            outcome,
+            Err(VerifiedError::Disk(hedgerow_env::DiskError::NoSpace { .. }))
+        ));
+        assert!(matches!(file.sync(), Err(VerifiedError::Stopped { .. })));
+        disk.limit(u64::MAX);
+        drop(file);
+        let file = VerifiedFile::open(&env, PATH, config()).await.unwrap();
+        assert_eq!(content(&file), Ok(synced));
     });
 }
 

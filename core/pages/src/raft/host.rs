@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use hedgerow_disk::journal::{
     CLOSED, CopyForward, DamagedRange, HeaderCopy, Journal, RecoveredRecord, StreamTag,
 };
-use hedgerow_disk::{VerifiedConfig, VerifiedFile};
+use hedgerow_disk::{Reserve, VerifiedConfig, VerifiedFile};
 use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
     AbortOnDrop, DiskError, Env, GroupId, HaltReason, NodeId, ReplicaNumber, StoreId, event,
@@ -36,7 +36,7 @@ use super::network::{Addresses, Network};
 use super::recovery::{Judged, LogDamage, recover_log};
 use super::registry::{Key, REGISTRY_STREAM, Registry, ReplicaRecord};
 use super::replica::{Replica, ReplicaHandle};
-use super::room::Pace;
+use super::room::{Pace, keep_reserve, new_reserve};
 use super::serve::{LogService, RaftService};
 use super::store::StateStore;
 use super::timing::RaftTiming;
@@ -51,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) directory: String,
     timing: RaftTiming,
     verified: VerifiedConfig,
+    pub(crate) reserve: Reserve,
     pub(crate) addresses: Addresses,
     pub(crate) registry: Registry,
     running: Mutex<BTreeMap<GroupId, Arc<Replica>>>,
@@ -200,7 +201,13 @@ impl Shared {
         replica: ReplicaNumber,
     ) -> Result<StateStore, HostError> {
         let path = self.state_path(group, replica);
-        let file = VerifiedFile::open(&self.env, &path, self.verified.clone()).await?;
+        let file = VerifiedFile::open_with(
+            &self.env,
+            &path,
+            self.verified.clone(),
+            Some(self.reserve.clone()),
+        )
+        .await?;
         let (env, cache) = (self.env.clone(), self.timing.state_cache_bytes);
         let open = move || StateStore::open(&env, file, cache);
         Ok(self.env.blocking("pages-open", open).await?)
@@ -293,6 +300,7 @@ impl PagesHost {
             .timing
             .config(String::new())
             .map_err(HostError::Configuration)?;
+        let reserve = new_reserve(&config.env, &config.directory, &config.verified);
         let shared = Arc::new(Shared {
             env: config.env,
             rpc: config.rpc,
@@ -302,6 +310,7 @@ impl PagesHost {
             directory: config.directory,
             timing: config.timing,
             verified: config.verified,
+            reserve,
             addresses: config.addresses,
             registry,
             running: Mutex::default(),
@@ -318,6 +327,7 @@ impl PagesHost {
         host.0.register_again(lost).await?;
         host.judge_orphans(&config.recovered).await?;
         host.remove_strangers().await?;
+        host.0.hold_reserve().await;
         host.spawn_watchers();
         for record in host.0.registry.records() {
             let found = config.recovered.remove(&StreamTag::raft(record.group));
@@ -384,6 +394,8 @@ impl PagesHost {
                 env.halt(HaltReason::DiskFailed(stopped.to_string()));
             }
         });
+        let reserve = keep_reserve(self.0.env.clone(), Arc::downgrade(&self.0));
+        self.0.env.spawn("raft-reserve", reserve);
         let host = Arc::downgrade(&self.0);
         let mut requests = self.0.journal.copy_forward_requests(REGISTRY_STREAM);
         self.0.env.spawn("raft-registry", async move {

@@ -34,6 +34,7 @@ pub use describe::describe;
 pub use host::PagesHost;
 pub use host_config::{DamagedReplica, HostConfig, HostError, Machines};
 pub use network::Addresses;
+pub use room::RESERVE_NAME;
 pub use timing::RaftTiming;
 
 #[cfg(test)]

@@ -1,18 +1,22 @@
 //! Waiting for room: a replica whose state found no space on the disk stops alone, and starts again
 //! on the same log when there is some.
 //!
-//! Its log stays where it is, in the journal, whose room is taken when it is made: so every entry and
-//! vote that it promised stands, and the state, opened anew at its last durable point, is filled
-//! from there.
+//! Its log stays where it is, in the journal, whose room is taken when it is made: so every entry
+//! and vote that it promised stands, and the state, opened anew at its last durable point, is
+//! filled from there.
 //!
 //! Invariants: the new state is opened after nothing writes into the old one any more; the replica
 //! runs again only when all of its log is durable; it is not retired for want of room.
-//! Does not: make room (the reserve and those who delete do).
+//!
+//! So that this is rare, a file in the states' directory holds [`RESERVE_LOGS`] in advance: it is
+//! given up before any state is refused, and taken again when there is room.
+//! Does not: make room (those who delete do).
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use hedgerow_env::{DiskError, GroupId, Instant, event};
+use hedgerow_disk::{Reserve, VerifiedConfig};
+use hedgerow_env::{DiskError, Env, GroupId, Instant, event};
 use hedgerow_protocol::{GroupMember, MemberId};
 
 use super::host::{Shared, stop};
@@ -26,6 +30,30 @@ const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 /// A replica that ran for so long was not started too early.
 const SETTLED_AFTER: Duration = Duration::from_secs(60);
+
+/// The reserve's name in the states' directory.
+pub const RESERVE_NAME: &str = "reserve";
+/// The reserve, in page logs. Deletions and other small changes write over what a state has freed,
+/// and so let the file hardly grow; what they need is their page logs, which take their room when
+/// they first fill up. Two of them, and one as much for states that grow all the same.
+const RESERVE_LOGS: u64 = 3;
+/// Pause between two looks whether the reserve is to be taken again.
+const RESERVE_PAUSE: Duration = Duration::from_secs(5);
+
+/// The reserve of the states in `directory`, not held yet.
+pub(crate) fn new_reserve(env: &Env, directory: &str, verified: &VerifiedConfig) -> Reserve {
+    let bytes = RESERVE_LOGS * verified.log_bytes;
+    Reserve::new(env, format!("{directory}/{RESERVE_NAME}"), bytes)
+}
+
+/// Takes the reserve again whenever it was given up, while the host lives.
+pub(crate) async fn keep_reserve(env: Env, host: Weak<Shared>) {
+    loop {
+        env.sleep(RESERVE_PAUSE).await;
+        let Some(host) = host.upgrade() else { return };
+        host.hold_reserve().await;
+    }
+}
 
 /// How long to wait before the next start of a replica that found no room.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +98,14 @@ struct Resting {
 }
 
 impl Shared {
-    /// Stops the replica `member` of `group`, whose state found no space, and starts it again later.
+    /// Takes the reserve, if there is room for it.
+    pub(crate) async fn hold_reserve(&self) {
+        if let Err(error) = self.reserve.hold().await {
+            event!(self.env, Debug, "raft", "no reserve: {error}");
+        }
+    }
+
+    /// Stops the replica `member` of `group`, whose state found no space; starts it again later.
     pub(crate) async fn rest(self: &Arc<Self>, group: GroupId, member: MemberId) {
         let _changing = self.changing.lock().await;
         let found = self.running(group);
@@ -141,6 +176,8 @@ impl Resting {
 
     /// Puts the state as it is durable beside the log.
     async fn reopen(&self, host: &Shared) -> Result<(), HostError> {
+        // Room for the reserve is room enough to go on for a while.
+        host.reserve.hold().await?;
         let store = host.open_state(self.group, self.me.member.replica).await?;
         let settled = self.log.settled().await;
         settled.map_err(|error| HostError::Journal(error.to_string()))?;
