@@ -259,8 +259,18 @@ impl ExportedDisk {
             } else {
                 0
             };
-            let due = state.lists_without_session >= LISTS_BEFORE_RELEASE;
-            due.then(|| state.attached.take()).flatten()
+            if state.lists_without_session < LISTS_BEFORE_RELEASE {
+                return None;
+            }
+            let held = state.attached.as_ref()?;
+            // A change that was seen through has left the disk under another attachment. While there
+            // is none it may yet come to that, so a later list looks again.
+            let present = match held.is_lost() {
+                true => self.proxy.attachment_of(held.id())?,
+                false => held.clone(),
+            };
+            state.attached = None;
+            Some(present)
         });
         let Some(disk) = released else { return };
         let (env, proxy, own) = (self.env.clone(), self.proxy.clone(), self.shared());
@@ -339,6 +349,11 @@ impl ExportedDisk {
         let disk = self.disk().await?;
         let tag = hedgerow_proxy::OperationTag(tag.0);
         let changed = self.proxy.change(&disk, change, tag).await;
+        if disk.is_lost()
+            && let Some(present) = self.proxy.attachment_of(disk.id())
+        {
+            self.taken(&present);
+        }
         changed.map_err(change_error)
     }
 }

@@ -22,8 +22,9 @@ const GROWTH_MAX: u64 = 8 << 30;
 /// What a replica needs that starts here: an empty state with its logs.
 const NEW_REPLICA_BYTES: u64 = 4 << 20;
 
-/// What files of `lengths` bytes use beside a reserve of `reserve` bytes, and what may be wanted next: each of them may double, a
-/// snapshot as large as the largest may arrive, and a replica may start.
+/// What files of `lengths` bytes use beside a reserve of `reserve` bytes, and what may be wanted
+/// next: each of them may double, a snapshot as large as the largest may arrive, and a replica may
+/// start.
 fn need(lengths: &[u64], reserve: u64) -> Others {
     let doubled = lengths.iter().map(|length| (*length).min(GROWTH_MAX));
     let snapshot = lengths.iter().max().copied().unwrap_or(0);

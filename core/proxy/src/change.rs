@@ -96,8 +96,12 @@ pub enum ChangeError {
     OutcomeUnknown,
 }
 
-/// The pieces' results as one: the first error, which says whether others were done.
+/// The pieces' results as one: *unknown* if one is, whatever the others say; else the first error,
+/// which says whether others were done.
 fn together(results: Vec<Result<(), IoError>>) -> Result<(), IoError> {
+    if results.contains(&Err(IoError::Fenced)) {
+        return Err(IoError::Fenced);
+    }
     let in_part = results.iter().any(Result::is_ok);
     let all: Result<(), IoError> = results.into_iter().collect();
     all.map_err(|error| match error {
@@ -222,5 +226,28 @@ impl VirtualDisk {
             async move { shared.attempt(&change, &operation).await }
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_several_pieces_is_unknown_when_one_of_them_is() {
+        let no_room = |in_part| Err(IoError::NoRoom { in_part });
+        let fenced = || Err(IoError::Fenced);
+        let cancelled = || Err(IoError::Cancelled);
+        for (pieces, told) in [
+            (vec![Ok(()), Ok(())], Ok(())),
+            (vec![no_room(false), fenced()], fenced()),
+            (vec![fenced(), no_room(false)], fenced()),
+            (vec![cancelled(), fenced()], fenced()),
+            (vec![no_room(false), Ok(())], no_room(true)),
+            (vec![no_room(false), no_room(false)], no_room(false)),
+            (vec![Ok(()), cancelled()], cancelled()),
+        ] {
+            assert_eq!(together(pieces.clone()), told, "{pieces:?}");
+        }
     }
 }

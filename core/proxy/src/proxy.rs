@@ -195,6 +195,13 @@ impl Proxy {
         self.attach_found(record).await
     }
 
+    /// The present attachment of a disk, if there is one.
+    #[must_use]
+    pub fn attachment_of(&self, disk: VirtualDiskId) -> Option<VirtualDisk> {
+        let attached = self.with(|state| state.disks.get(&disk).cloned());
+        attached.filter(|disk| !disk.is_lost())
+    }
+
     async fn attach_found(&self, record: DiskRecord) -> Result<VirtualDisk, AttachError> {
         let _phase = self.0.env.phase(Phase::Attach);
         let lasting = self.lasting(record.disk);
@@ -202,9 +209,7 @@ impl Proxy {
         if self.with(|state| state.stopping) {
             return Err(AttachError::TryAgain("the node is stopping".into()));
         }
-        if let Some(disk) = self.with(|state| state.disks.get(&record.disk).cloned())
-            && !disk.is_lost()
-        {
+        if let Some(disk) = self.attachment_of(record.disk) {
             return Ok(disk);
         }
         let (session, lease, nonce) =

@@ -50,6 +50,8 @@ fn troubled() -> Plan {
             former_goes_on_ns: 1_000_000_000,
             recovery_ns: None,
         }],
+        // Clients rest in between, and the list is to be worth comparing.
+        safety: Duration::from_secs(8),
         ..small()
     }
 }

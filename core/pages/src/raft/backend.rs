@@ -1,7 +1,8 @@
 //! redb's storage over a verified file of the disk crate.
 //!
-//! Invariants: a call that the device failed stops the node, and a failed sync is never retried: redb
-//! takes no call after one that failed, and a node whose replica is mute would be taken for sound. A
+//! Invariants: a change that the device failed stops the node, and a failed sync is never retried: redb
+//! takes no call after one that failed, and a node whose replica is mute would be taken for sound. What
+//! cannot be read is damaged: this replica is mended or replaced, and the node lives on. A
 //! call that found no space ends this backend alone, and no later call of it reaches the file, which
 //! may be open anew by then; what a read found damaged is remembered, so that the store can tell
 //! damage from failure.
@@ -88,6 +89,10 @@ fn is_full(error: &VerifiedError) -> bool {
     matches!(error, VerifiedError::Disk(DiskError::NoSpace { .. }))
 }
 
+fn is_device(error: &VerifiedError) -> bool {
+    matches!(error, VerifiedError::Disk(DiskError::Device { .. }))
+}
+
 impl Backend {
     /// A backend on `file`.
     pub(crate) fn new(env: Env, file: VerifiedFile, health: Arc<Health>) -> Self {
@@ -108,11 +113,15 @@ impl Backend {
         if is_full(&error) {
             self.health.set_full();
         }
-        if let VerifiedError::Disk(DiskError::Device { .. }) = &error {
+        io::Error::other(error)
+    }
+
+    fn change_failed(&self, error: VerifiedError) -> io::Error {
+        if is_device(&error) {
             let text = format!("Pages state: {error}");
             self.env.0.halt(HaltReason::DiskFailed(text));
         }
-        io::Error::other(error)
+        self.failed(error)
     }
 
     fn check_running(&self) -> io::Result<()> {
@@ -130,16 +139,19 @@ impl redb::StorageBackend for Backend {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.check_running()?;
-        self.file
-            .read(offset, out)
-            .map_err(|error| self.failed(error))
+        self.file.read(offset, out).map_err(|error| {
+            if is_device(&error) {
+                self.health.set_damaged();
+            }
+            self.failed(error)
+        })
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
         self.check_running()?;
         self.file
             .set_len(length)
-            .map_err(|error| self.failed(error))
+            .map_err(|error| self.change_failed(error))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -158,6 +170,6 @@ impl redb::StorageBackend for Backend {
         self.check_running()?;
         self.file
             .write(offset, data)
-            .map_err(|error| self.failed(error))
+            .map_err(|error| self.change_failed(error))
     }
 }
