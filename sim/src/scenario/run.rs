@@ -293,11 +293,19 @@ async fn phases(
 /// Waits for the cluster, every node of it, and makes the disk.
 async fn form(world: &World, plan: &Plan, cluster: &Cluster) -> Result<DiskRecord, Failure> {
     let give_up = world.now_ns() + nanoseconds(FORM_LIMIT);
+    let last_fault = plan.formation.iter().map(|fault| fault.at_ns).max();
+    let over_ns = world.now_ns() + last_fault.unwrap_or_default();
     let mut last = String::from("no node runs");
     let mut operator = Operator::default();
     while world.now_ns() < give_up {
         no_invariant_broke(world, cluster)?;
         operator.look(world, cluster);
+        if world.now_ns() > over_ns {
+            // A crash between disk calls may strike after the restart that was planned for it.
+            for index in cluster.indexes() {
+                world.restart_if_down(index);
+            }
+        }
         for (_, node) in cluster.nodes() {
             if node.groups().directory().shards().is_empty() {
                 "the shards are not there".clone_into(&mut last);
