@@ -66,6 +66,8 @@ pub(crate) async fn serve(node: &Node, disk: &str) -> anyhow::Result<()> {
             return Ok(());
         }
         let workload = Workload::parse(line.trim())?;
+        // The portal of this node would release the attachment that it had, in the midst of it.
+        proxy.detach(&proxy.attach(disk).await?).await?;
         let disk = proxy.attach(disk).await?;
         let began = node.env().now();
         run(&disk, workload, next_tag).await?;

@@ -262,15 +262,8 @@ impl ExportedDisk {
             if state.lists_without_session < LISTS_BEFORE_RELEASE {
                 return None;
             }
-            let held = state.attached.as_ref()?;
-            // A change that was seen through has left the disk under another attachment. While there
-            // is none it may yet come to that, so a later list looks again.
-            let present = match held.is_lost() {
-                true => self.proxy.attachment_of(held.id())?,
-                false => held.clone(),
-            };
-            state.attached = None;
-            Some(present)
+            // One that was lost has no need of it; a change that is seen through brings its own.
+            state.attached.take_if(|disk| !disk.is_lost())
         });
         let Some(disk) = released else { return };
         let (env, proxy, own) = (self.env.clone(), self.proxy.clone(), self.shared());
@@ -345,15 +338,24 @@ impl ExportedDisk {
     }
 
     /// Until there is an attachment nothing is begun, so failing is all that has happened then.
+    ///
+    /// A change that was seen through has left the disk under another attachment, which is this
+    /// export's to release: in a task of its own, so that it is told whoever still waits.
     async fn change(&self, change: Change, tag: OperationTag) -> Result<(), BlockError> {
         let disk = self.disk().await?;
         let tag = hedgerow_proxy::OperationTag(tag.0);
-        let changed = self.proxy.change(&disk, change, tag).await;
-        if disk.is_lost()
-            && let Some(present) = self.proxy.attachment_of(disk.id())
-        {
-            self.taken(&present);
-        }
+        let (answer, result) = tokio::sync::oneshot::channel();
+        let own = self.shared();
+        self.env.spawn("export-change", async move {
+            let changed = own.proxy.change(&disk, change, tag).await;
+            if disk.is_lost()
+                && let Some(present) = own.proxy.attachment_of(disk.id())
+            {
+                own.taken(&present);
+            }
+            drop(answer.send(changed));
+        });
+        let changed = result.await.unwrap_or(Err(ChangeError::OutcomeUnknown));
         changed.map_err(change_error)
     }
 }
