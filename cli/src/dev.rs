@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use hedgerow_env::parse_byte_count;
+use hedgerow_env::{DiskError, parse_byte_count};
 use hedgerow_node::{Exports, GroupTiming, IscsiConfig, Node, NodeConfig, PoolConfig, StoreScale};
 use hedgerow_protocol::{AdminReply, AdminRequest, Location, Policy, Residence, Roles};
 use serde::{Deserialize, Serialize};
@@ -100,30 +100,78 @@ fn read_file(path: &Path) -> anyhow::Result<Option<DevFile>> {
     }
 }
 
-/// Reads the file, or makes it with free ports.
-fn prepare(directory: &Path, iscsi: Option<&str>) -> anyhow::Result<DevFile> {
+/// Where the cluster below a directory listens.
+struct Prepared {
+    file: DevFile,
+    /// Another portal than the last time: to be kept once the disk is exported there.
+    moved: bool,
+}
+
+/// Reads the file, or makes it with free ports. What cannot be right is refused before anything is
+/// written.
+fn prepare(directory: &Path, iscsi: Option<&str>) -> anyhow::Result<Prepared> {
     let path = dev_file(directory);
     let known = read_file(&path)?;
-    let (mut file, new) = match known {
-        Some(file) => (file, false),
-        None => (
-            DevFile {
-                rpc: free_addresses()?,
-                iscsi: default_portal(),
-            },
-            true,
-        ),
+    let new = known.is_none();
+    let mut file = match known {
+        Some(file) => file,
+        None => DevFile {
+            rpc: free_addresses()?,
+            iscsi: default_portal(),
+        },
     };
     let moved = iscsi.is_some_and(|iscsi| iscsi != file.iscsi);
     if let Some(iscsi) = iscsi {
+        hedgerow_node::check_address(iscsi, true)
+            .map_err(|problem| anyhow::anyhow!("--iscsi: {problem}"))?;
         file.iscsi = iscsi.to_owned();
     }
-    if new || moved {
+    for number in 0..NODES {
+        node_config(&file, number).check().with_context(|| {
+            let remedy = "correct it, or remove it if the directory holds no data";
+            format!("{}: {remedy}", path.display())
+        })?;
+    }
+    if new {
+        // Before the nodes' data is: nobody would find it again.
         std::fs::create_dir_all(directory)
             .with_context(|| format!("{}: cannot be created", directory.display()))?;
-        write_durably(directory, &path, &toml_text(&file))?;
+        keep(directory, &file)?;
     }
-    Ok(file)
+    let moved = moved && !new;
+    Ok(Prepared { file, moved })
+}
+
+fn keep(directory: &Path, file: &DevFile) -> anyhow::Result<()> {
+    write_durably(directory, &dev_file(directory), &toml_text(file))
+}
+
+/// Starts the nodes, in order.
+async fn start_nodes(
+    directory: &Path,
+    file: &DevFile,
+    logging: Logging,
+) -> anyhow::Result<Vec<Node>> {
+    let mut nodes = Vec::new();
+    for number in 0..NODES {
+        let config = node_config(file, number);
+        let env = match production_env(&config.name, &directory.join(&config.name), logging) {
+            Ok(env) => env,
+            Err(error) if error.downcast_ref::<DiskError>().is_some_and(is_locked) => {
+                bail!(
+                    "{error:#}\nIs another `hedgerow dev` running on {}?",
+                    directory.display()
+                )
+            }
+            Err(error) => return Err(error),
+        };
+        nodes.push(Node::start(env, config).await?);
+    }
+    Ok(nodes)
+}
+
+fn is_locked(error: &DiskError) -> bool {
+    matches!(error, DiskError::Locked { .. })
 }
 
 /// The nodes' data is durable at once; without these addresses nobody would find it again.
@@ -206,20 +254,9 @@ pub(crate) async fn run(options: DevOptions, logging: Logging) -> anyhow::Result
         Some(directory) => std::path::absolute(&directory)?,
         None => default_directory()?,
     };
-    let file = prepare(&directory, options.iscsi.as_deref())?;
+    let Prepared { file, moved } = prepare(&directory, options.iscsi.as_deref())?;
     eprintln!("starting {NODES} nodes below {}", directory.display());
-    let mut nodes = Vec::new();
-    for number in 0..NODES {
-        let config = node_config(&file, number);
-        let env = production_env(&config.name, &directory.join(&config.name), logging)?;
-        let node = Node::start(env, config).await.map_err(|error| {
-            anyhow::anyhow!(
-                "{error}\nIs another `hedgerow dev` running on {}?",
-                directory.display()
-            )
-        })?;
-        nodes.push(node);
-    }
+    let nodes = start_nodes(&directory, &file, logging).await?;
     let portal = nodes[0].portal_address().unwrap_or(file.iscsi.clone());
     let making = make_disk(&nodes[0], size.0, &portal);
     let forming = || {
@@ -232,6 +269,9 @@ pub(crate) async fn run(options: DevOptions, logging: Logging) -> anyhow::Result
         url = progress::shown(nodes[0].env(), forming, making) => url?,
         () = crate::stop_signal() => String::new(),
     };
+    if moved && !url.is_empty() {
+        keep(&directory, &file)?;
+    }
     if !url.is_empty() {
         out::offer(&announcement(&url, &directory, options.json));
         if options.bench_proxy {

@@ -1,5 +1,10 @@
 //! `hedgerow`: the one binary. Configuration, wiring and every subcommand.
 
+#![expect(
+    clippy::disallowed_macros,
+    reason = "this crate is not simulated, and every `select` of it is `biased`"
+)]
+
 mod asking;
 mod bench_proxy;
 mod client;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use hedgerow_disk::os::OsDisk;
 use hedgerow_env::{
     AbortHandle, BlockingFile, BoxFuture, Clock, Disk, DiskError, Env, EnvParts, Events, File,
@@ -41,7 +42,7 @@ pub(crate) fn production_env(name: &str, root: &Path, logging: Logging) -> anyho
 }
 
 fn open_disk(root: &Path) -> anyhow::Result<OsDisk> {
-    OsDisk::open(root).map_err(|error| anyhow::anyhow!("{}: {error}", root.display()))
+    OsDisk::open(root).with_context(|| root.display().to_string())
 }
 
 /// The [`Env`] of a node under test: as in production, but for a clock and a disk that obey.

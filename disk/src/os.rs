@@ -15,6 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_env::{BlockingFile, BoxFuture, Disk, DiskError, File, OpenMode};
@@ -28,6 +29,30 @@ const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 /// Parts of one `pwritev` call; Linux refuses more than 1,024.
 const PARTS_MAX: usize = 1024;
+/// How often, and how long apart, a lock is tried: one that was killed a moment ago holds it until
+/// the kernel has closed its files.
+const LOCK_ATTEMPTS: usize = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "before there is an Env, in the thread that starts the process"
+)]
+fn take_lock(
+    lock: &std::fs::File,
+    held: DiskError,
+    fail: impl Fn(io::Error) -> DiskError,
+) -> Result<(), DiskError> {
+    for attempt in 1.. {
+        match lock.try_lock() {
+            Ok(()) => break,
+            Err(std::fs::TryLockError::WouldBlock) if attempt == LOCK_ATTEMPTS => return Err(held),
+            Err(std::fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(std::fs::TryLockError::Error(error)) => return Err(fail(error)),
+        }
+    }
+    Ok(())
+}
 
 /// The file system below one root directory.
 pub struct OsDisk {
@@ -52,15 +77,10 @@ impl OsDisk {
             .mode(FILE_MODE)
             .open(root.join(LOCK_NAME))
             .map_err(fail("lock"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(DiskError::Locked {
-                    path: root.display().to_string(),
-                });
-            }
-            Err(std::fs::TryLockError::Error(error)) => return Err(fail("lock")(error)),
-        }
+        let locked = DiskError::Locked {
+            path: root.display().to_string(),
+        };
+        take_lock(&lock, locked, fail("lock"))?;
         Ok(Self {
             root: root.into(),
             lock: Arc::new(lock),

@@ -139,10 +139,6 @@ impl Inner {
         }
     }
 
-    pub(crate) fn renew_a_connection(&self) {
-        self.pool.renew_one();
-    }
-
     pub(crate) fn serve(&self, id: ServiceId, service: Arc<dyn Service>) {
         locked(&self.services).insert(id, service);
     }

@@ -5,10 +5,10 @@
 //! Does not: retry a call.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use hedgerow_env::Instant;
 use tokio::sync::Notify;
 
 use crate::back_off::BackOff;
@@ -46,12 +46,22 @@ struct State {
     open: Option<(Arc<Link>, Arc<Outbound>)>,
 }
 
+impl State {
+    /// Why no connection is tried at present.
+    fn failing(&self, key: &PeerKey) -> CallError {
+        self.failure
+            .clone()
+            .unwrap_or_else(|| CallError::Unreachable {
+                address: key.peer.address.clone(),
+                reason: "the last connection ended at once".to_owned(),
+            })
+    }
+}
+
 /// The connections to peers.
 #[derive(Default)]
 pub(crate) struct Pool {
     entries: Mutex<BTreeMap<PeerKey, Arc<Entry>>>,
-    /// The connection that was renewed last.
-    renewed: Mutex<Option<PeerKey>>,
 }
 
 impl Pool {
@@ -99,27 +109,6 @@ impl Pool {
     }
 }
 
-impl Pool {
-    /// Lets one open connection end once its calls are done, each time the next one in turn; a
-    /// later call opens a new one.
-    pub(crate) fn renew_one(&self) {
-        let mut renewed = self.renewed.lock().expect("no panic under this lock");
-        let next = {
-            let entries = self.entries.lock().expect("no panic under this lock");
-            let after = renewed.take().map_or(Bound::Unbounded, Bound::Excluded);
-            let later = entries.range((after, Bound::Unbounded));
-            let mut in_turn = later.chain(entries.iter()).map(|(_, entry)| entry);
-            in_turn.find(|entry| entry.state().open.is_some()).cloned()
-        };
-        let Some(entry) = next else { return };
-        *renewed = Some(entry.key.clone());
-        let open = entry.state().open.take();
-        if let Some((_, outbound)) = open {
-            outbound.retire();
-        }
-    }
-}
-
 impl Entry {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic under this lock")
@@ -128,6 +117,19 @@ impl Entry {
     fn is_used(&self) -> bool {
         let state = self.state();
         state.connecting || state.open.is_some()
+    }
+
+    /// Whether the caller shall connect anew now; otherwise another does.
+    fn begin_renewal(&self, now: Instant) -> Result<bool, CallError> {
+        let mut state = self.state();
+        if state.connecting {
+            return Ok(false);
+        }
+        if state.back_off.paused_until(now).is_some() {
+            return Err(state.failing(&self.key));
+        }
+        state.connecting = true;
+        Ok(true)
     }
 }
 
@@ -166,6 +168,21 @@ impl Inner {
         }
     }
 
+    /// Opens a new connection of `key`, in place of the one there is: that one ends once its calls
+    /// are done, or goes on when the new one fails.
+    pub(crate) async fn renew(self: &Arc<Self>, key: &PeerKey) -> Result<(), CallError> {
+        let entry = self.pool.entry(self, key)?;
+        let changed = entry.changed.notified();
+        if entry.begin_renewal(self.env.now())? {
+            // A task of its own: a dropped renewal does not end the attempt that calls wait for.
+            let task = Arc::clone(self).connect(Arc::clone(&entry));
+            self.env.spawn("rpc-connect", task);
+        }
+        changed.await;
+        let failure = entry.state().failure.clone();
+        failure.map_or(Ok(()), Err)
+    }
+
     fn look(&self, entry: &Entry) -> Found {
         let now = self.env.now();
         let mut state = entry.state();
@@ -179,12 +196,7 @@ impl Inner {
             return Found::Connecting;
         }
         if state.back_off.paused_until(now).is_some() {
-            return Found::Failing(state.failure.clone().unwrap_or_else(|| {
-                CallError::Unreachable {
-                    address: entry.key.peer.address.clone(),
-                    reason: "the last connection ended at once".to_owned(),
-                }
-            }));
+            return Found::Failing(state.failing(&entry.key));
         }
         state.connecting = true;
         state.open = None;
@@ -207,7 +219,9 @@ impl Inner {
             match result {
                 Ok(open) => {
                     state.failure = None;
-                    state.open = Some(open);
+                    if let Some((_, renewed)) = state.open.replace(open) {
+                        renewed.retire();
+                    }
                 }
                 Err(error) => {
                     state.failure = Some(error);

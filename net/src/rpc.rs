@@ -10,9 +10,10 @@ use std::time::Duration;
 use hedgerow_env::{BoxFuture, Env, NodeId, StreamKind};
 
 use crate::node::Inner;
+use crate::pool::PeerKey;
 use crate::{
-    CallError, CallOptions, Identity, Message, NetError, Peer, PeerObserver, RpcConfig, Service,
-    ServiceId,
+    CallError, CallOptions, Identity, Lane, Message, NetError, Peer, PeerObserver, RpcConfig,
+    Service, ServiceId,
 };
 
 /// One node's server and client. Clones share everything.
@@ -78,11 +79,18 @@ impl Rpc {
         self.0.set_identity(identity);
     }
 
-    /// Lets one connection to a peer end once its calls are done, each time another; the next call
-    /// opens a new one. Handshakes alone tell what is durable in a store: a connection that lasts
-    /// for weeks would leave its peers with what they knew weeks ago.
-    pub fn renew_a_connection(&self) {
-        self.0.renew_a_connection();
+    /// Has a handshake with `peer`, over a new connection in place of the one there is, whose calls
+    /// end on it. Handshakes alone tell what is durable in a store: a connection that lasts for
+    /// weeks would leave its peer with what it knew weeks ago.
+    ///
+    /// # Errors
+    /// The peer is not reached, or refuses; a connection that there is stays.
+    pub async fn renew(&self, peer: &Peer) -> Result<(), CallError> {
+        let key = PeerKey {
+            peer: peer.clone(),
+            lane: Lane::Control,
+        };
+        self.0.renew(&key).await
     }
 
     /// Serves `service` from now on, in place of any earlier one of that number.

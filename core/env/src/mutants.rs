@@ -147,6 +147,8 @@ catalogue! {
     MembershipNotStored = "membership-not-stored",
     /// The applied index is written in a transaction after that of the state.
     AppliedIndexApart = "applied-index-apart",
+    /// A follower that applies several entries at once leaves out what the last of them changes.
+    CatchUpDropsAnEntry = "catch-up-drops-an-entry",
     /// A replica that believes to lead answers reads without asking the others.
     ReadIndexSkipped = "read-index-skipped",
     /// A log record is released before its copy is durable.

@@ -52,9 +52,10 @@ pub fn parse_byte_count(text: &str) -> Result<ByteCount, String> {
         "g" | "gb" | "gib" => 30,
         "t" | "tb" | "tib" => 40,
         "p" | "pb" | "pib" => 50,
+        "e" | "eb" | "eib" => 60,
         other => {
             return Err(format!(
-                "unknown unit {other:?} in {text:?}: use KiB, MiB, GiB or TiB"
+                "unknown unit {other:?} in {text:?}: use KiB, MiB, GiB, TiB, PiB or EiB"
             ));
         }
     };
@@ -90,6 +91,7 @@ mod tests {
             ("64k", 65_536),
             ("10GiB", 10 << 30),
             ("1.5m", 3 << 19),
+            ("1EiB", 1 << 60),
         ] {
             assert_eq!(parse_byte_count(text), Ok(ByteCount(bytes)), "{text}");
         }
@@ -100,7 +102,15 @@ mod tests {
 
     #[test]
     fn wrong_sizes_are_refused_with_a_reason() {
-        for text in ["", "ten", "5 parsecs", "99999999999G", "1.2.3M", "-1"] {
+        for text in [
+            "",
+            "ten",
+            "5 parsecs",
+            "99999999999G",
+            "1.2.3M",
+            "-1",
+            "16E",
+        ] {
             assert!(parse_byte_count(text).is_err(), "{text}");
         }
     }

@@ -3,17 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::join_all;
-use hedgerow_env::{BoxFuture, Env, Instant, VirtualDiskId};
-use hedgerow_net::{Caller, GroupClient, GroupError, Message, Peer, Refusal, RefusalCode, Service};
+use hedgerow_env::{Env, VirtualDiskId};
+use hedgerow_net::{GroupClient, GroupError, Peer};
 use hedgerow_protocol::{
-    AdminReply, AdminRequest, DEFAULT_CONTAINER_BYTES, DiskRecord, DiskView, Export, NodeReply,
-    NodeRequest, NodeState, Roles, RootAnswer, RootCommand, RootOutcome, RootQuery, RootRefusal,
-    decode, encode,
+    AdminReply, AdminRequest, DEFAULT_CONTAINER_BYTES, DiskRecord, DiskView, Export, NodeRecord,
+    NodeReply, NodeRequest, NodeState, Roles, RootAnswer, RootCommand, RootOutcome, RootQuery,
+    RootRefusal,
 };
 use hedgerow_proxy::Proxy;
-use tokio::sync::oneshot;
 
 use crate::config_check::check_disk_name;
 use crate::exports::Catalog;
@@ -62,39 +60,6 @@ impl From<GroupError> for AdminError {
     }
 }
 
-/// The RPC service around it.
-pub(crate) struct AdminEndpoint(pub(crate) Arc<AdminService>);
-
-impl Service for AdminEndpoint {
-    fn call(
-        &self,
-        _caller: Caller,
-        request: Message,
-        _deadline: Instant,
-    ) -> BoxFuture<'static, Result<Message, Refusal>> {
-        let this = Arc::clone(&self.0);
-        Box::pin(async move {
-            let request = decode::<AdminRequest>(&request.head)
-                .map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
-            let (answer, answered) = oneshot::channel();
-            let env = this.env.clone();
-            // In a task of its own: whoever does not wait any more leaves nothing half-way, such as
-            // a disk that stays attached.
-            env.spawn("admin-request", async move {
-                // An operator who went away does not want to know.
-                answer.send(this.reply(request).await).ok();
-            });
-            let stopping = |_| Refusal::new(RefusalCode::Internal, "the node is stopping");
-            let reply = answered.await.map_err(stopping)?;
-            Ok(Message::new(encode(&reply), Bytes::new()))
-        })
-    }
-
-    fn open_to_blank(&self) -> bool {
-        true
-    }
-}
-
 impl AdminService {
     /// Answers `request`.
     pub(crate) async fn reply(self: &Arc<Self>, request: AdminRequest) -> AdminReply {
@@ -118,6 +83,7 @@ impl AdminService {
                 check_disk_name(&name).map_err(AdminError::Refused)?;
                 policy.check().map_err(AdminError::Refused)?;
                 check_size(size_bytes, policy.block_size)?;
+                self.check_copies(policy.replication_factor)?;
                 let container_bytes = DEFAULT_CONTAINER_BYTES;
                 let command = RootCommand::CreateDisk {
                     nonce,
@@ -161,6 +127,25 @@ impl AdminService {
             AdminRequest::Status => Ok(AdminReply::Status(self.status().await?.view)),
             AdminRequest::StatusInFull => Ok(AdminReply::StatusInFull(self.status().await?)),
         }
+    }
+
+    /// A disk of more copies than there are nodes for would be created, and its writes would wait
+    /// for nodes that nobody knows are wanted.
+    fn check_copies(&self, copies: u8) -> Result<(), AdminError> {
+        let topology = self.groups.directory().topology();
+        let keeps_data = |node: &&NodeRecord| {
+            node.roles.contains(Roles::HBLOCK)
+                && node.state != NodeState::Draining
+                && !node.stores.is_empty()
+        };
+        let nodes = topology.nodes.iter().filter(keeps_data).count();
+        if nodes >= usize::from(copies) {
+            return Ok(());
+        }
+        Err(AdminError::TryAgain(format!(
+            "replication factor {copies} needs {copies} nodes that keep data (role hblock), the \
+             cluster has {nodes}: add nodes, or choose a smaller --replication-factor"
+        )))
     }
 
     async fn delete(&self, disk: VirtualDiskId) -> Result<AdminReply, AdminError> {

@@ -34,7 +34,10 @@ fn wrong(key: &'static str, entry: usize, problem: impl Into<String>) -> ConfigE
 
 /// Whether `text` is an address to listen at or to call: `HOST:PORT`, the host a name or an address
 /// (of version 6 in brackets). Says what is wrong. Does not resolve anything.
-fn check_address(text: &str, may_choose_port: bool) -> Result<(), String> {
+///
+/// # Errors
+/// What is wrong, for people.
+pub fn check_address(text: &str, may_choose_port: bool) -> Result<(), String> {
     let expected = || format!("{text:?} is not HOST:PORT, such as \"10.0.0.1:7100\"");
     let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
     let bracketed = host

@@ -6,10 +6,12 @@
 //! durable before it is answered; a store that a peer knows better than itself never serves again.
 //! Does not: touch the operating system, or read configuration files.
 
+mod acquaintance;
 mod admin;
 mod bootstrap;
 mod config;
 mod config_check;
+mod desk;
 mod exports;
 mod founding;
 mod halting;
@@ -28,7 +30,7 @@ pub use bootstrap::{Seed, Step, decide};
 pub use config::{
     Exports, GroupTiming, IscsiConfig, MAXIMUM_POOLS, NodeConfig, PoolConfig, StoreScale,
 };
-pub use config_check::ConfigError;
+pub use config_check::{ConfigError, check_address};
 pub use hedgerow_pages::placement::location_of_name;
 pub use hedgerow_proxy::{OperationTag, VirtualDisk};
 pub use node::{Node, NodeError};

@@ -18,9 +18,10 @@ use hedgerow_protocol::{
 use hedgerow_proxy::Proxy;
 use tokio::sync::Notify;
 
-use crate::admin::{AdminEndpoint, AdminService};
+use crate::acquaintance;
 use crate::config::NodeConfig;
 use crate::config_check::ConfigError;
+use crate::desk::{AdminEndpoint, Desk};
 use crate::founding;
 use crate::halting;
 use crate::peers::Peers;
@@ -29,10 +30,6 @@ use crate::roles::{PAGES_DIRECTORY, RolesError, Running};
 use crate::room;
 use crate::service::{NodeEndpoint, NodeService};
 use crate::stores::Stores;
-
-/// How often the stamps are shown to a peer anew. An image younger than that cannot be told from
-/// the store that it was taken of.
-const STAMPS_PERIOD: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Why a node did not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -79,8 +76,7 @@ struct Inner {
     own: NodeRecord,
     claimed: Arc<Notify>,
     /// What it waits for while it gets into a cluster; none once it serves.
-    waits_for: std::sync::Mutex<Option<String>>,
-    admin: std::sync::Mutex<Option<Arc<AdminService>>>,
+    desk: Arc<Desk>,
 }
 
 impl Node {
@@ -123,6 +119,8 @@ impl Node {
             state: NodeState::Up,
             reason: String::new(),
         };
+        let desk = Desk::new(env.clone(), config.name.clone(), "opening the metadata");
+        let desk = Arc::new(desk);
         let node = Self(Arc::new(Inner {
             running: Running::new(env.clone(), rpc.clone(), groups.clone()),
             env,
@@ -132,8 +130,7 @@ impl Node {
             stores,
             own,
             claimed: Arc::default(),
-            waits_for: std::sync::Mutex::new(Some("opening the metadata".into())),
-            admin: std::sync::Mutex::default(),
+            desk,
         }));
         node.serve();
         node.spawn_main(recoveries);
@@ -153,6 +150,10 @@ impl Node {
         inner
             .rpc
             .serve(ServiceId(SERVICE_NODE), Arc::new(NodeEndpoint(service)));
+        let desk = AdminEndpoint(Arc::clone(&inner.desk));
+        inner.rpc.serve(ServiceId(SERVICE_ADMIN), Arc::new(desk));
+        let waiting = Arc::clone(&inner.desk).warn_while_closed();
+        inner.env.spawn("waiting", waiting);
     }
 
     fn spawn_main(&self, recoveries: Vec<Recovery>) {
@@ -188,6 +189,22 @@ impl Node {
         }
     }
 
+    fn spawn_refreshers(&self) {
+        let inner = &self.0;
+        let fresh = refresh::keep_fresh(
+            inner.env.clone(),
+            inner.groups.clone(),
+            inner.running.root_finder(),
+        );
+        inner.env.spawn("directory", fresh);
+        let replicas = refresh::keep_replicas(
+            inner.env.clone(),
+            Arc::clone(inner.groups.directory()),
+            Arc::clone(&inner.running),
+        );
+        inner.env.spawn("replicas", replicas);
+    }
+
     async fn main(&self, mut recoveries: Vec<Recovery>) -> Result<(), RolesError> {
         let inner = &self.0;
         let stores = inner.stores.all.iter().zip(&mut recoveries);
@@ -202,7 +219,7 @@ impl Node {
             .await?;
         drop(recovery);
         let cluster = self.enter_or_be_claimed().await?;
-        self.set_waits_for(Some("waiting for the cluster's majority"));
+        inner.desk.wait_for("waiting for the cluster's majority");
         self.show_identity();
         if let Some(nodes) = founding::founding_nodes(&inner.stores) {
             founding::claim_seeds(&inner.env, &inner.groups, &inner.own, cluster, &nodes).await;
@@ -212,18 +229,7 @@ impl Node {
         } else {
             self.await_late_claim();
         }
-        let fresh = refresh::keep_fresh(
-            inner.env.clone(),
-            inner.groups.clone(),
-            inner.running.root_finder(),
-        );
-        inner.env.spawn("directory", fresh);
-        let replicas = refresh::keep_replicas(
-            inner.env.clone(),
-            Arc::clone(inner.groups.directory()),
-            Arc::clone(&inner.running),
-        );
-        inner.env.spawn("replicas", replicas);
+        self.spawn_refreshers();
         if let Some(nodes) = founding::founding_nodes(&inner.stores) {
             let members = founding::root_members(&nodes);
             inner
@@ -238,13 +244,7 @@ impl Node {
             .running
             .start_data(&inner.config, &inner.stores, pools)
             .await?;
-        let admin = Arc::new(admin);
-        inner.rpc.serve(
-            ServiceId(SERVICE_ADMIN),
-            Arc::new(AdminEndpoint(Arc::clone(&admin))),
-        );
-        *inner.admin.lock().expect("no panic under this lock") = Some(admin);
-        self.set_waits_for(None);
+        inner.desk.open(Arc::new(admin));
         event!(
             inner.env,
             Info,
@@ -252,7 +252,14 @@ impl Node {
             "{} serves in cluster {cluster}",
             inner.config.name
         );
-        self.keep_stamps().await;
+        acquaintance::keep_known(
+            inner.env.clone(),
+            inner.rpc.clone(),
+            inner.own.node,
+            Arc::clone(inner.groups.directory()),
+            || self.show_identity(),
+        )
+        .await;
         Ok(())
     }
 
@@ -260,7 +267,7 @@ impl Node {
     async fn enter_or_be_claimed(&self) -> Result<ClusterId, SuperblockError> {
         let _phase = self.0.env.phase(Phase::Formation);
         let inner = &self.0;
-        let tell = |reason: &str| self.set_waits_for(Some(reason));
+        let tell = |reason: &str| self.0.desk.wait_for(reason);
         let entering = founding::enter_cluster(
             &inner.env,
             &inner.stores,
@@ -295,11 +302,6 @@ impl Node {
         });
     }
 
-    fn set_waits_for(&self, reason: Option<&str>) {
-        let mut waits_for = self.0.waits_for.lock().expect("no panic under this lock");
-        *waits_for = reason.map(str::to_owned);
-    }
-
     /// Starts this node's replica of the root, if it is one of the root's first members.
     async fn run_root(&self) -> Result<(), RolesError> {
         let inner = &self.0;
@@ -331,16 +333,6 @@ impl Node {
         self.0.rpc.set_identity(identity);
     }
 
-    /// Keeps the stamps that handshakes show fresh, and has handshakes: of an image older than
-    /// the last one with some peer, that peer knows that it is old.
-    async fn keep_stamps(&self) {
-        loop {
-            self.0.env.sleep(STAMPS_PERIOD).await;
-            self.show_identity();
-            self.0.rpc.renew_a_connection();
-        }
-    }
-
     /// The node's seams.
     #[must_use]
     pub fn env(&self) -> &Env {
@@ -356,8 +348,7 @@ impl Node {
     /// What it waits for before it can serve, for people; none once it serves.
     #[must_use]
     pub fn waits_for(&self) -> Option<String> {
-        let waits_for = self.0.waits_for.lock().expect("no panic under this lock");
-        waits_for.clone()
+        self.0.desk.waits_for()
     }
 
     /// Where its RPC server really listens.
@@ -398,16 +389,7 @@ impl Node {
 
     /// Answers an operator's request as the RPC service would.
     pub async fn admin(&self, request: AdminRequest) -> AdminReply {
-        let admin = self
-            .0
-            .admin
-            .lock()
-            .expect("no panic under this lock")
-            .clone();
-        match admin {
-            Some(admin) => admin.reply(request).await,
-            None => AdminReply::TryAgain("the node is not in a cluster yet".into()),
-        }
+        self.0.desk.reply(request).await
     }
 
     /// Stops in order: clients first, then the data service, then the groups, then the stores.

@@ -31,6 +31,8 @@ pub(crate) struct ContainerState {
     pub(crate) told_low_water: Sequence,
     /// The low-water mark when it was last walked for mostly dead blobs.
     pub(crate) walked: Option<Sequence>,
+    /// Why it could not be placed, as last told in the log.
+    waiting: Option<String>,
 }
 
 impl Container {
@@ -45,6 +47,7 @@ impl Container {
                 sequences: Sequences::default(),
                 told_low_water: Sequence(1),
                 walked: None,
+                waiting: None,
             }),
         }
     }
@@ -66,6 +69,15 @@ impl Container {
                 state.placements.insert(container, placement);
             }
         });
+    }
+
+    /// Remembers why it cannot be placed; true when that is news.
+    pub(crate) fn tell_waiting(&self, reason: String) -> bool {
+        self.with(|state| {
+            let news = state.waiting.as_ref() != Some(&reason);
+            state.waiting = Some(reason);
+            news
+        })
     }
 
     /// Forgets the own placement, so that it is asked for again.

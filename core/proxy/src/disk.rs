@@ -202,6 +202,11 @@ impl VirtualDisk {
         self.0.lose(reason);
     }
 
+    /// The same, when it was released.
+    pub(crate) fn detached(&self) {
+        self.0.detached();
+    }
+
     fn check_alignment(&self, bytes: u64) -> Result<(), IoError> {
         let block_size = self.0.record.policy.block_size;
         if bytes.is_multiple_of(u64::from(block_size)) {
@@ -403,16 +408,27 @@ impl Shared {
     }
 
     pub(crate) fn lose(&self, reason: &str) {
-        if !self.lost.swap(true, Ordering::SeqCst) {
-            event!(
-                self.env,
-                Warn,
-                "proxy",
-                "{} lost: {reason}",
-                self.record.name
-            );
+        let name = &self.record.name;
+        if self.end() {
+            event!(self.env, Warn, "proxy", "{name} lost: {reason}");
+        }
+    }
+
+    /// Ends the attachment as its holder wished.
+    fn detached(&self) {
+        let name = &self.record.name;
+        if self.end() {
+            event!(self.env, Info, "proxy", "{name} detached");
+        }
+    }
+
+    /// True when it had not ended before.
+    fn end(&self) -> bool {
+        let ends = !self.lost.swap(true, Ordering::SeqCst);
+        if ends {
             self.lost_signal.notify_waiters();
         }
+        ends
     }
 
     pub(crate) async fn wait_lost(&self) {

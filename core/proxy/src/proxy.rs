@@ -309,7 +309,7 @@ impl Proxy {
             let name = &disk.record().name;
             event!(self.0.env, Warn, "proxy", "{name}: its marks: {elapsed}");
         }
-        disk.lose("detached");
+        disk.detached();
         self.with(|state| {
             if state
                 .disks

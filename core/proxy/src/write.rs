@@ -502,7 +502,9 @@ impl Shared {
             }
             Ok(ShardReply::Refused(refusal)) => {
                 self.refused(&refusal)?;
-                event!(self.env, Info, "proxy", "{}: {refusal}", container.id);
+                if container.tell_waiting(refusal.to_string()) {
+                    event!(self.env, Warn, "proxy", "{}: {refusal}", container.id);
+                }
                 Ok(None)
             }
             Ok(_) | Err(_) => Ok(None),

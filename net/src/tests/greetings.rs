@@ -211,20 +211,47 @@ async fn a_renewed_connection_shows_the_newest_stamps() {
     let at_server = Memory::knowing(&[]);
     server.on_peer(at_server.clone());
     let client = cluster.node_as(2, with(500)).await;
-    client.renew_a_connection();
     for (position, renewed, known) in [(500, false, 500), (900, false, 500), (900, true, 900)] {
         client.set_identity(with(position));
         if renewed {
-            client.renew_a_connection();
+            client.renew(&to).await.unwrap();
+        } else {
+            let options = crate::CallOptions::urgent(SECOND);
+            let answer = client.call_with(&to, ECHO, message("x"), options).await;
+            assert!(answer.is_ok(), "{answer:?}");
         }
-        let answer = client.call(&to, ECHO, message("x"), SECOND).await;
-        assert!(answer.is_ok(), "{answer:?}");
         assert_eq!(
             at_server.knowledge(StoreId(22)),
             Some(stamp(22, 5, known)),
             "shown {position}, renewed: {renewed}"
         );
     }
+}
+
+/// Quiet nodes have nothing to call each other for, and tell each other all the same.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_not_called_is_told_too() {
+    let cluster = Cluster::new();
+    let (server, to) = cluster.serving(1, Arc::new(Echo::default())).await;
+    let at_server = Memory::knowing(&[]);
+    server.on_peer(at_server.clone());
+    let client = cluster.node_as(2, member(2)).await;
+    for position in [500, 900] {
+        client.set_identity(Identity {
+            stores: vec![stamp(22, 5, position)],
+            ..member(2)
+        });
+        client.renew(&to).await.unwrap();
+        assert_eq!(
+            at_server.knowledge(StoreId(22)),
+            Some(stamp(22, 5, position))
+        );
+    }
+    let nobody = client.renew(&peer(3)).await;
+    assert!(
+        matches!(nobody, Err(CallError::Unreachable { .. })),
+        "{nobody:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -115,6 +115,10 @@ const RULES: &[Rule] = &[
         check: sources::homes,
     },
     Rule {
+        holds: "simulated code reaches clock, network, files and chance through the seams alone",
+        check: sources::seams,
+    },
+    Rule {
         holds: "every Rust file opens with its //! documentation",
         check: sources::opening,
     },

@@ -62,6 +62,55 @@ pub(super) fn homes(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
+/// Folders whose code also runs in the simulator.
+const SIMULATED: &[&str] = &["core/", "net/src/", "disk/src/", "gateways/"];
+/// The production side of the seams.
+const SEAMS: &[&str] = &["disk/src/os.rs", "net/src/tcp.rs"];
+/// What runs on a machine alone.
+const TESTS: &[&str] = &[
+    "/tests",
+    "tests.rs",
+    "/testing",
+    "/examples/",
+    "/transcripts",
+];
+/// Ways past the seams: the machine's clock, network, files and chance.
+const WAYS_PAST: &[&str] = &[
+    "tokio::time",
+    "tokio::net",
+    "tokio::fs",
+    "tokio::process",
+    "std::fs",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "std::process",
+    "RandomState",
+    "ahash",
+    "rand::rng(",
+    "rand::random",
+];
+
+pub(super) fn seams(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (path, text) in tree.texts(".rs") {
+        let simulated = SIMULATED.iter().any(|folder| path.starts_with(folder));
+        let spared = TESTS.iter().any(|part| path.contains(part));
+        if !simulated || spared || SEAMS.contains(&path) {
+            continue;
+        }
+        let code = code_only(text);
+        let tests_begin = "#[cfg(test)]\nmod tests";
+        let code = code.split(tests_begin).next().unwrap_or_default();
+        for (number, line) in code.lines().enumerate() {
+            for way in WAYS_PAST.iter().filter(|way| line.contains(*way)) {
+                let text = format!("uses {way}: go through Env, so that the simulator sees it");
+                findings.push(Finding::new(path, number + 1, text));
+            }
+        }
+    }
+    findings
+}
+
 pub(super) fn opening(tree: &Tree) -> Vec<Finding> {
     let bare = tree
         .texts(".rs")
@@ -111,6 +160,28 @@ mod tests {
             [
                 "cli/src/main.rs:2: names madsim, which only sim/ may",
                 "core/pages/src/shard.rs:3: names openraft, which only core/pages/src/raft/ may",
+            ]
+        );
+    }
+
+    #[test]
+    fn simulated_code_goes_through_the_seams() {
+        let past = "//! X.\nuse tokio::time::sleep;\n";
+        let files = [
+            ("core/proxy/src/read.rs", past),
+            ("core/proxy/src/tests.rs", past),
+            ("disk/src/os.rs", "//! Disk.\nuse std::fs::File;\n"),
+            ("cli/src/main.rs", past),
+            (
+                "net/src/pool.rs",
+                "//! Not tokio::time.\n\n#[cfg(test)]\nmod tests {\n    use tokio::time::sleep;\n}\n",
+            ),
+        ];
+        assert_eq!(
+            found(seams, &files),
+            [
+                "core/proxy/src/read.rs:2: uses tokio::time: go through Env, so that the simulator \
+                 sees it"
             ]
         );
     }

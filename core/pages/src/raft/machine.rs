@@ -94,9 +94,17 @@ impl StateHandle {
 
     async fn apply_some(
         &self,
-        entries: Vec<Entry>,
+        mut entries: Vec<Entry>,
         responders: Vec<Option<ApplyResponder<Types>>>,
     ) -> io::Result<()> {
+        let follows = responders.iter().all(Option::is_none);
+        if active(Mutant::CatchUpDropsAnEntry)
+            && follows
+            && let [_, .., last] = &mut entries[..]
+            && matches!(last.payload, EntryPayload::Normal(_))
+        {
+            last.payload = EntryPayload::Blank;
+        }
         let machine = Arc::clone(&self.machine);
         let applied = self
             .blocking(move |store| store.apply(&entries, &*machine))

@@ -42,6 +42,8 @@ const CHUNK_TIMEOUT: Duration = Duration::from_secs(5);
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to wait while the receiver installs a snapshot.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
+/// How long to wait with a replica that refused the same entries twice.
+const STUCK_PAUSE: Duration = Duration::from_millis(200);
 /// Times that a transfer begins again before the replica is given up as unreachable for now.
 const TRANSFER_ATTEMPTS: usize = 5;
 
@@ -63,6 +65,8 @@ pub(crate) struct Network {
 pub(crate) struct Client {
     network: Network,
     target: GroupMember,
+    /// The entry that the other lacked when it was last sent what follows that entry.
+    lacking: Option<LogId>,
 }
 
 impl RaftNetworkFactory<Types> for Network {
@@ -73,6 +77,7 @@ impl RaftNetworkFactory<Types> for Network {
         Client {
             network: self.clone(),
             target: node.clone(),
+            lacking: None,
         }
     }
 }
@@ -156,6 +161,23 @@ impl Client {
     }
 }
 
+impl Client {
+    /// A replica that lacks what it had confirmed (its store was rolled back, and nobody has told
+    /// it yet) refuses the same entries for ever, and openraft sends them again at once.
+    async fn pause_if_stuck(
+        &mut self,
+        after: Option<LogId>,
+        response: &AppendEntriesResponse<Types>,
+    ) {
+        let refused = matches!(response, AppendEntriesResponse::Conflict);
+        let lacking = if refused { after } else { None };
+        if lacking.is_some() && lacking == self.lacking {
+            self.network.env.sleep(STUCK_PAUSE).await;
+        }
+        self.lacking = lacking;
+    }
+}
+
 fn unexpected(reply: &RaftReply) -> RPCError<Types> {
     let failure = Failure::Reply(format!("a reply to another question: {reply:?}"));
     RPCError::Network(NetworkError::new(&failure))
@@ -175,12 +197,16 @@ impl RaftNetworkV2<Types> for Client {
         } else {
             CallOptions::within(self.network.append_timeout)
         };
+        let after = request.prev_log_id;
         let request = RaftRequest::Append(request);
         match self
             .within(RPCTypes::AppendEntries, request, options)
             .await?
         {
-            RaftReply::Append(response) => Ok(response),
+            RaftReply::Append(response) => {
+                self.pause_if_stuck(after, &response).await;
+                Ok(response)
+            }
             reply => Err(unexpected(&reply)),
         }
     }

@@ -10,9 +10,8 @@ use super::cdb::{self, Blocks, ByteCheck, Operation};
 use super::execution::{Execution, Range, Work};
 use super::sense::Sense;
 use super::table::Access;
-use super::{
-    TRANSFER_BYTES_MAX, WRITE_SAME_BLOCKS_MAX, inquiry, opcodes, parameters, persist, status,
-};
+use super::write_same_blocks_max;
+use super::{TRANSFER_BYTES_MAX, inquiry, opcodes, parameters, persist, status};
 use crate::port::Geometry;
 use crate::target::{InitiatorPort, SessionId, Target, Unit};
 
@@ -400,7 +399,8 @@ fn write_same_range(blocks: Blocks, geometry: Geometry) -> Result<Range, Sense> 
         let block = u64::from(geometry.block_size_bytes);
         range.length = geometry.block_count * block - range.first;
     }
-    if range.length / u64::from(geometry.block_size_bytes) > WRITE_SAME_BLOCKS_MAX {
+    let block = geometry.block_size_bytes;
+    if range.length / u64::from(block) > write_same_blocks_max(block) {
         return Err(Sense::invalid_cdb_field(blocks.count_byte, Some(7)));
     }
     Ok(range)

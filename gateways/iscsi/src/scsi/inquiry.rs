@@ -1,7 +1,7 @@
 //! INQUIRY: standard data and vital product data pages (SPC-4 6.6, 7.8; SBC-3 6.6).
 
 use super::sense::Sense;
-use super::{TRANSFER_BYTES_MAX, UNMAP_BYTES_MAX, UNMAP_DESCRIPTORS_MAX, WRITE_SAME_BLOCKS_MAX};
+use super::{TRANSFER_BYTES_MAX, UNMAP_BYTES_MAX, UNMAP_DESCRIPTORS_MAX, write_same_blocks_max};
 use crate::port::{Geometry, LogicalUnit};
 
 const VENDOR: &[u8; 8] = b"HEDGEROW";
@@ -162,7 +162,8 @@ fn block_limits(geometry: Geometry) -> Vec<u8> {
         put(28, &granularity.to_be_bytes());
         put(32, &0x8000_0000_u32.to_be_bytes()); // UGAVALID, aligned at block 0
     }
-    put(36, &WRITE_SAME_BLOCKS_MAX.to_be_bytes());
+    let same = write_same_blocks_max(geometry.block_size_bytes);
+    put(36, &same.to_be_bytes());
     page
 }
 

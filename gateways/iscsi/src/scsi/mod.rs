@@ -37,9 +37,17 @@ pub(crate) mod status {
 /// one command can hold in memory; initiators reach full speed well below it.
 pub(crate) const TRANSFER_BYTES_MAX: u64 = 16 << 20;
 
-/// The longest WRITE SAME, in blocks: a pattern that is not zero is written out in pieces, and this
-/// bounds how long one command can take. It is also the most that WRITE SAME (10) can say.
-pub(crate) const WRITE_SAME_BLOCKS_MAX: u64 = 65_535;
+/// The longest WRITE SAME, in blocks: the most that WRITE SAME (10) can say.
+const WRITE_SAME_BLOCKS_MAX: u64 = 65_535;
+
+/// The longest WRITE SAME, in bytes: a pattern that is not zero is written out in pieces, and this
+/// bounds how long one command can take.
+const WRITE_SAME_BYTES_MAX: u64 = 256 << 20;
+
+/// The longest WRITE SAME in blocks of this size (block limits VPD page).
+pub(crate) fn write_same_blocks_max(block_size_bytes: u32) -> u64 {
+    (WRITE_SAME_BYTES_MAX / u64::from(block_size_bytes)).min(WRITE_SAME_BLOCKS_MAX)
+}
 
 /// The most that one UNMAP command may name, in bytes.
 pub(crate) const UNMAP_BYTES_MAX: u64 = 512 << 20;

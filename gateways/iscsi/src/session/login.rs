@@ -59,6 +59,14 @@ struct Identity {
     target: Option<TargetDescription>,
 }
 
+/// Keys that say who speaks to whom and negotiate nothing (RFC 7143 section 13).
+const INTRODUCTION: [&str; 4] = [
+    "InitiatorName",
+    "InitiatorAlias",
+    "TargetName",
+    "SessionType",
+];
+
 /// The login phase of one connection.
 pub(super) struct Login {
     seed: Seed,
@@ -67,8 +75,8 @@ pub(super) struct Login {
     identity: Option<Identity>,
     chap: Option<Chap>,
     agreed: Agreed,
-    /// Keys already negotiated: none may come twice.
-    seen: Vec<String>,
+    /// Keys that came, with their values: none may be negotiated twice.
+    seen: Vec<(String, String)>,
     declared: bool,
     group_told: bool,
     text: Vec<u8>,
@@ -431,10 +439,14 @@ impl Login {
             if key == "AuthMethod" || key.starts_with("CHAP_") {
                 continue;
             }
-            if self.seen.contains(key) {
+            if let Some((_, earlier)) = self.seen.iter().find(|(seen, _)| seen == key) {
+                // libiscsi introduces itself again in the operational stage.
+                if INTRODUCTION.contains(&key.as_str()) && earlier == value {
+                    continue;
+                }
                 return Err(Refused(INITIATOR_ERROR, "a key was negotiated twice"));
             }
-            self.seen.push(key.clone());
+            self.seen.push((key.clone(), value.clone()));
             if let Some(value) = self.agreed.negotiate(key, value).into_value() {
                 answers.push((key.clone(), value));
             }

@@ -8,6 +8,7 @@ use crate::codec::{Lun, Request, TAG_NONE, text};
 use crate::memory::{MemoryCatalog, MemoryDisk};
 use crate::port::{ChapAccount, ChapCredentials, Geometry};
 
+mod logins;
 mod settling;
 
 const TARGET: &str = "iqn.2026-11.io.hedgerow:disk";
@@ -336,104 +337,6 @@ fn show_response(response: &Response) -> String {
         Response::Logout(pdu) => format!("logout {}", pdu.response),
         Response::Reject(pdu) => format!("reject {:#04x}", pdu.reason),
         Response::Async(pdu) => format!("async {}", pdu.event),
-    }
-}
-
-#[test]
-fn login_negotiates_and_asks_for_nothing_more() {
-    let mut talk = Talk::new(portal(None));
-    let name = ("InitiatorName", "iqn.x:me");
-    talk.login(
-        0,
-        Some(1),
-        &[name, ("TargetName", TARGET), ("AuthMethod", "CHAP,None")],
-    );
-    talk.login(
-        1,
-        Some(3),
-        &[("HeaderDigest", "CRC32C,None"), ("MaxBurstLength", "4096")],
-    );
-    talk.check(
-        "> login
-         < login 0x0000 stage 1 TargetPortalGroupTag=1 AuthMethod=None
-         > login
-         < login 0x0000 stage 3 HeaderDigest=CRC32C MaxBurstLength=4096 \
-         MaxRecvDataSegmentLength=262144
-         < digests true false",
-    );
-}
-
-#[test]
-fn a_guarded_target_admits_who_knows_the_secret() {
-    let account = ChapAccount {
-        user: "alice".to_owned(),
-        secret: SECRET.to_vec(),
-    };
-    let guarded = || {
-        Some(ChapCredentials {
-            initiator: account.clone(),
-            target: None,
-        })
-    };
-    let name = [("InitiatorName", "iqn.x:me"), ("TargetName", TARGET)];
-    let start = [name[0], name[1], ("AuthMethod", "CHAP")];
-
-    let mut talk = Talk::new(portal(guarded()));
-    talk.login(0, Some(1), &start);
-    talk.login(0, None, &[("CHAP_A", "5")]);
-    let right = text::hexadecimal_value(&chap::response(9, SECRET, &[9; 16]));
-    talk.login(0, Some(1), &[("CHAP_N", "alice"), ("CHAP_R", &right)]);
-    talk.check(
-        "> login
-         < login 0x0000 stage 0 TargetPortalGroupTag=1 AuthMethod=CHAP
-         > login
-         < login 0x0000 stage 0 CHAP_A=5 CHAP_I=9 CHAP_C=0x09090909090909090909090909090909
-         > login
-         < login 0x0000 stage 1",
-    );
-
-    let mut wrong = Talk::new(portal(guarded()));
-    wrong.login(0, Some(1), &start);
-    wrong.login(0, None, &[("CHAP_A", "5")]);
-    wrong.log.clear();
-    wrong.login(0, Some(1), &[("CHAP_N", "alice"), ("CHAP_R", "0x00")]);
-    wrong.check(
-        "> login
-         < login 0x0201 stage 0
-         < close: login refused with status 0x0201: wrong CHAP user or secret",
-    );
-
-    let mut around = Talk::new(portal(guarded()));
-    around.login(1, Some(3), &name);
-    around.check(
-        "> login
-         < login 0x0201 stage 1
-         < close: login refused with status 0x0201: the target asks for CHAP",
-    );
-}
-
-#[test]
-fn logins_that_name_nobody_or_nothing_are_refused() {
-    for (keys, status) in [
-        (
-            vec![("TargetName", TARGET)],
-            "0x0207: InitiatorName is missing",
-        ),
-        (
-            vec![("InitiatorName", "iqn.x:me")],
-            "0x0207: TargetName is missing",
-        ),
-        (
-            vec![("InitiatorName", "iqn.x:me"), ("TargetName", "iqn.none")],
-            "0x0203: no such target",
-        ),
-    ] {
-        let mut talk = Talk::new(portal(None));
-        talk.login(1, Some(3), &keys);
-        assert!(
-            talk.log
-                .contains(&format!("close: login refused with status {status}"))
-        );
     }
 }
 
