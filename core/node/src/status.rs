@@ -16,8 +16,13 @@ impl AdminService {
     pub(crate) async fn status(&self) -> Result<FullStatus, AdminError> {
         let odd = || AdminError::TryAgain("unexpected answer of the root".into());
         let query = |query| self.groups.root_query(query, GROUP_LIMIT);
-        let RootAnswer::Cluster(cluster) = query(RootQuery::Cluster).await? else {
-            return Err(odd());
+        let cluster = match query(RootQuery::Cluster).await {
+            Ok(RootAnswer::Cluster(cluster)) => cluster,
+            Ok(_) => return Err(odd()),
+            Err(error) => {
+                let who = self.who_answers().await;
+                return Err(AdminError::TryAgain(format!("{error}; {who}")));
+            }
         };
         let RootAnswer::Topology(topology) = query(RootQuery::Topology).await? else {
             return Err(odd());
@@ -35,13 +40,10 @@ impl AdminService {
         };
         let shards = self.shards(&mut view).await;
         let asked = view.nodes.iter().map(|node| async {
-            if node.state == NodeState::Down {
-                return None;
+            match node.state {
+                NodeState::Down => None,
+                NodeState::Up | NodeState::Draining => self.health(node).await,
             }
-            let peer = Peer::new(node.address.clone(), node.node);
-            self.groups
-                .node_request(&peer, &NodeRequest::Health, HEALTH_LIMIT)
-                .await
         });
         let replies = join_all(asked).await;
         let silent_nodes;
@@ -51,6 +53,20 @@ impl AdminService {
             silent_nodes,
             shards,
         })
+    }
+
+    async fn health(&self, node: &NodeRecord) -> Option<NodeReply> {
+        let peer = Peer::new(node.address.clone(), node.node);
+        self.groups
+            .node_request(&peer, &NodeRequest::Health, HEALTH_LIMIT)
+            .await
+    }
+
+    /// When the root does not answer: which nodes do, of those that were known last.
+    async fn who_answers(&self) -> String {
+        let topology = self.groups.directory().topology();
+        let replies = join_all(topology.nodes.iter().map(|node| self.health(node))).await;
+        roll_call(topology.nodes.iter().zip(&replies))
     }
 
     /// Asks every shard, and adds to the sums of `view`.
@@ -99,6 +115,25 @@ fn damage<'a>(
     (sum, silent)
 }
 
+/// Who answers and who does not, for people.
+fn roll_call<'a>(replies: impl Iterator<Item = (&'a NodeRecord, &'a Option<NodeReply>)>) -> String {
+    let (answering, silent): (Vec<_>, Vec<_>) = replies.partition(|(_, reply)| reply.is_some());
+    let names = |nodes: &[(&NodeRecord, &Option<NodeReply>)]| {
+        let names: Vec<&str> = nodes.iter().map(|(node, _)| node.name.as_str()).collect();
+        names.join(", ")
+    };
+    if silent.is_empty() {
+        return format!("all nodes answer ({}): ask again", names(&answering));
+    }
+    format!(
+        "{} of {} nodes answer ({}), start the others: {}",
+        answering.len(),
+        answering.len() + silent.len(),
+        names(&answering),
+        names(&silent)
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use hedgerow_env::NodeId;
@@ -117,6 +152,17 @@ mod tests {
             state: NodeState::Up,
             reason: String::new(),
         }
+    }
+
+    #[test]
+    fn without_a_majority_it_is_said_whom_to_start() {
+        let nodes = ["a", "b", "c"].map(node);
+        let told = |replies: &[Option<NodeReply>; 3]| roll_call(nodes.iter().zip(replies));
+        let healthy = || Some(NodeReply::Healthy { damaged: 0 });
+        let text = "1 of 3 nodes answer (b), start the others: a, c";
+        assert_eq!(told(&[None, healthy(), None]), text);
+        let text = "all nodes answer (a, b, c): ask again";
+        assert_eq!(told(&[healthy(), healthy(), healthy()]), text);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub enum NodeRequest {
         /// to one of them.
         initialise: bool,
     },
-    /// A liveness probe between peers; the reply's delay is the latency sample.
+    /// A liveness probe. Latency is not sampled by it: RPC's pings do that, on every connection.
     Heartbeat {
         /// The sender.
         from: NodeId,

@@ -16,8 +16,8 @@ use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{BLOCK_UNIT_BYTES, BlobName, NodeId, Phase, StoreId, event};
 use hedgerow_net::{CallOptions, Message, Peer, ServiceId};
 use hedgerow_protocol::{
-    Digest, HBlockRefusal, HBlockReply, HBlockRequest, MapTarget, Placement, SERVICE_HBLOCK,
-    ShardReply, ShardRequest, decode, encode,
+    Digest, HBlockRefusal, HBlockReply, HBlockRequest, MapTarget, Placement, PlacementMember,
+    SERVICE_HBLOCK, ShardReply, ShardRequest, decode, encode,
 };
 
 use crate::container::{Container, known_extents};
@@ -236,28 +236,13 @@ impl Shared {
         missing: &BTreeSet<StoreId>,
     ) -> Vec<(StoreId, NodeId)> {
         let own = self.rpc.identity().node;
-        let mut members: Vec<_> = placement
-            .members
-            .iter()
-            .map(|member| {
-                let class = if member.node == own {
-                    0
-                } else {
-                    1 + self.latency_class(member.node)
-                };
-                (
-                    missing.contains(&member.store),
-                    class,
-                    member.store,
-                    member.node,
-                )
-            })
-            .collect();
-        members.sort_unstable();
-        members
-            .into_iter()
-            .map(|(_, _, store, node)| (store, node))
-            .collect()
+        in_order(&placement.members, missing, |node| {
+            if node == own {
+                0
+            } else {
+                1 + self.latency_class(node)
+            }
+        })
     }
 
     async fn read_units(
@@ -417,4 +402,50 @@ fn assemble(range: &Range<u32>, extents: &[KnownExtent], units: &Units) -> Bytes
         joined[at..at + length].copy_from_slice(&plain[start..start + length]);
     }
     joined.freeze()
+}
+
+/// Members in the order to ask: those that have the blob first, the quickest (by `class`) first
+/// among them. One that is known to lack it may have got it by now.
+fn in_order(
+    members: &[PlacementMember],
+    missing: &BTreeSet<StoreId>,
+    class: impl Fn(NodeId) -> u32,
+) -> Vec<(StoreId, NodeId)> {
+    let rank = |member: &PlacementMember| {
+        let PlacementMember { store, node, .. } = *member;
+        (missing.contains(&store), class(node), store, node)
+    };
+    let mut members: Vec<_> = members.iter().map(rank).collect();
+    members.sort_unstable();
+    members
+        .into_iter()
+        .map(|(_, _, store, node)| (store, node))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use hedgerow_protocol::MemberState;
+
+    use super::*;
+
+    #[test]
+    fn the_quickest_that_has_the_blob_is_asked_first() {
+        let member = |number| PlacementMember {
+            store: StoreId(number),
+            node: NodeId(number),
+            state: MemberState::Active,
+        };
+        let members = [member(1), member(2), member(3), member(4)];
+        // The second is this node, the fourth is near, the others are far away.
+        let class = |node: NodeId| [9, 0, 9, 3][usize::try_from(node.0 - 1).unwrap()];
+        let order = |missing: &[u64]| -> Vec<u64> {
+            let missing = missing.iter().map(|number| StoreId(*number)).collect();
+            let order = in_order(&members, &missing, class);
+            order.into_iter().map(|(_, node)| node.0).collect()
+        };
+        assert_eq!(order(&[]), [2, 4, 1, 3]);
+        assert_eq!(order(&[2]), [4, 1, 3, 2]);
+        assert_eq!(order(&[2, 4, 1]), [3, 2, 4, 1]);
+    }
 }

@@ -87,6 +87,8 @@ struct State {
     holes: Vec<(u32, u32, u32)>,
     /// Stores that do not have the blob.
     lacks: BTreeSet<StoreId>,
+    /// Whose copies are rotten.
+    rotten: BTreeSet<StoreId>,
     /// Stores that the shard counts as lacking it.
     incomplete: BTreeSet<StoreId>,
     suspected: Vec<StoreId>,
@@ -310,8 +312,13 @@ impl Other {
             HBlockRequest::Read { store, .. } if self.with(|state| state.lacks.contains(store)) => {
                 (HBlockReply::Refused(HBlockRefusal::Missing), Bytes::new())
             }
-            HBlockRequest::Read { .. } => {
-                (HBlockReply::Units(self.units.clone()), self.payload.clone())
+            HBlockRequest::Read { store, .. } => {
+                let mut payload = self.payload.to_vec();
+                if self.with(|state| state.rotten.contains(store)) {
+                    payload[0] ^= 1;
+                }
+                let units = HBlockReply::Units(self.units.clone());
+                (units, payload.into())
             }
             HBlockRequest::Suspect { store, .. } => {
                 self.with(|state| state.suspected.push(*store));
@@ -527,6 +534,27 @@ async fn a_member_that_lacks_what_the_shard_counts_it_for_is_told() {
     stage.read(&disk).await;
     let suspected = stage.other.with(|state| state.suspected.clone());
     assert_eq!(suspected, [StoreId(10)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotten_copy_is_not_believed_but_told_and_another_one_read() {
+    let stage = Stage::set().await;
+    let disk = stage.attach().await;
+    stage
+        .other
+        .with(|state| state.rotten = [StoreId(10)].into());
+    stage.read(&disk).await;
+    let suspected = stage.other.with(|state| state.suspected.clone());
+    assert_eq!(suspected, [StoreId(10)]);
+    // With no sound copy there is no answer.
+    stage
+        .other
+        .with(|state| state.rotten = [StoreId(10), StoreId(20)].into());
+    let answer = stage
+        .env
+        .timeout(Duration::from_secs(9), disk.read(0, 4096))
+        .await;
+    assert!(!matches!(answer, Ok(Ok(_))), "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]
