@@ -152,13 +152,13 @@ impl Bench {
                 Body::Entry(Body::decode_entry(&record.payload).unwrap())
             });
             let record = body.record_as(GROUP, REPLICA, sequence, true);
-            let copy = Position(self.lay(record.clone()));
+            let copy = Position(self.lay(record));
             let superseded = self.core.moved(carried.placed, copy);
             assert_eq!(superseded, from);
             // A second copy, of somebody who did not wait for the first, is of no use.
-            let late = Position(self.lay(record));
+            let late = Position(self.end);
             assert_eq!(self.core.moved(carried.placed, late), late);
-            self.release([superseded, late]);
+            self.release([superseded]);
         }
         assert_eq!(
             self.live.range(..segment_end).next(),

