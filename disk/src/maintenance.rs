@@ -4,12 +4,14 @@
 //!
 //! Invariants: bytes are verified before they are copied and carry their first checksums; an index
 //! entry moves only if it is still where the copy was read; a deletion's record is released only
-//! after a dead-map sync that began after its kill; a full disk pauses the flush, an entry that
+//! after a dead-map sync that began after its kill; a full disk pauses the flush, and what was moved
+//! before it was met stays moved; an entry that
 //! cannot be read is as damaged as one that reads wrong, any other disk failure stops the pool.
 //! Does not: decide what is deleted, or rate-limit scrubbing (the caller gives the budget).
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use hedgerow_env::mutants::{Mutant, active};
@@ -26,6 +28,10 @@ use crate::store::{Inner, ScrubReport, StoreError};
 const COPY_BATCH_BYTES: u64 = 4 << 20;
 /// Segments compacted in one round, so that a flush never waits long.
 const COMPACTIONS_PER_ROUND: usize = 4;
+
+/// Pause after a round that found no space. Whoever is refused asks for a round, which frees nothing
+/// by itself: without a pause a full disk would be a busy one.
+const FULL_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the worker remembers between rounds.
 #[derive(Debug, Default)]
@@ -53,6 +59,10 @@ pub(crate) async fn run(inner: Arc<Inner>, mut requests: mpsc::Receiver<CopyForw
             event!(inner.env, Error, "disk", "{}: {error}", inner.directory);
             inner.journal.stop(&error.to_string());
             return;
+        }
+        drop(worker);
+        if inner.capacity().refused {
+            inner.env.sleep(FULL_PAUSE).await;
         }
     }
 }
@@ -85,9 +95,8 @@ async fn round(inner: &Inner, _worker: &mut Worker) -> Result<(), DiskError> {
     sync_deletions(inner).await?;
     inner.extents.remove_dead().await?;
     let free_bytes = inner.env.disk().free_bytes(&inner.directory).await?;
-    let mut capacity = inner.capacity();
-    capacity.free_bytes = free_bytes;
-    capacity.refused = !(flushed && compacted);
+    inner.see_free(free_bytes);
+    inner.capacity().refused = !(flushed && compacted);
     Ok(())
 }
 
@@ -122,13 +131,14 @@ async fn flush(inner: &Inner) -> Result<(), DiskError> {
                 Err(JournalReadError::Disk(error)) => return Err(error),
             }
         }
-        let places = inner.extents.append(&batch).await?;
+        let (places, appended) = inner.extents.append(&batch).await;
         for (outgoing, place) in batch.iter().zip(places) {
             let Meta { name, origin, .. } = outgoing.meta;
             let to = Location::Extent(place);
             let garbage = inner.index().relocate(name, origin, Location::Journal, to);
             inner.discard(garbage);
         }
+        appended?;
     }
 }
 
@@ -179,10 +189,15 @@ async fn sync_deletions(inner: &Inner) -> Result<(), DiskError> {
 
 /// Moves what lives out of mostly dead segments.
 async fn compact(inner: &Inner) -> Result<(), DiskError> {
+    let mut last = None;
     for _ in 0..COMPACTIONS_PER_ROUND {
         let Some((segment, live)) = inner.extents.to_compact(inner.is_full(0)) else {
             return Ok(());
         };
+        // What lives there is not referred to and not dead yet: that takes a later round.
+        if last.replace(segment) == Some(segment) {
+            return Ok(());
+        }
         if !compact_segment(inner, segment, &live).await? {
             // Damaged entries keep it: trying again would change nothing until they are repaired.
             return Ok(());
@@ -253,7 +268,7 @@ fn referenced(
 
 async fn move_batch(inner: &Inner, batch: Vec<(Location, Outgoing)>) -> Result<(), DiskError> {
     let (from, outgoing): (Vec<Location>, Vec<Outgoing>) = batch.into_iter().unzip();
-    let to = inner.extents.append(&outgoing).await?;
+    let (to, appended) = inner.extents.append(&outgoing).await;
     for ((from, to), outgoing) in from.into_iter().zip(to).zip(&outgoing) {
         let Meta { name, origin, .. } = outgoing.meta;
         let garbage = inner
@@ -261,7 +276,7 @@ async fn move_batch(inner: &Inner, batch: Vec<(Location, Outgoing)>) -> Result<(
             .relocate(name, origin, from, Location::Extent(to));
         inner.discard(garbage);
     }
-    Ok(())
+    appended
 }
 
 /// Verifies stored blobs in disk order until the budget is used.

@@ -325,6 +325,18 @@ impl Inner {
             .expect("nobody panics while holding the doomed")
     }
 
+    /// Takes in what the file system could still give. A pool that may take all that is free may take
+    /// what has become free since it was opened.
+    pub(crate) fn see_free(&self, free_bytes: u64) {
+        let own = self.extents.usage().file_bytes + self.journal.usage().capacity_bytes;
+        let mut capacity = self.capacity();
+        capacity.free_bytes = free_bytes;
+        if self.config.capacity_bytes.is_none() {
+            let present = own + capacity.others.used_bytes + free_bytes;
+            capacity.capacity_bytes = capacity.capacity_bytes.max(present);
+        }
+    }
+
     /// Whether blobs of `bytes` more would leave too little for deletions, flush and compaction.
     pub(crate) fn is_full(&self, bytes: u64) -> bool {
         self.room_after(bytes).is_full()
@@ -650,9 +662,8 @@ impl Store {
     pub async fn observe_room(&self, others: Others) -> Result<(), hedgerow_env::DiskError> {
         let inner = &self.inner;
         let free_bytes = inner.env.disk().free_bytes(&inner.directory).await?;
-        let mut capacity = inner.capacity();
-        capacity.others = others;
-        capacity.free_bytes = free_bytes;
+        inner.capacity().others = others;
+        inner.see_free(free_bytes);
         Ok(())
     }
 

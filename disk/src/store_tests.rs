@@ -687,3 +687,100 @@ fn a_full_pool_leaves_room_for_what_grows_beside_it() {
         "blobs take what nobody asked for: else this test shows nothing"
     );
 }
+
+#[test]
+fn a_full_disk_keeps_what_it_took_and_is_left_alone_until_there_is_room() {
+    const BLOBS: u64 = 20;
+    let world = World::new(13);
+    let disk = world.disk().clone();
+    let env = world.env();
+    world.run(async move {
+        let slow = StoreConfig {
+            flush_bytes: 64 << 20,
+            flush_interval: Duration::from_secs(3600),
+            ..config()
+        };
+        let (store, _) = Store::open(&env, "pool", slow).await.unwrap();
+        for sequence in 1..=BLOBS {
+            put(&env, &store, sequence, 1).await;
+        }
+        let unflushed = store.usage().unflushed;
+        // Room for one segment of the two that are needed.
+        disk.limit(disk.used() + (200 << 10));
+        assert_eq!(store.flush().await, Err(StoreError::Full));
+        let left = store.usage().unflushed;
+        assert!(0 < left && left < unflushed, "{left} of {unflushed}");
+        // The journal frees what was flushed.
+        env.sleep(Duration::from_secs(1)).await;
+        let (used, operations) = (disk.used(), disk.operations());
+        for _ in 0..20 {
+            assert_eq!(store.flush().await, Err(StoreError::Full));
+        }
+        // Refused writers ask for rounds; they come at a pace.
+        for _ in 0..1_000 {
+            let refused = store.put_blob(name(99), header(99, 1), payload(99, 1));
+            assert_eq!(refused.err(), Some(StoreError::Full));
+            env.sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!((disk.used(), disk.operations()), (used, operations));
+
+        disk.limit(u64::MAX);
+        store.flush().await.unwrap();
+        for sequence in 1..=BLOBS {
+            check(&store, sequence, 1).await;
+            let receipt = store.delete_blob(name(sequence)).unwrap();
+            receipt.durable().await.unwrap();
+        }
+        store.flush().await.unwrap();
+        let usage = store.usage();
+        let extents = usage.used - usage.journal_capacity;
+        assert!(extents < 200 << 10, "{extents} bytes are never freed");
+    });
+}
+
+#[test]
+fn a_pool_opens_on_a_full_disk_and_goes_on_when_there_is_room() {
+    /// Each in a batch of its own, of 4 KiB: then the segment's footer finds no room in its file.
+    const BLOBS: u64 = 32;
+    let world = World::new(14);
+    let disk = world.disk().clone();
+    let small = |sequence: u64| payload(sequence, 1).slice(..977.min(payload(sequence, 1).len()));
+    let env = world.env();
+    world.run(async move {
+        let (store, _) = open(&env).await;
+        for sequence in 1..=BLOBS {
+            let put = store.put_blob(name(sequence), header(sequence, 1), small(sequence));
+            put.unwrap().durable().await.unwrap();
+            store.flush().await.unwrap();
+        }
+    });
+    world.power_cut();
+    let limited = disk.clone();
+    let env = world.env();
+    world.run(async move {
+        limited.limit(limited.used());
+        let (store, recovery) = open(&env).await;
+        assert_eq!(recovery.blobs, usize::try_from(BLOBS).unwrap());
+        assert!(store.usage().is_full);
+        // It was opened without knowing how large the disk is.
+        limited.limit(u64::MAX);
+        store.observe_room(Others::default()).await.unwrap();
+        assert!(!store.usage().is_full);
+        for sequence in BLOBS + 1..=2 * BLOBS {
+            let put = store.put_blob(name(sequence), header(sequence, 1), small(sequence));
+            put.unwrap().durable().await.unwrap();
+            store.flush().await.unwrap();
+        }
+    });
+    world.power_cut();
+    let env = world.env();
+    world.run(async move {
+        let (store, recovery) = open(&env).await;
+        assert!(recovery.damaged_blobs.is_empty());
+        for sequence in 1..=2 * BLOBS {
+            let expected = small(sequence);
+            let found = store.read_blob(name(sequence), 0, expected.len()).await;
+            assert_eq!(found, Ok(expected), "blob {sequence}");
+        }
+    });
+}

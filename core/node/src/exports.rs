@@ -468,6 +468,10 @@ impl BlockDevice for ExportedDisk {
 }
 
 #[cfg(test)]
+#[path = "exports_refusals.rs"]
+mod refusals;
+
+#[cfg(test)]
 mod tests {
     use hedgerow_env::{FamilyId, Generation, LayerId, NodeId, TenantId, VirtualDiskId};
     use hedgerow_net::testing::MemoryNetwork;

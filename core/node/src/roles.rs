@@ -33,6 +33,8 @@ use crate::stores::Stores;
 const FORMING_LIMIT: Duration = Duration::from_secs(3);
 /// Pause between such tries.
 const FORMING_PAUSE: Duration = Duration::from_millis(100);
+/// Pause before the root's replica is tried again that found no room: room comes back by deletions.
+const ROOM_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a role could not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -142,7 +144,8 @@ impl Running {
         Ok(())
     }
 
-    /// Runs the root's replica of this node, if it is one of the first members.
+    /// Runs the root's replica of this node, if it is one of the first members. Where there is no
+    /// room for one, the node starts without, and goes on trying.
     pub(crate) async fn start_root(
         &self,
         stores: &Stores,
@@ -158,13 +161,19 @@ impl Running {
         if host.replica(ROOT_GROUP).is_some() {
             return Ok(());
         }
-        match host
-            .start_replica(ROOT_GROUP, own.clone(), machine_of(ROOT_GROUP), None)
-            .await
-        {
-            // Retired since: the group has handed out another number, or none.
-            Ok(_) | Err(HostError::Retired { .. } | HostError::Exists { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
+        match started_root(&host, own).await {
+            Err(error) if error.is_no_room() => {
+                event!(self.env, Warn, "node", "the root's replica: {error}");
+                let (env, own) = (self.env.clone(), own.clone());
+                self.env.spawn("start-root", async move {
+                    while let Err(error) = started_root(&host, &own).await {
+                        event!(env, Debug, "node", "the root's replica: {error}");
+                        env.sleep(ROOM_PAUSE).await;
+                    }
+                });
+                Ok(())
+            }
+            started => Ok(started?),
         }
     }
 
@@ -376,6 +385,19 @@ fn reachable(portal: &str, advertised: &str) -> String {
             format!("{host}:{}", address.port())
         }
         _ => portal.to_owned(),
+    }
+}
+
+/// Has the root's replica `own` run, unless it runs, waits, or is retired since: the group has handed
+/// out another number then, or none.
+async fn started_root(host: &PagesHost, own: &GroupMember) -> Result<(), HostError> {
+    let machine = machine_of(ROOT_GROUP);
+    match host
+        .start_replica(ROOT_GROUP, own.clone(), machine, None)
+        .await
+    {
+        Ok(_) | Err(HostError::Retired { .. } | HostError::Exists { .. }) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

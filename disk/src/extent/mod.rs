@@ -6,7 +6,8 @@
 //! alternately.
 //!
 //! Invariants: durable bytes are never overwritten except dead maps; a segment's file is removed
-//! only when all its entries are dead or moved and no read pins it.
+//! only when all its entries are dead or moved and no read pins it; a full disk costs no entry that
+//! was written before it was met, and no file is made that is known not to fit.
 //! Does not: hold the index of names (the pool's `Store` does) or decide when to flush.
 //! Layout: `docs/format/extent.md`.
 
@@ -121,17 +122,22 @@ impl Extents {
             .expect("nobody panics while holding the extents' lock")
     }
 
-    /// Writes and syncs a batch. Nothing of it may be relied upon when this fails.
-    pub(crate) async fn append(&self, batch: &[Outgoing]) -> Result<Vec<Place>, DiskError> {
+    /// Writes and syncs a batch, as far as it goes. The places are of the batch's first entries, which
+    /// are stored whatever became of the rest: the caller refers to them, or nobody ever frees them.
+    pub(crate) async fn append(&self, batch: &[Outgoing]) -> (Vec<Place>, Result<(), DiskError>) {
         let mut places = Vec::with_capacity(batch.len());
-        let mut rest = batch;
-        while !rest.is_empty() {
-            let number = self.open_segment(rest[0].meta.entry_bytes()).await?;
-            let (run, written) = self.append_run(number, rest).await?;
-            places.extend(written);
-            rest = &rest[run..];
+        while let Some(rest) = batch.get(places.len()..).filter(|rest| !rest.is_empty()) {
+            match self.append_some(rest).await {
+                Ok(written) => places.extend(written),
+                Err(error) => return (places, Err(error)),
+            }
         }
-        Ok(places)
+        (places, Ok(()))
+    }
+
+    async fn append_some(&self, batch: &[Outgoing]) -> Result<Vec<Place>, DiskError> {
+        let number = self.open_segment(batch[0].meta.entry_bytes()).await?;
+        self.append_run(number, batch).await
     }
 
     /// The number of a segment with room for at least one entry of `bytes`.
@@ -160,17 +166,21 @@ impl Extents {
     async fn create_segment(&self, bytes: u64) -> Result<u64, DiskError> {
         let number = self.state().next_number;
         let path = segment_path(&self.directory, number);
+        let length = DATA_AT
+            + self
+                .config
+                .segment_bytes
+                .max(align_up(bytes, BATCH_ALIGNMENT));
+        // A file that is made and removed in vain leaves two names to be synced, each time.
+        if self.env.disk().free_bytes(&self.directory).await? < length {
+            return Err(DiskError::NoSpace { path });
+        }
         // Left behind by a crash or a full disk before its first batch.
         match self.env.disk().remove(&path).await {
             Ok(()) | Err(DiskError::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
         let file = self.env.disk().open(&path, OpenMode::Create).await?;
-        let length = DATA_AT
-            + self
-                .config
-                .segment_bytes
-                .max(align_up(bytes, BATCH_ALIGNMENT));
         let prepared = async {
             file.resize(length).await?;
             file.write_at(0, vec![encode_segment_header(self.store, number)])
@@ -196,11 +206,7 @@ impl Extents {
     }
 
     /// Appends as many entries as the open segment takes, at least one.
-    async fn append_run(
-        &self,
-        number: u64,
-        batch: &[Outgoing],
-    ) -> Result<(usize, Vec<Place>), DiskError> {
+    async fn append_run(&self, number: u64, batch: &[Outgoing]) -> Result<Vec<Place>, DiskError> {
         let (file, start, first_ordinal) = {
             let state = self.state();
             let open = state.open.as_ref().expect("the caller opened a segment");
@@ -250,7 +256,7 @@ impl Extents {
         let open = state.open.as_mut().expect("one task appends at a time");
         open.end = align_up(end, BATCH_ALIGNMENT);
         open.footer.extend_from_slice(&metas);
-        Ok((places.len(), places))
+        Ok(places)
     }
 
     /// Writes the open segment's footer and gives back what it did not use.

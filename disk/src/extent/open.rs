@@ -1,5 +1,7 @@
 //! Opens the extent store: reads footers, scans the segment that has none, and finishes that.
 //!
+//! Where there is no room for its footer, that segment stays the one being written.
+//!
 //! Invariants: an entry without a footer is verified whole before it is believed, because its sync
 //! may never have happened; a file without a valid entry is removed; where entries are gone and not
 //! even their names are known, that is told.
@@ -17,7 +19,7 @@ use super::format::{
     TRAILER_BYTES, decode_dead, decode_footer, decode_meta, decode_trailer, encode_flagged,
     segment_number, segment_path,
 };
-use super::{ExtentConfig, Extents, Found, Segment, State, chunks_match};
+use super::{ExtentConfig, Extents, Found, Open, Segment, State, chunks_match};
 use crate::codec::{align_up, narrow, wide, word};
 
 impl Extents {
@@ -114,7 +116,18 @@ impl Extents {
             .into_iter()
             .flat_map(|found| encode_flagged(self.store, found.place, &found.meta, found.bad))
             .collect();
-        self.finish(number, end, &encoded).await
+        match self.finish(number, end, &encoded).await {
+            Err(DiskError::NoSpace { .. }) if self.state().open.is_none() => {
+                // What follows is appended as if nothing had happened since it was written.
+                self.state().open = Some(Open {
+                    number,
+                    end: align_up(end, BATCH_ALIGNMENT),
+                    footer: encoded,
+                });
+                Ok(())
+            }
+            finished => finished,
+        }
     }
 }
 

@@ -424,7 +424,7 @@ fn write(
     let offset = narrow(offset);
     let length = state.nodes[&node].current.len();
     let grows = (offset + data.len()).saturating_sub(length);
-    if used(state) + wide(grows) > state.capacity {
+    if grows > 0 && used(state) + wide(grows) > state.capacity {
         return Err(DiskError::NoSpace {
             path: path.to_owned(),
         });
@@ -437,7 +437,7 @@ fn write(
 
 fn resize(state: &mut State, node: u64, path: &str, length: u64) -> Result<(), DiskError> {
     let grows = narrow(length).saturating_sub(state.nodes[&node].current.len());
-    if used(state) + wide(grows) > state.capacity {
+    if grows > 0 && used(state) + wide(grows) > state.capacity {
         return Err(DiskError::NoSpace {
             path: path.to_owned(),
         });

@@ -1,5 +1,6 @@
 //! The faults of disks that need more than a restart: what they answer wrongly, what they refuse,
-//! what rots on them. Drawn from a stream of their own, beside the other faults of a plan.
+//! what rots on them, what does not fit. Drawn from streams of their own, beside the other faults of a
+//! plan.
 //!
 //! Invariant: unless a seed goes beyond it on purpose, what may cost data strikes no more nodes than
 //! [`survival`](super::survival) allows, one and the same set of them for the whole run.
@@ -35,6 +36,11 @@ const DAMAGING: [Kind; 2] = [Kind::RottenBlobs, Kind::LostBlobs];
 const RATES_PPM: [u32; 3] = [3_000, 60_000, 600_000];
 /// Bits that rot at once, at most.
 const ROTTEN_BITS: u64 = 12;
+
+/// Less than any disk holds: from now on it takes nothing more.
+const FULL_BYTES: u64 = 1;
+/// About what a node's disk holds in a run, and so much more: a disk that fills while it is used.
+const SCARCE_BYTES: (u64, u64) = (4 << 20, 16 << 20);
 
 struct Draw<'a> {
     random: &'a mut Random,
@@ -89,6 +95,38 @@ pub(super) fn draw(random: &mut Random, ground: Ground, replication_factor: u8) 
         at += gap / 2 + draw.random.below(gap);
     }
     draw.faults
+}
+
+/// Draws full disks: in one seed of four, one disk or all at once. They cost availability only, and
+/// only while they are full; a node that starts meanwhile starts.
+pub(super) fn draw_full(random: &mut Random, ground: Ground) -> Vec<TimedFault> {
+    let mut faults = Vec::new();
+    if !random.chance(1, 4) {
+        return faults;
+    }
+    let end = u64::try_from(ground.safety.as_nanos()).expect("a run is short");
+    for _ in 0..=random.below(3) {
+        let at_ns = random.below(end);
+        let until_ns = at_ns + 1_000_000 * (500 + random.below(8_000));
+        let all = random.chance(1, 3);
+        let only = random.below(u64::from(ground.nodes));
+        let (least, beyond) = SCARCE_BYTES;
+        let scarce = least + random.below(beyond);
+        let capacity = [FULL_BYTES, scarce][usize::from(random.chance(1, 2))];
+        let full = DiskFaults {
+            capacity_bytes: Some(capacity),
+            ..DiskFaults::default()
+        };
+        for node in 0..ground.nodes {
+            if all || u64::from(node) == only {
+                for (at_ns, rules) in [(at_ns, full), (until_ns, DiskFaults::default())] {
+                    let action = FaultAction::Disk(NodeIndex(node), rules);
+                    faults.push(TimedFault { at_ns, action });
+                }
+            }
+        }
+    }
+    faults
 }
 
 impl Draw<'_> {

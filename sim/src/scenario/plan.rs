@@ -235,6 +235,7 @@ impl Plan {
         let story = stories::draw(&mut stream(seed, 8), &mut ground);
         let of_disks = disk_nemesis::draw(&mut stream(seed, 9), ground, replication_factor);
         faults.extend(of_disks);
+        faults.extend(disk_nemesis::draw_full(&mut stream(seed, 12), ground));
         faults.sort_by_key(|fault| fault.at_ns);
         // Many blocks and few operations leave each alone for long: what comes late is not soon
         // overwritten.

@@ -8,7 +8,8 @@
 //! - a minority of every Raft group, so that every committed entry and every vote is known elsewhere.
 //!
 //! Down, slow or silent nodes cost availability only, and only until they are healed: they do not
-//! count. Neither do calls that fail or answer wrongly once and leave the medium as it was, where
+//! count. A full disk is the same: writes are refused and replicas rest while it lasts, but what was
+//! acknowledged stays, nodes live on and start, and all goes on by itself when there is room. Neither do calls that fail or answer wrongly once and leave the medium as it was, where
 //! a second look is enough.
 //!
 //! Invariants: pure; what is struck later never makes the faults so far survivable.

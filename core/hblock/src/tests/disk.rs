@@ -207,3 +207,46 @@ fn a_failed_sync_stops_the_store_and_the_node_with_it() {
         .any(|event| event.contains("halt: disk failed"));
     assert!(halted, "the store is the system pool: {:?}", world.events());
 }
+
+/// Two pools of a node, each the only member of a write of its own.
+#[test]
+fn a_sync_that_fails_in_one_pool_is_success_in_the_other_alone() {
+    for failing in 0..2 {
+        let world = World::new(40);
+        let disk = world.disk().clone();
+        let env = world.env();
+        world.run(async move {
+            let shard = Arc::<FakeShard>::default();
+            let mut pools: Vec<Arc<dyn BlobStore>> = Vec::new();
+            let mut ids = Vec::new();
+            for pool in 0..2 {
+                let config = StoreConfig {
+                    pool,
+                    node: Some(NodeId(1)),
+                    ..StoreConfig::small()
+                };
+                let opened = Store::open(&env, &format!("pool-{pool}"), config).await;
+                let (store, mut recovery) = opened.unwrap();
+                ids.push(store.id());
+                pools.push(Arc::new(DiskStore::new(&env, store, &mut recovery)));
+            }
+            let members = MembersHandle(env.clone(), Arc::<FakeNetwork>::default());
+            let shards = ShardHandle(env.clone(), shard);
+            let config = HBlockConfig::default();
+            let (members, shards) = (Arc::new(members), Arc::new(shards));
+            let hblock = HBlock::with_ports(env.clone(), pools, members, shards, config)
+                .await
+                .unwrap();
+            disk.fail_syncs(Some(&format!("pool-{failing}/")));
+            for (pool, store) in ids.into_iter().enumerate() {
+                let reply = write(&env, &hblock, store, 1, 1).await;
+                let is_written = matches!(reply, HBlockReply::Written { .. });
+                assert_eq!(is_written, pool != failing, "pool {pool}: {reply:?}");
+                // A failed sync is never repeated: the pool is lost to this life.
+                let again = write(&env, &hblock, store, 2, 1).await;
+                let is_written = matches!(again, HBlockReply::Written { .. });
+                assert_eq!(is_written, pool != failing, "pool {pool}: {again:?}");
+            }
+        });
+    }
+}

@@ -124,12 +124,18 @@ impl Shared {
         me: GroupMember,
         log: Arc<Log>,
     ) -> Result<(), HostError> {
-        let store = Arc::clone(&log.state().store);
+        let state = log.state();
+        let store = Arc::clone(&state.store);
         let member = me.member;
-        let error = match self.run(group, me.clone(), log).await {
+        let error = match self.run(group, me.clone(), Arc::clone(&log)).await {
             Ok(_) => return Ok(()),
             Err(error) => error,
         };
+        if store.is_full() && !store.is_damaged() {
+            // It found that out by reading what it had applied: nothing else is wrong with it.
+            self.rest_with(group, me, log, state.machine());
+            return Ok(());
+        }
         if store.is_damaged() || matches!(error, HostError::State(StateError::Damaged(_))) {
             return self.condemn(group, me, error.to_string()).await;
         }

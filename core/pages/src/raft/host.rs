@@ -171,16 +171,16 @@ impl Shared {
         self.env.spawn("raft-state-watch", watching).abort_on_drop()
     }
 
-    /// The log `core` of `me`, with the state `store` beside it.
+    /// The log `core` of `me`, with the state `store` beside it, if there was room to open that.
     fn start_log(
         &self,
         group: GroupId,
         me: &GroupMember,
         core: LogCore,
-        store: StateStore,
+        store: Option<StateStore>,
         machine: Arc<dyn Machine>,
     ) -> Arc<Log> {
-        let state = StateHandle::new(self.env.clone(), store, machine);
+        let state = store.map(|store| StateHandle::new(self.env.clone(), store, machine));
         let journal = self.journal.clone();
         let kept_entries = self.timing.kept_entries;
         let replica = me.member.replica;
@@ -427,7 +427,8 @@ impl PagesHost {
             return Ok(());
         }
         let store = match self.0.open_state(group, me.member.replica).await {
-            Ok(store) => store,
+            Ok(store) => Some(store),
+            Err(error) if error.is_no_room() => None,
             Err(HostError::State(error @ StateError::Damaged(_))) => {
                 return self.0.condemn(group, me, error.to_string()).await;
             }
@@ -438,7 +439,8 @@ impl PagesHost {
             }
             Err(error) => return Err(error),
         };
-        let (cache, applied) = (self.0.timing.log_cache_bytes, store.applied());
+        let applied = store.as_ref().map(StateStore::applied).unwrap_or_default();
+        let cache = self.0.timing.log_cache_bytes;
         let replica = me.member.replica;
         let judged = recover_log(group, replica, found, damaged, cache, applied.log_id);
         let Judged {
@@ -447,13 +449,28 @@ impl PagesHost {
             rewrites,
             mut memberships,
         } = match judged {
-            Ok(judged) => judged,
-            Err(LogDamage(reason)) => return self.0.condemn(group, me, reason).await,
+            Ok(judged) if store.is_some() || judged.core.lost().is_empty() => judged,
+            Err(LogDamage(reason)) if store.is_some() => {
+                return self.0.condemn(group, me, reason).await;
+            }
+            // What the state covers is no loss, and nobody can tell yet what that is.
+            Ok(_) | Err(_) => {
+                let reason = "its log is damaged, and its state found no space".to_owned();
+                self.0.report_damage(group, me.member, reason, false);
+                return Ok(());
+            }
         };
-        let log = self.0.start_log(group, &me, core, store, machines(group));
+        let (is_open, machine) = (store.is_some(), machines(group));
+        let log = self
+            .0
+            .start_log(group, &me, core, store, Arc::clone(&machine));
         let settled = log.settle(rewrites).await;
         settled.map_err(|error| HostError::Journal(error.to_string()))?;
         self.0.journal.release_all(dead);
+        if !is_open {
+            self.0.rest_with(group, me, log, machine);
+            return Ok(());
+        }
         if log.lost().is_empty() {
             return self.0.run_resumed(group, me, log).await;
         }
@@ -545,8 +562,18 @@ impl PagesHost {
         };
         self.0.registry.write(record).await?;
         let core = LogCore::new(self.0.timing.log_cache_bytes);
-        let store = self.0.open_state(group, member.replica).await?;
-        let log = self.0.start_log(group, &me, core, store, machine);
+        let store = match self.0.open_state(group, member.replica).await {
+            Ok(store) => store,
+            Err(error) if error.is_no_room() => {
+                let log = self
+                    .0
+                    .start_log(group, &me, core, None, Arc::clone(&machine));
+                self.0.rest_with(group, me, log, machine);
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
+        let log = self.0.start_log(group, &me, core, Some(store), machine);
         self.0.run(group, me, log).await
     }
 

@@ -5,10 +5,12 @@
 //! meanwhile;
 //! a superseded record is released only when what supersedes it is durable; a record is in the core
 //! from the moment at which it is in the journal, so a copy always lies before what supersedes it;
-//! purge never passes what the state holds durably.
+//! purge never passes what the state holds durably;
+//! a copy is told to the core by the flusher, whatever became of whoever made it: a copy that nobody
+//! knows of would keep its segment until the next start.
 //! Does not: decide which records are live (`log_core` does).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
@@ -52,8 +54,9 @@ pub(crate) struct Log {
     pub(super) journal: Journal,
     pub(super) group: GroupId,
     pub(super) replica: ReplicaNumber,
-    core: Mutex<LogCore>,
-    state: Mutex<StateHandle>,
+    core: Arc<Mutex<LogCore>>,
+    /// None while there was never room to open it: such a log is copied and read, not run.
+    state: Mutex<Option<StateHandle>>,
     /// How many of the applied entries a purge leaves behind.
     kept_entries: u64,
     flushes: mpsc::Sender<Flush>,
@@ -68,29 +71,36 @@ enum Flush {
         superseded: Vec<Position>,
         callback: Option<IOFlushed<Types>>,
     },
+    /// What happens once the copy of a record is durable.
+    Copied { receipt: Receipt, from: Placed },
     /// Tell that all before this is durable, or will never be.
     Settled(oneshot::Sender<()>),
 }
 
 impl Log {
-    /// A log with the contents `core`, its flusher running.
+    /// A log with the contents `core`, its flusher running; a state is put beside it before it runs.
     pub(crate) fn start(
         env: &Env,
         journal: Journal,
         group: GroupId,
         replica: ReplicaNumber,
         core: LogCore,
-        state: StateHandle,
+        state: Option<StateHandle>,
         kept_entries: u64,
     ) -> Arc<Self> {
         let (flushes, queue) = mpsc::channel(FLUSH_QUEUE);
-        env.spawn("raft-flush", flush(journal.clone(), queue));
+        let core = Arc::new(Mutex::new(core));
+        let flusher = Flusher {
+            journal: journal.clone(),
+            core: Arc::clone(&core),
+        };
+        env.spawn("raft-flush", flusher.run(queue));
         Arc::new(Self {
             env: env.clone(),
             journal,
             group,
             replica,
-            core: Mutex::new(core),
+            core,
             state: Mutex::new(state),
             kept_entries,
             flushes,
@@ -130,17 +140,31 @@ impl Log {
         .await
     }
 
-    /// Writes a record of `sequence` again; `None` when it has been superseded meanwhile.
-    async fn copy(&self, placed: Placed, body: &Body) -> io::Result<Option<Receipt>> {
+    /// Writes the record at `placed` again, unless it has been superseded meanwhile; whether it was.
+    ///
+    /// May be aborted at any moment: from the append on the flusher has it.
+    async fn copy(&self, placed: Placed, body: &Body) -> io::Result<bool> {
         let record = body.record_as(self.group, self.replica, placed.sequence, true);
-        self.when_room(|| {
+        // Before the append: nothing is awaited between that and telling the flusher.
+        let place = self.flushes.reserve().await.map_err(|_| gone())?;
+        let appended = self.when_room(|| {
             let core = self.core();
             if !core.is_live(placed) {
                 return Ok(None);
             }
             self.journal.append(record.clone()).map(Some)
-        })
-        .await
+        });
+        let Some(receipt) = appended.await? else {
+            return Ok(false);
+        };
+        if active(Mutant::CopyForwardNotAwaited) {
+            let superseded = self.core().moved(placed, receipt.position());
+            self.journal.release(superseded);
+            return Ok(true);
+        }
+        let from = placed;
+        place.send(Flush::Copied { receipt, from });
+        Ok(true)
     }
 
     /// Waits as long as the journal is busy or full: a full one blocks this replica alone, others
@@ -167,19 +191,19 @@ impl Log {
         }
     }
 
-    /// The state beside this log.
+    /// The state beside this log, which runs or ran.
     pub(crate) fn state(&self) -> StateHandle {
-        self.state_slot().clone()
+        self.state_slot().clone().expect("a log runs on a state")
     }
 
-    fn state_slot(&self) -> MutexGuard<'_, StateHandle> {
+    fn state_slot(&self) -> MutexGuard<'_, Option<StateHandle>> {
         self.state.lock().expect("no panic under this lock")
     }
 
     /// Puts a state beside this log that was opened anew; answers the one before. Nothing may use
     /// the log meanwhile but copying and reading.
-    pub(crate) fn replace_state(&self, state: StateHandle) -> StateHandle {
-        std::mem::replace(&mut *self.state_slot(), state)
+    pub(crate) fn replace_state(&self, state: StateHandle) -> Option<StateHandle> {
+        self.state_slot().replace(state)
     }
 
     /// Returns once every entry that was appended is durable: whoever starts on this log may take
@@ -187,15 +211,11 @@ impl Log {
     pub(crate) async fn settled(&self) -> io::Result<()> {
         let (sender, settled) = oneshot::channel();
         self.when_durable(Flush::Settled(sender)).await?;
-        let stopped = |_| io::Error::other("the journal stopped");
-        settled.await.map_err(stopped)
+        settled.await.map_err(|_| gone())
     }
 
     async fn when_durable(&self, flush: Flush) -> io::Result<()> {
-        self.flushes
-            .send(flush)
-            .await
-            .map_err(|_| io::Error::other("the journal stopped"))
+        self.flushes.send(flush).await.map_err(|_| gone())
     }
 
     /// The entries of `from..to`, up to `limit_bytes` but at least one that exists.
@@ -242,7 +262,8 @@ impl Log {
     }
 
     /// Answers one request to free a segment: gives `make_snapshot`'s purge a chance where it can
-    /// save much copying, then copies what is still live.
+    /// save much copying, then copies what is still live. May be aborted, and begun again, at any
+    /// moment.
     pub(crate) async fn free_segment(
         &self,
         request: CopyForward,
@@ -250,7 +271,8 @@ impl Log {
     ) -> io::Result<()> {
         let positions: BTreeSet<Position> = request.positions.iter().copied().collect();
         // What a snapshot now would let go. The newest entries stay in any case: they are copied.
-        let end = self.state().store.applied_index() + 1;
+        let applied = |state: &StateHandle| state.store.applied_index() + 1;
+        let end = self.state_slot().as_ref().map_or(0, applied);
         let end = end.saturating_sub(self.kept_entries);
         let at_once = self.journal.record_bytes_max() / COPIED_AT_ONCE_SHARE;
         let purgeable = || self.core().entry_bytes_at(&positions, end);
@@ -268,8 +290,7 @@ impl Log {
             }
         }
         let carried = self.core().carried(&positions);
-        let mut copies = BTreeMap::new();
-        let mut last = None;
+        let mut count = 0;
         for Carried { placed, body } in carried {
             let body = match body {
                 Some(body) => body,
@@ -278,51 +299,56 @@ impl Log {
                     None => continue,
                 },
             };
-            let Some(receipt) = self.copy(placed, &body).await? else {
-                continue;
-            };
-            copies.insert(placed.position, receipt.position());
-            last = Some(receipt);
+            count += u32::from(self.copy(placed, &body).await?);
         }
-        if let Some(receipt) = last
-            && !active(Mutant::CopyForwardNotAwaited)
-        {
-            receipt.durable().await.map_err(io::Error::other)?;
+        let group = self.group;
+        event!(self.env, Debug, "raft", "{group} copied {count} records");
+        if count > 0 {
+            self.settled().await?;
         }
-        event!(
-            self.env,
-            Debug,
-            "raft",
-            "{} copied {} records",
-            self.group,
-            copies.len()
-        );
-        let superseded = self.core().moved(copies);
-        self.journal.release_all(superseded);
         Ok(())
     }
 }
 
-async fn flush(journal: Journal, mut queue: mpsc::Receiver<Flush>) {
-    while let Some(flush) = queue.recv().await {
-        let (receipt, superseded, callback) = match flush {
-            Flush::Appended {
-                receipt,
-                superseded,
-                callback,
-            } => (receipt, superseded, callback),
-            Flush::Settled(settled) => {
+fn gone() -> io::Error {
+    io::Error::other("the journal stopped")
+}
+
+/// Does what follows of durability, in order, for as long as the log lives.
+struct Flusher {
+    journal: Journal,
+    core: Arc<Mutex<LogCore>>,
+}
+
+impl Flusher {
+    async fn run(self, mut queue: mpsc::Receiver<Flush>) {
+        while let Some(flush) = queue.recv().await {
+            match flush {
+                Flush::Appended {
+                    receipt,
+                    superseded,
+                    callback,
+                } => {
+                    let outcome = receipt.durable().await;
+                    if outcome.is_ok() {
+                        self.journal.release_all(superseded);
+                    }
+                    if let Some(callback) = callback {
+                        callback.io_completed(outcome.map_err(io::Error::other));
+                    }
+                }
+                Flush::Copied { receipt, from } => {
+                    let to = receipt.position();
+                    if receipt.durable().await.is_ok() {
+                        let mut core = self.core.lock().expect("no panic under this lock");
+                        let superseded = core.moved(from, to);
+                        drop(core);
+                        self.journal.release(superseded);
+                    }
+                }
                 // Whoever asked may have gone.
-                settled.send(()).ok();
-                continue;
+                Flush::Settled(settled) => drop(settled.send(())),
             }
-        };
-        let outcome = receipt.durable().await;
-        if outcome.is_ok() {
-            journal.release_all(superseded);
-        }
-        if let Some(callback) = callback {
-            callback.io_completed(outcome.map_err(io::Error::other));
         }
     }
 }

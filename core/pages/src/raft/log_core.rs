@@ -325,25 +325,26 @@ impl LogCore {
         carried
     }
 
-    /// Records were copied, from old to new positions. Answers the positions to release: the old
-    /// ones, and the copies of records that were superseded meanwhile.
-    pub(crate) fn moved(&mut self, mut copies: BTreeMap<Position, Position>) -> Vec<Position> {
+    /// The record `copied` was copied to `to`. Answers the position to release: the old one, or that
+    /// of the copy, if the record was superseded meanwhile or another copy stands for it.
+    pub(crate) fn moved(&mut self, copied: Placed, to: Position) -> Position {
+        let by_sequence = |slot: &Slot| slot.placed.sequence;
+        // Entries were made in the order of their indexes.
+        let slot = self
+            .slots
+            .binary_search_by_key(&copied.sequence, by_sequence);
+        let slot = slot.ok().and_then(|at| self.slots.get_mut(at));
         let vote = self.vote.iter_mut().map(|(_, placed)| placed);
         let purged = self.purged.iter_mut().map(|(_, placed)| placed);
-        let slots = self.slots.iter_mut().map(|slot| &mut slot.placed);
-        let mut released = Vec::with_capacity(copies.len());
-        for placed in vote
+        let live = vote
             .chain(purged)
             .chain(self.truncation.iter_mut())
-            .chain(slots)
-        {
-            if let Some(to) = copies.remove(&placed.position) {
-                released.push(placed.position);
-                placed.position = to;
-            }
+            .chain(slot.map(|slot| &mut slot.placed))
+            .find(|placed| **placed == copied);
+        match live {
+            Some(placed) => std::mem::replace(&mut placed.position, to),
+            None => to,
         }
-        released.extend(copies.into_values());
-        released
     }
 
     /// Bytes of the entries below index `end` that lie at any of `positions`.

@@ -57,9 +57,9 @@ impl StateHandle {
         }
     }
 
-    /// The same group's machine over `store`.
-    pub(crate) fn over(&self, store: StateStore) -> Self {
-        Self::new(self.env.clone(), store, Arc::clone(&self.machine))
+    /// What applies the group's entries.
+    pub(crate) fn machine(&self) -> Arc<dyn Machine> {
+        Arc::clone(&self.machine)
     }
 
     /// Runs a blocking job on the store.

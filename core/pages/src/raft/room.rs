@@ -1,5 +1,6 @@
 //! Waiting for room: a replica whose state found no space on the disk stops alone, and starts again
-//! on the same log when there is some.
+//! on the same log when there is some. One whose state finds none when the node starts waits for it
+//! in the same way.
 //!
 //! Its log stays where it is, in the journal, whose room is taken when it is made: so every entry
 //! and vote that it promised stands, and the state, opened anew at its last durable point, is
@@ -22,7 +23,8 @@ use hedgerow_protocol::{GroupMember, MemberId};
 use super::host::{Shared, stop};
 use super::host_config::HostError;
 use super::log::Log;
-use crate::StateError;
+use super::machine::StateHandle;
+use crate::{Machine, StateError};
 
 /// First pause before a replica without room is tried again: room comes back by deletions.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
@@ -81,12 +83,15 @@ impl Pace {
     }
 }
 
-/// Whether nothing but room was wanting.
-fn is_full(error: &HostError) -> bool {
-    matches!(
-        error,
-        HostError::Disk(DiskError::NoSpace { .. }) | HostError::State(StateError::NoRoom(_))
-    )
+impl HostError {
+    /// Whether nothing but room was wanting: try again when there is some.
+    #[must_use]
+    pub fn is_no_room(&self) -> bool {
+        matches!(
+            self,
+            Self::Disk(DiskError::NoSpace { .. }) | Self::State(StateError::NoRoom(_))
+        )
+    }
 }
 
 /// A replica that waits for room.
@@ -95,6 +100,7 @@ struct Resting {
     group: GroupId,
     me: GroupMember,
     log: Arc<Log>,
+    machine: Arc<dyn Machine>,
 }
 
 impl Shared {
@@ -112,17 +118,32 @@ impl Shared {
         let Some(replica) = found.filter(|replica| replica.me.member == member) else {
             return;
         };
+        self.all_running().remove(&group);
+        let (log, machine) = (Arc::clone(&replica.log), replica.state.machine());
+        // It starts again only when nobody is changing anything: after the stop.
+        self.rest_with(group, replica.me.clone(), log, machine);
+        stop(replica).await;
+    }
+
+    /// Has the replica `me` of `group`, which does not run, wait for room with `log`.
+    pub(crate) fn rest_with(
+        self: &Arc<Self>,
+        group: GroupId,
+        me: GroupMember,
+        log: Arc<Log>,
+        machine: Arc<dyn Machine>,
+    ) {
+        let reason = "its state found no space".to_owned();
+        self.report_damage(group, me.member, reason, false);
+        self.wait_with(group, Arc::clone(&log));
+        self.slow_down(group);
         let resting = Resting {
             host: Arc::downgrade(self),
             group,
-            me: replica.me.clone(),
-            log: Arc::clone(&replica.log),
+            me,
+            log,
+            machine,
         };
-        self.all_running().remove(&group);
-        self.report_damage(group, member, "its state found no space".to_owned(), false);
-        self.wait_with(group, Arc::clone(&replica.log));
-        stop(replica).await;
-        self.slow_down(group);
         self.env.spawn("raft-rest", resting.run());
     }
 
@@ -164,7 +185,7 @@ impl Resting {
             }
             match self.reopen(&host).await {
                 Ok(()) => return self.start(&host).await,
-                Err(error) if is_full(&error) => {
+                Err(error) if error.is_no_room() => {
                     let member = self.me.member;
                     event!(env, Debug, "raft", "{} {member}: {error}", self.group);
                     host.slow_down(self.group);
@@ -181,7 +202,8 @@ impl Resting {
         let store = host.open_state(self.group, self.me.member.replica).await?;
         let settled = self.log.settled().await;
         settled.map_err(|error| HostError::Journal(error.to_string()))?;
-        let state = self.log.state().over(store);
+        let machine = Arc::clone(&self.machine);
+        let state = StateHandle::new(host.env.clone(), store, machine);
         let old = self.log.replace_state(state);
         // Closed away from the async threads, as any.
         host.env.blocking("pages-close", move || drop(old)).await;

@@ -165,6 +165,11 @@ impl StateStore {
         self.health.is_damaged()
     }
 
+    /// Whether it found no room, and stopped.
+    pub(crate) fn is_full(&self) -> bool {
+        self.health.is_full()
+    }
+
     /// What learns of damage.
     pub(crate) fn health(&self) -> &Arc<Health> {
         &self.health

@@ -145,7 +145,6 @@ impl Bench {
             .range(..segment_end)
             .map(|at| Position(*at))
             .collect();
-        let mut copies = BTreeMap::new();
         for carried in self.core.carried(&wanted) {
             let (from, sequence) = (carried.placed.position, carried.placed.sequence);
             let body = carried.body.unwrap_or_else(|| {
@@ -153,10 +152,14 @@ impl Bench {
                 Body::Entry(Body::decode_entry(&record.payload).unwrap())
             });
             let record = body.record_as(GROUP, REPLICA, sequence, true);
-            copies.insert(from, Position(self.lay(record)));
+            let copy = Position(self.lay(record));
+            let superseded = self.core.moved(carried.placed, copy);
+            assert_eq!(superseded, from);
+            // A second copy, of somebody who did not wait for the first, is of no use.
+            let late = Position(self.end);
+            assert_eq!(self.core.moved(carried.placed, late), late);
+            self.release([superseded]);
         }
-        let superseded = self.core.moved(copies);
-        self.release(superseded);
         assert_eq!(
             self.live.range(..segment_end).next(),
             None,

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use hedgerow_disk::journal::{CopyForward, StreamTag};
+
 use super::world::{Cluster, GROUP, PATIENCE};
 
 type Model = BTreeMap<String, String>;
@@ -138,4 +141,68 @@ async fn a_resting_replica_can_be_retired() {
     cluster.nodes[2].disk.limit(u64::MAX);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(rests(&cluster, 2), "a retired number never runs again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn copying_that_is_aborted_half_way_keeps_no_segment() {
+    let cluster = Cluster::of_three(81).await;
+    let mut model = Model::new();
+    write_some(&cluster, &mut model, 0..8).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (node, stream) = (&cluster.nodes[1], StreamTag::raft(GROUP));
+    let log = node.shared_host().0.running(GROUP).unwrap().log.clone();
+    let before = log.journal.live_positions(stream).len();
+    for _ in 0..3 {
+        // As when the replica comes to rest: the copies are written, and who wrote them is gone.
+        let positions = log.journal.live_positions(stream);
+        let freeing = log.free_segment(CopyForward { stream, positions }, async {});
+        assert!(freeing.now_or_never().is_none(), "no copy is durable yet");
+        assert!(log.journal.live_positions(stream).len() > before);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(log.journal.live_positions(stream).len(), before);
+    // The journal goes round, twice.
+    let passing = node.pass_through_journal(4 << 20);
+    let passed = tokio::time::timeout(PATIENCE, passing).await;
+    assert!(passed.is_ok(), "a segment is never freed");
+    cluster.converge(&model).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_starts_on_a_full_disk_and_its_replica_comes_back_when_there_is_room() {
+    let mut rested = 0;
+    for seed in 90..94 {
+        let mut cluster = Cluster::of_three(seed).await;
+        let mut model = Model::new();
+        write_some(&cluster, &mut model, 0..8).await;
+        fill_up(&cluster, 2);
+        let after = write_until_rest(&cluster, &mut model, 2, 100).await;
+        cluster.nodes[2].power_cut().await;
+        // Not even what it had in reserve is left.
+        cluster.nodes[2].disk.limit(0);
+        cluster.nodes[2].start().await;
+        // A state that lost what was not synced may open in the room that it has.
+        if rests(&cluster, 2) {
+            rested += 1;
+            let damaged = cluster.nodes[2].host().damaged();
+            assert!(damaged[0].reason.contains("no space"), "{damaged:?}");
+            assert!(!damaged[0].is_lost);
+        }
+        // Its log stays, and keeps no segment from being freed.
+        let passing = cluster.nodes[2].pass_through_journal(4 << 20);
+        let passed = tokio::time::timeout(PATIENCE, passing).await;
+        assert!(passed.is_ok(), "seed {seed}: a segment is never freed");
+        write_some(&cluster, &mut model, after..after + 30).await;
+        if seed % 2 == 0 {
+            // Once more, with its log copied forward.
+            cluster.nodes[2].power_cut().await;
+            cluster.nodes[2].start().await;
+        }
+        assert_eq!(cluster.nodes[2].halted(), None);
+        cluster.nodes[2].disk.limit(u64::MAX);
+        until_it(&cluster, 2, false).await;
+        cluster.converge(&model).await;
+        assert!(cluster.nodes[2].host().damaged().is_empty());
+    }
+    assert!(rested > 0, "no state wanted room when it was opened");
 }
