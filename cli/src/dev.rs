@@ -20,6 +20,8 @@ use serde_json::json;
 use crate::production::{Logging, production_env};
 use crate::{out, progress};
 
+/// Every initiator takes blocks of this size; some trip over larger ones.
+const BLOCK_SIZE: u32 = 512;
 /// How many nodes `dev` starts.
 const NODES: usize = 3;
 /// Capacity that each node's pool reports.
@@ -35,7 +37,8 @@ pub(crate) struct DevOptions {
     /// Where the nodes keep their data [default: hedgerow/dev in the user's data directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Where the iSCSI portal listens [default: 127.0.0.1:3260, or a free port if that is taken]
+    /// Where the iSCSI portal listens [default: as the last time; at first
+    /// 127.0.0.1:3260, or a free port if that is taken]
     #[arg(long, value_name = "ADDR:PORT")]
     iscsi: Option<String>,
     /// Size of the disk `demo`, when it is created
@@ -250,6 +253,9 @@ fn node_config(file: &DevFile, number: usize) -> NodeConfig {
 pub(crate) async fn run(options: DevOptions, logging: Logging) -> anyhow::Result<()> {
     let size = parse_byte_count(&options.disk_size)
         .map_err(|error| anyhow::anyhow!("--disk-size: {error}"))?;
+    if size.0 == 0 || !size.0.is_multiple_of(u64::from(BLOCK_SIZE)) {
+        bail!("--disk-size: more than 0, and a multiple of {BLOCK_SIZE} bytes");
+    }
     let directory = match options.dir {
         Some(directory) => std::path::absolute(&directory)?,
         None => default_directory()?,
@@ -349,9 +355,8 @@ async fn make_disk(node: &Node, size_bytes: u64, portal: &str) -> anyhow::Result
                     nonce,
                     name: DISK.into(),
                     size_bytes,
-                    // Every initiator takes blocks of 512 bytes; some trip over larger ones.
                     policy: Policy {
-                        block_size: 512,
+                        block_size: BLOCK_SIZE,
                         ..Policy::default()
                     },
                     description: "made by `hedgerow dev`".into(),
@@ -371,6 +376,28 @@ async fn make_disk(node: &Node, size_bytes: u64, portal: &str) -> anyhow::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_portal_is_kept_only_once_it_serves_and_never_when_it_cannot() {
+        let name = format!("hedgerow-dev-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        let wrong = prepare(&directory, Some("nonsense")).err().unwrap();
+        assert_eq!(
+            wrong.to_string(),
+            "--iscsi: \"nonsense\" is not HOST:PORT, such as \"10.0.0.1:7100\""
+        );
+        assert!(!directory.exists(), "nothing is written before it is right");
+
+        let first = prepare(&directory, Some("127.0.0.1:33001")).unwrap();
+        assert!(!first.moved, "a new cluster's addresses are kept at once");
+        let moving = prepare(&directory, Some("127.0.0.1:33002")).unwrap();
+        assert!(moving.moved);
+        assert_eq!(moving.file.iscsi, "127.0.0.1:33002");
+        let again = prepare(&directory, None).unwrap();
+        assert_eq!(again.file.iscsi, "127.0.0.1:33001");
+        assert_eq!(again.file.rpc, first.file.rpc);
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
 
     #[test]
     fn a_program_below_the_current_folder_is_named_from_there() {
