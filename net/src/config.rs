@@ -25,7 +25,8 @@ pub struct RpcConfig {
     pub connect_timeout: Duration,
     /// For each attempt of the handshake; a lost hello is tried again on a new connection.
     pub handshake_timeout: Duration,
-    /// A ping goes out this often; it measures latency and proves life.
+    /// The side that connected pings this often: that measures latency and proves life. The other
+    /// side does so four times more rarely, as long as it reads.
     pub keep_alive_interval: Duration,
     /// A connection on which nothing arrived for so long is half-open and is closed.
     pub keep_alive_timeout: Duration,

@@ -19,6 +19,11 @@ use crate::node::{Inner, MAXIMUM_TIMEOUT, Serving};
 use crate::signal::CloseReason;
 use crate::{Caller, Message, Refusal, RefusalCode, refusal};
 
+/// The side that was called pings once in so many intervals, to know how far away a peer is that it
+/// does not call itself. The caller's pings already show it that the caller lives, and a node has
+/// many connections that are idle.
+const PING_INTERVALS: u32 = 4;
+
 /// What a request holds while it is served, until its answer is written.
 struct Permits {
     _slot: OwnedSemaphorePermit,
@@ -169,6 +174,10 @@ impl Handler for Inbound {
 
     fn sending(&self, _: crate::frame::RequestId) -> bool {
         false
+    }
+
+    fn ping_every(&self) -> u32 {
+        PING_INTERVALS
     }
 
     fn round_trip(&self, link: &Link, sample: Duration) {

@@ -24,6 +24,8 @@ pub(crate) enum Step {
 #[derive(Debug)]
 pub(crate) struct KeepAlive {
     interval: Duration,
+    /// While we read, pings go out in one of so many intervals.
+    every: u32,
     timeout: Duration,
     last_received: Instant,
     next_ping: Instant,
@@ -33,14 +35,16 @@ pub(crate) struct KeepAlive {
 }
 
 impl KeepAlive {
-    /// A connection that was agreed on at `now`.
+    /// A connection that was agreed on at `now`, pinging in each `every`-th interval as long as we
+    /// read.
     #[must_use]
-    pub(crate) fn new(now: Instant, interval: Duration, timeout: Duration) -> Self {
+    pub(crate) fn new(now: Instant, interval: Duration, every: u32, timeout: Duration) -> Self {
         Self {
             interval,
+            every,
             timeout,
             last_received: now,
-            next_ping: now + interval,
+            next_ping: now + interval * every,
             pings: 0,
             awaited: None,
             reading: true,
@@ -56,6 +60,10 @@ impl KeepAlive {
     pub(crate) fn reading(&mut self, reading: bool, now: Instant) {
         self.reading = reading;
         self.received(now);
+        if !reading {
+            // Its pings stay unanswered meanwhile: nothing else shows that we live.
+            self.next_ping = self.next_ping.min(now + self.interval);
+        }
     }
 
     /// A pong came: the round trip, when it answers the newest ping.
@@ -75,16 +83,19 @@ impl KeepAlive {
             return Step::Dead;
         }
         if now >= self.next_ping {
-            self.next_ping = now + self.interval;
+            let intervals = if self.reading { self.every } else { 1 };
+            self.next_ping = now + self.interval * intervals;
             self.pings += 1;
             let id = RequestId(self.pings);
             self.awaited = Some((id, now));
             return Step::Ping(id);
         }
+        // Looked at in each interval: whether we read may change.
+        let next_look = self.next_ping.min(now + self.interval);
         if self.reading {
-            Step::Wait(self.next_ping.min(dead_at))
+            Step::Wait(next_look.min(dead_at))
         } else {
-            Step::Wait(self.next_ping)
+            Step::Wait(next_look)
         }
     }
 }

@@ -58,6 +58,8 @@ pub(crate) trait Handler: Send + Sync {
     fn arrived(&self, link: &Arc<Link>, decoded: Decoded) -> Option<BoxFuture<'static, ()>>;
     /// Whether this request is still to be sent; it counts as sent from here on.
     fn sending(&self, request: RequestId) -> bool;
+    /// In which of how many intervals this side pings: 1 means in each.
+    fn ping_every(&self) -> u32;
     /// A round trip was measured.
     fn round_trip(&self, link: &Link, sample: Duration);
     /// Why the connection is not needed any more, if so. Asked at least once a ping interval.
@@ -92,7 +94,8 @@ impl Link {
         let queue = usize::try_from(queue).expect("32 bits fit a usize") + CONTROL_FRAMES;
         let (sender, receiver) = mpsc::channel(queue);
         let now = env.now();
-        let keep_alive = KeepAlive::new(now, config.keep_alive_interval, config.keep_alive_timeout);
+        let (interval, timeout) = (config.keep_alive_interval, config.keep_alive_timeout);
+        let keep_alive = KeepAlive::new(now, interval, handler.ping_every(), timeout);
         let link = Arc::new(Self {
             env: env.clone(),
             agreement,

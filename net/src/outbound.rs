@@ -211,6 +211,10 @@ impl Handler for Outbound {
         self.table().sending(request)
     }
 
+    fn ping_every(&self) -> u32 {
+        1
+    }
+
     fn round_trip(&self, link: &Link, sample: Duration) {
         if let Some(inner) = self.inner.upgrade() {
             inner.note_latency(&link.agreement.peer.identity, sample);

@@ -26,6 +26,11 @@ use hedgerow_sim::world::Recording;
 use crate::out::say;
 use crate::stopwatch::{Stopwatch, Taken};
 
+/// Messages, futures and tables come and go with every event: a run allocates about as often as it
+/// does anything else.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs Hedgerow's production code in a simulated world.
 #[derive(Parser, Debug)]
 #[command(name = "hedgerow-sim", version)]

@@ -54,7 +54,8 @@ pub struct GroupTiming {
 impl Default for GroupTiming {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(300),
+            // An idle group costs little else than its heartbeats; an election waits for three.
+            heartbeat: Duration::from_millis(400),
             election: Duration::from_millis(1200),
         }
     }

@@ -18,10 +18,9 @@ use super::core::Action;
 use super::format::segment_path;
 use super::{Shared, UNPOISONED};
 
-/// How long an idle journal waits before its closing mark. A client that makes one small write after
-/// the other leaves such gaps: the next frame says all that the mark would, without a sync of its
-/// own.
-const MARK_PAUSE: Duration = Duration::from_millis(5);
+/// How long an idle journal waits before its closing mark. A few clients that make small writes leave
+/// such gaps: the next frame says all that the mark would, without a sync of its own.
+const MARK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs until the journal stops.
 pub(super) async fn run(shared: Arc<Shared>) {

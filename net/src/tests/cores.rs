@@ -67,7 +67,7 @@ fn a_request_that_runs_is_not_started_again_and_can_be_stopped_at_any_time() {
 #[test]
 fn silence_condemns_unless_we_do_not_read() {
     let second = Duration::from_secs(1);
-    let mut alive = KeepAlive::new(at(0), second, 3 * second);
+    let mut alive = KeepAlive::new(at(0), second, 1, 3 * second);
     assert_eq!(alive.step(at(0)), Step::Wait(at(1000)));
     assert_eq!(alive.step(at(1000)), Step::Ping(RequestId(1)));
     assert_eq!(alive.step(at(1000)), Step::Wait(at(2000)));
@@ -97,6 +97,26 @@ fn silence_condemns_unless_we_do_not_read() {
         Step::Dead,
         "counted from when reading resumed"
     );
+}
+
+#[test]
+fn the_called_side_pings_rarely_unless_it_does_not_read() {
+    let second = Duration::from_secs(1);
+    let mut alive = KeepAlive::new(at(0), second, 4, 4 * second);
+    for now in [1000, 2000, 3000] {
+        alive.received(at(now));
+        assert_eq!(alive.step(at(now)), Step::Wait(at(now + 1000)));
+    }
+    alive.received(at(4000));
+    assert_eq!(alive.step(at(4000)), Step::Ping(RequestId(1)));
+    assert_eq!(alive.step(at(4000)), Step::Wait(at(5000)));
+    alive.reading(false, at(4500));
+    assert_eq!(alive.step(at(5000)), Step::Wait(at(5500)));
+    assert_eq!(alive.step(at(5500)), Step::Ping(RequestId(2)));
+    assert_eq!(alive.step(at(6500)), Step::Ping(RequestId(3)));
+    alive.reading(true, at(7000));
+    assert_eq!(alive.step(at(7500)), Step::Ping(RequestId(4)));
+    assert_eq!(alive.step(at(8500)), Step::Wait(at(9500)));
 }
 
 #[test]

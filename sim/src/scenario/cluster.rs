@@ -48,8 +48,9 @@ impl Manner {
         Self {
             first_number: 0,
             pool_bytes: 256 << 20,
+            // As many heartbeats to an election as by default.
             timing: GroupTiming {
-                heartbeat: Duration::from_millis(250),
+                heartbeat: Duration::from_millis(333),
                 election: Duration::from_millis(1_000),
             },
             scale: StoreScale::Simulation,

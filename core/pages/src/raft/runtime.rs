@@ -29,6 +29,21 @@ pub(crate) struct EnvRuntime;
 /// openraft subtracts time-outs from the present; a clock that began just now must not underflow.
 const CLOCK_OFFSET: Duration = Duration::from_secs(24 * 3600);
 
+/// A node's replicas look at their clocks at these moments, all at once: otherwise each wakes the
+/// process by itself, many times a second for every group, however idle. Elections are told apart by
+/// more than that, and each node counts from a zero of its own.
+const LOOKS: Duration = Duration::from_millis(25);
+
+/// The next of the [`LOOKS`], for a deadline that is not nearer than they are apart.
+fn at_a_look(now: hedgerow_env::Instant, deadline: hedgerow_env::Instant) -> hedgerow_env::Instant {
+    if deadline.since(now) < LOOKS {
+        return deadline;
+    }
+    let looks_ns = u64::try_from(LOOKS.as_nanos()).expect("milliseconds fit 64 bits");
+    let deadline_ns = deadline.as_nanoseconds().next_multiple_of(looks_ns);
+    hedgerow_env::Instant::from_nanoseconds(deadline_ns)
+}
+
 fn env() -> Env {
     current_env().expect("openraft runs only in tasks spawned through Env")
 }
@@ -179,7 +194,8 @@ impl openraft_rt::AsyncRuntime for EnvRuntime {
     }
 
     fn sleep_until(deadline: Instant) -> Self::Sleep {
-        env().sleep_until(deadline.0 - CLOCK_OFFSET)
+        let env = env();
+        env.sleep_until(at_a_look(env.now(), deadline.0 - CLOCK_OFFSET))
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(

@@ -158,30 +158,27 @@ impl Staged {
 
 impl StateStore {
     fn clear_incoming(&self) -> Result<(), StateError> {
-        let transaction = self.begin(Durability::None)?;
-        self.check(transaction.delete_table(INCOMING))?;
-        self.check(transaction.open_table(INCOMING))?;
-        self.commit(transaction)
+        self.alone(Durability::None, |transaction| {
+            self.check(transaction.delete_table(INCOMING))?;
+            self.check(transaction.open_table(INCOMING))?;
+            Ok(())
+        })
     }
 
     fn add_incoming(&self, pairs: &[Pair]) -> Result<(), StateError> {
-        let transaction = self.begin(Durability::None)?;
-        {
+        self.alone(Durability::None, |transaction| {
             let mut table = self.check(transaction.open_table(INCOMING))?;
             for (key, value) in pairs {
                 self.check(table.insert(key.as_slice(), value.as_slice()))?;
             }
-        }
-        self.commit(transaction)
+            Ok(())
+        })
     }
 
     fn incoming_length(&self) -> Result<u64, StateError> {
-        let transaction = self.begin(Durability::None)?;
-        let length = {
+        self.alone(Durability::None, |transaction| {
             let table = self.check(transaction.open_table(INCOMING))?;
-            self.check(table.len())?
-        };
-        self.check(transaction.abort())?;
-        Ok(length)
+            self.check(table.len())
+        })
     }
 }

@@ -1,13 +1,15 @@
 //! One replica's state: redb's tables, with the last applied log id in the same transaction.
 //!
 //! Invariants: state and last applied log id and membership change in one transaction, an entry is
-//! applied once and in order; what [`StateStore::durable_index`] says survives any crash; a
-//! snapshot is installed in one durable transaction.
-//! Commits of applied entries are not synced one by one: the log replays from the durable index.
-//! A durable commit happens before purge, at each snapshot, and after [`UNSYNCED_BYTES_MAX`].
+//! applied once and in order; what [`StateStore::durable`] says survives any crash; a snapshot is
+//! installed in one durable transaction; once a call failed every later one fails.
+//! Applied entries gather in one open transaction: a commit for each would cost more than applying it,
+//! and nothing is lost with the transaction that a commit without a sync would keep. It is committed
+//! when somebody wants to see the state, which followers are rarely asked for, and when it is made
+//! durable: before purge, at each snapshot, and after [`UNSYNCED_BYTES_MAX`].
 //! Does not: run on async threads: every call here blocks and belongs into [`Env::blocking`].
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use hedgerow_disk::VerifiedFile;
@@ -28,7 +30,7 @@ const META: Definition = Definition::new("meta");
 const APPLIED: &[u8] = b"applied";
 
 /// Batches applied without a sync; redb keeps their pages apart until the next durable commit, so
-/// the bound keeps the file and a restart's replay short.
+/// the bound keeps the file and a restart's replay short, and the open transaction in memory.
 const UNSYNCED_BYTES_MAX: usize = 8 << 20;
 
 /// What was applied last.
@@ -52,8 +54,20 @@ struct Progress {
     unsynced_bytes: usize,
 }
 
+/// What redb's one writer is doing. Locked before [`Progress`].
+#[derive(Default)]
+struct Writer {
+    /// Holds the entries applied since the last commit; none if there are none.
+    open: Option<redb::WriteTransaction>,
+    /// What a call failed with. The entries in the transaction that was open then are gone from
+    /// here, though not from the log, and readers must not go back behind them.
+    failed: Option<StateError>,
+}
+
 /// The state of one replica.
 pub(crate) struct StateStore {
+    // Dropped before the database.
+    writer: Mutex<Writer>,
     database: Database,
     health: Arc<Health>,
     progress: Mutex<Progress>,
@@ -79,6 +93,7 @@ impl StateStore {
             .create_with_backend(backend)
             .map_err(|error| state_error(&health, error))?;
         let store = Self {
+            writer: Mutex::default(),
             database,
             health,
             progress: Mutex::new(Progress {
@@ -93,13 +108,12 @@ impl StateStore {
 
     /// Makes the tables, forgets a snapshot that was not installed, and reads what was applied.
     fn prepare(&self) -> Result<(), StateError> {
-        let transaction = self.begin(Durability::Immediate)?;
-        {
+        self.alone(Durability::Immediate, |transaction| {
             self.check(transaction.open_table(STATE))?;
             self.check(transaction.open_table(META))?;
-        }
-        self.check(transaction.delete_table(INCOMING))?;
-        self.commit(transaction)?;
+            self.check(transaction.delete_table(INCOMING))?;
+            Ok(())
+        })?;
         let applied = self.read_applied()?;
         let mut progress = self.progress();
         progress.durable = applied.log_id;
@@ -114,24 +128,71 @@ impl StateStore {
         result.map_err(|error| state_error(&self.health, error))
     }
 
-    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().expect("no panic under this lock")
     }
 
-    pub(super) fn begin(
+    /// Does `act` as the only writer; once something failed, nothing.
+    fn write<T>(
+        &self,
+        act: impl FnOnce(&mut Writer) -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
+        let mut writer = self.writer.lock().expect("no panic under this lock");
+        if let Some(error) = &writer.failed {
+            return Err(error.clone());
+        }
+        let outcome = act(&mut writer);
+        if let Err(error) = &outcome {
+            writer.failed = Some(error.clone());
+            writer.open = None;
+        }
+        outcome
+    }
+
+    /// Commits what `act` does in a transaction of its own.
+    pub(super) fn alone<T>(
         &self,
         durability: Durability,
-    ) -> Result<redb::WriteTransaction, StateError> {
+        act: impl FnOnce(&redb::WriteTransaction) -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
+        self.write(|writer| {
+            self.commit_open(writer, Durability::None)?;
+            let transaction = self.begin(durability)?;
+            let value = act(&transaction)?;
+            self.commit(transaction)?;
+            Ok(value)
+        })
+    }
+
+    /// For those who hold the writer, with no transaction open.
+    fn begin(&self, durability: Durability) -> Result<redb::WriteTransaction, StateError> {
         let mut transaction = self.check(self.database.begin_write())?;
-        // A durable commit also records which pages are free: opening after a crash then need not
-        // walk the file.
-        transaction.set_quick_repair(matches!(durability, Durability::Immediate));
-        self.check(transaction.set_durability(durability))?;
+        self.set_durability(&mut transaction, durability)?;
         Ok(transaction)
     }
 
-    pub(super) fn commit(&self, transaction: redb::WriteTransaction) -> Result<(), StateError> {
+    fn set_durability(
+        &self,
+        transaction: &mut redb::WriteTransaction,
+        durability: Durability,
+    ) -> Result<(), StateError> {
+        // A durable commit also records which pages are free: opening after a crash then need not
+        // walk the file.
+        transaction.set_quick_repair(matches!(durability, Durability::Immediate));
+        self.check(transaction.set_durability(durability))
+    }
+
+    fn commit(&self, transaction: redb::WriteTransaction) -> Result<(), StateError> {
         self.check(transaction.commit())
+    }
+
+    /// Commits the open transaction, if there is one.
+    fn commit_open(&self, writer: &mut Writer, durability: Durability) -> Result<(), StateError> {
+        let Some(mut transaction) = writer.open.take() else {
+            return Ok(());
+        };
+        self.set_durability(&mut transaction, durability)?;
+        self.commit_applied(transaction, &self.applied())
     }
 
     fn read_applied(&self) -> Result<Applied, StateError> {
@@ -175,46 +236,55 @@ impl StateStore {
         &self.health
     }
 
-    /// Applies `entries`, which follow what was applied, in one transaction; answers in order.
+    /// Applies `entries`, which follow what was applied; answers in order.
     pub(crate) fn apply(
         &self,
         entries: &[Entry],
         machine: &dyn Machine,
     ) -> Result<Vec<Outcomes>, StateError> {
-        let (mut applied, unsynced) = {
-            let progress = self.progress();
-            (progress.applied.clone(), progress.unsynced_bytes)
-        };
-        let bytes = entries.iter().map(payload_bytes).sum::<usize>();
-        let durable = unsynced + bytes > UNSYNCED_BYTES_MAX;
-        let transaction = self.begin(if durable {
-            Durability::Immediate
-        } else {
-            Durability::None
-        })?;
-        let mut outcomes = Vec::with_capacity(entries.len());
-        {
-            let mut update = Writing {
-                table: self.check(transaction.open_table(STATE))?,
-                health: &self.health,
+        self.write(|writer| {
+            let transaction = match writer.open.take() {
+                Some(transaction) => transaction,
+                None => self.begin(Durability::None)?,
             };
-            for entry in entries {
-                assert!(
-                    applied.log_id < Some(entry.log_id),
-                    "an entry is applied once, in order: {} after {:?}",
-                    entry.log_id,
-                    applied.log_id
-                );
-                outcomes.push(apply_entry(entry, &mut applied, &mut update, machine)?);
+            let mut applied = self.applied();
+            let outcomes = self.apply_in(&transaction, entries, &mut applied, machine)?;
+            writer.open = Some(transaction);
+            let bytes = entries.iter().map(payload_bytes).sum::<usize>();
+            let unsynced_bytes = {
+                let mut progress = self.progress();
+                progress.applied = applied;
+                progress.unsynced_bytes += bytes;
+                progress.unsynced_bytes
+            };
+            if unsynced_bytes > UNSYNCED_BYTES_MAX {
+                self.commit_durably(writer)?;
             }
+            Ok(outcomes)
+        })
+    }
+
+    fn apply_in(
+        &self,
+        transaction: &redb::WriteTransaction,
+        entries: &[Entry],
+        applied: &mut Applied,
+        machine: &dyn Machine,
+    ) -> Result<Vec<Outcomes>, StateError> {
+        let mut update = Writing {
+            table: self.check(transaction.open_table(STATE))?,
+            health: &self.health,
+        };
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for entry in entries {
+            assert!(
+                applied.log_id < Some(entry.log_id),
+                "an entry is applied once, in order: {} after {:?}",
+                entry.log_id,
+                applied.log_id
+            );
+            outcomes.push(apply_entry(entry, applied, &mut update, machine)?);
         }
-        self.commit_applied(transaction, &applied)?;
-        let mut progress = self.progress();
-        progress.unsynced_bytes = if durable { 0 } else { unsynced + bytes };
-        if durable {
-            progress.durable = applied.log_id;
-        }
-        progress.applied = applied;
         Ok(outcomes)
     }
 
@@ -246,53 +316,56 @@ impl StateStore {
 
     /// Makes everything applied so far durable and answers what that is.
     pub(crate) fn make_durable(&self) -> Result<Applied, StateError> {
-        let transaction = self.begin(Durability::Immediate)?;
-        // No apply can commit between here and the commit below: redb has one writer.
-        let applied = self.applied();
-        if self.durable() == applied.log_id {
-            self.check(transaction.abort())?;
-            return Ok(applied);
+        self.write(|writer| {
+            let applied = self.applied();
+            if self.durable() != applied.log_id {
+                self.commit_durably(writer)?;
+            }
+            Ok(applied)
+        })
+    }
+
+    fn commit_durably(&self, writer: &mut Writer) -> Result<(), StateError> {
+        if writer.open.is_none() {
+            // What was committed without a sync becomes durable with the next that has one.
+            writer.open = Some(self.begin(Durability::Immediate)?);
         }
-        self.commit(transaction)?;
+        self.commit_open(writer, Durability::Immediate)?;
         let mut progress = self.progress();
-        if progress.durable < applied.log_id {
-            progress.durable = applied.log_id;
-            progress.unsynced_bytes = 0;
-        }
-        Ok(applied)
+        progress.durable = progress.applied.log_id;
+        progress.unsynced_bytes = 0;
+        Ok(())
     }
 
     /// A consistent view of the present.
     pub(crate) fn view(&self) -> Result<StateView, StateError> {
-        let transaction = self.check(self.database.begin_read())?;
-        let table = self.check(transaction.open_table(STATE))?;
-        let meta = self.check(transaction.open_table(META))?;
-        let applied = match self.check(meta.get(APPLIED))? {
-            None => Applied::default(),
-            Some(found) => {
-                let StoredApplied((log_id, membership)) = decode(found.value())
-                    .map_err(|error| StateError::Damaged(error.to_string()))?;
-                Applied { log_id, membership }
-            }
-        };
-        let health = Arc::clone(&self.health);
-        Ok(StateView {
-            reading: Reading { table, health },
-            applied,
+        self.write(|writer| {
+            self.commit_open(writer, Durability::None)?;
+            let transaction = self.check(self.database.begin_read())?;
+            let table = self.check(transaction.open_table(STATE))?;
+            let health = Arc::clone(&self.health);
+            Ok(StateView {
+                reading: Reading { table, health },
+                applied: self.applied(),
+            })
         })
     }
 
     /// Replaces the contents by those of the table `incoming`, durably, in one transaction.
     pub(super) fn replace(&self, applied: Applied) -> Result<(), StateError> {
-        let transaction = self.begin(Durability::Immediate)?;
-        self.check(transaction.delete_table(STATE))?;
-        self.check(transaction.rename_table(INCOMING, STATE))?;
-        self.commit_applied(transaction, &applied)?;
-        let mut progress = self.progress();
-        progress.durable = applied.log_id;
-        progress.unsynced_bytes = 0;
-        progress.applied = applied;
-        Ok(())
+        self.write(|writer| {
+            // What is open concerns what is replaced.
+            writer.open = None;
+            let transaction = self.begin(Durability::Immediate)?;
+            self.check(transaction.delete_table(STATE))?;
+            self.check(transaction.rename_table(INCOMING, STATE))?;
+            self.commit_applied(transaction, &applied)?;
+            let mut progress = self.progress();
+            progress.durable = applied.log_id;
+            progress.unsynced_bytes = 0;
+            progress.applied = applied;
+            Ok(())
+        })
     }
 }
 

@@ -13,8 +13,8 @@ use super::super::staging::{Staging, StagingError};
 use super::super::store::StateStore;
 use super::super::types::{Batch, Entry, LogId, SnapshotMeta};
 use super::world::Registers;
-use crate::View;
 use crate::state::Pair;
+use crate::{Machine, StateError, Update, View};
 
 const CACHE: usize = 64 << 10;
 
@@ -70,6 +70,10 @@ fn a_crash_at_any_call_leaves_the_state_of_one_index_not_below_the_durable_one()
                 if store.apply(&[entry(index)], &Registers).is_err() {
                     return;
                 }
+                // Whoever looks has it committed, without a sync.
+                if index % 3 == 0 && store.view().is_err() {
+                    return;
+                }
                 if index % 20 == 0 {
                     let Ok(applied) = store.make_durable() else {
                         return;
@@ -102,6 +106,41 @@ fn a_crash_at_any_call_leaves_the_state_of_one_index_not_below_the_durable_one()
         }
         crash_at += 1;
     }
+}
+
+/// Fails at the second entry that it is given.
+struct Breaks;
+
+impl Machine for Breaks {
+    fn apply(&self, state: &mut dyn Update, index: u64, batch: &[u8]) -> Result<Bytes, StateError> {
+        let broken = || StateError::Stopped("broken".to_owned());
+        let done = Registers.apply(state, index, batch)?;
+        (index % 2 == 1).then_some(done).ok_or_else(broken)
+    }
+}
+
+#[test]
+fn a_state_that_failed_shows_nothing_older_than_it_had_shown() {
+    let world = World::new(1);
+    let env = world.env();
+    world.run(async move {
+        let store = open(&env).await.unwrap();
+        store.apply(&[entry(1)], &Registers).unwrap();
+        assert_eq!(contents(&store), (1, model(1)));
+        store.apply(&[entry(2)], &Registers).unwrap();
+        let broken = Err(StateError::Stopped("broken".to_owned()));
+        let outcome = store.apply(&[entry(3), entry(4)], &Breaks);
+        assert_eq!(outcome.map(drop), broken);
+        // Entry 2 was answered and has gone from here: no view may say so.
+        assert_eq!(store.view().map(drop), broken);
+        assert_eq!(store.make_durable().map(drop), broken);
+        assert_eq!(store.apply(&[entry(5)], &Registers).map(drop), broken);
+        drop(store);
+        // The log has it: nothing after the durable index is counted on.
+        let store = open(&env).await.unwrap();
+        assert!(store.applied_index() <= 2);
+        assert_eq!(contents(&store).1, model(store.applied_index()));
+    });
 }
 
 fn chunk(range: std::ops::Range<u64>) -> Vec<Pair> {
