@@ -82,6 +82,15 @@ async fn told(error: IoError) -> [CommandError; 2] {
     let session = InitiatorSession::connect(&env, server.address(), config)
         .await
         .unwrap();
+    // A new session hears once of the power-on.
+    let power_on = session.perform(Command::TestUnitReady).await.unwrap_err();
+    assert_eq!(
+        power_on,
+        CommandError::Sense {
+            key: 6,
+            code: 0x2900
+        }
+    );
     let write = Command::Write {
         first_block: 8,
         block_count: 1,
