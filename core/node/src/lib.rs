@@ -10,6 +10,7 @@ mod admin;
 mod bootstrap;
 mod config;
 mod config_check;
+mod draining;
 mod exports;
 mod founding;
 mod halting;
