@@ -154,6 +154,22 @@ pub(crate) async fn disk(
     Ok(())
 }
 
+/// Has a node drained, or takes that back.
+pub(crate) async fn drain(
+    env: Env,
+    options: &ClientOptions,
+    node: String,
+    draining: bool,
+) -> anyhow::Result<()> {
+    match ask(&env, options, &AdminRequest::SetDraining { node, draining }).await? {
+        AdminReply::Done if options.json => print_json(&json!({ "schema_version": 1 })),
+        AdminReply::Done if draining => say!("draining; `hedgerow status` tells what is left"),
+        AdminReply::Done => say!("done"),
+        other => bail!("unexpected answer: {other:?}"),
+    }
+    Ok(())
+}
+
 /// What the root knows of the disk that has this name now.
 async fn look_up(env: &Env, options: &ClientOptions, name: String) -> anyhow::Result<DiskRecord> {
     match ask(env, options, &AdminRequest::ShowDisk { name }).await? {

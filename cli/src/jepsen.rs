@@ -12,10 +12,12 @@ mod processes;
 mod run;
 mod sim;
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use hedgerow_jepsen::history::History;
 
 use crate::jepsen_pages;
 use crate::out::say;
@@ -28,6 +30,8 @@ const EXIT_UNUSABLE: u8 = 2;
 pub(crate) enum JepsenCommand {
     /// Check a history: exit 0 valid, 1 invalid, 2 unusable input, 3 unknown
     Check(Check),
+    /// Write a history in another form, to standard output
+    Convert(Convert),
     /// Write the page of a history or of a run: one HTML file that needs nothing else
     Page(jepsen_pages::Page),
     /// Browse a store of runs
@@ -52,27 +56,75 @@ pub(crate) struct Check {
     file: PathBuf,
 }
 
+/// `hedgerow jepsen convert`
+#[derive(Args, Debug)]
+pub(crate) struct Convert {
+    /// The form: EDN, one map a line; lines of jepsen.log, without times; our binary form
+    #[arg(long, value_enum)]
+    to: Form,
+    /// The history, in any form
+    file: PathBuf,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy)]
+enum Form {
+    Edn,
+    Log,
+    Binary,
+}
+
 /// Runs the command.
 pub(crate) fn run(command: JepsenCommand) -> ExitCode {
     match command {
         JepsenCommand::Check(check) => self::check(&check),
+        JepsenCommand::Convert(convert) => self::convert(&convert),
         JepsenCommand::Run(options) => run::run(options),
         JepsenCommand::Page(page) => jepsen_pages::page(&page),
         JepsenCommand::Serve(serve) => jepsen_pages::serve(&serve),
     }
 }
 
-fn check(check: &Check) -> ExitCode {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a tool without a node reads its input"
-    )]
-    let text = match std::fs::read(&check.file) {
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a tool without a node reads its input"
+)]
+fn read(file: &Path) -> Result<Vec<u8>, ExitCode> {
+    std::fs::read(file).map_err(|error| {
+        eprintln!("hedgerow: {}: {error}", file.display());
+        ExitCode::from(EXIT_UNUSABLE)
+    })
+}
+
+fn convert(convert: &Convert) -> ExitCode {
+    let text = match read(&convert.file) {
         Ok(text) => text,
+        Err(code) => return code,
+    };
+    let history = match History::parse(&text) {
+        Ok(history) => history,
         Err(error) => {
-            eprintln!("hedgerow: {}: {error}", check.file.display());
+            eprintln!("hedgerow: {}: {error}", convert.file.display());
             return ExitCode::from(EXIT_UNUSABLE);
         }
+    };
+    let written = match convert.to {
+        Form::Edn => history.to_edn().into_bytes(),
+        Form::Log => history.to_log().into_bytes(),
+        Form::Binary => history.to_binary(),
+    };
+    match std::io::stdout().lock().write_all(&written) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hedgerow: standard output: {error}");
+            ExitCode::from(EXIT_UNUSABLE)
+        }
+    }
+}
+
+fn check(check: &Check) -> ExitCode {
+    let text = match read(&check.file) {
+        Ok(text) => text,
+        Err(code) => return code,
     };
     let initial = check.initial.as_deref();
     let (code, output) = hedgerow_jepsen::command::check(&check.model, initial, &text, check.json);

@@ -82,6 +82,16 @@ enum Command {
         #[command(flatten)]
         options: ClientOptions,
     },
+    /// Move the data off a node, or take that back
+    Drain {
+        #[command(flatten)]
+        options: ClientOptions,
+        /// The node's name, or its id
+        node: String,
+        /// It takes data again
+        #[arg(long)]
+        undo: bool,
+    },
     /// Check histories of concurrent operations
     Jepsen {
         #[command(subcommand)]
@@ -95,7 +105,9 @@ impl Command {
         match self {
             Self::Dev(options) => options.json,
             Self::Node { json, .. } => *json,
-            Self::Disk { options, .. } | Self::Status { options } => options.json,
+            Self::Disk { options, .. } | Self::Status { options } | Self::Drain { options, .. } => {
+                options.json
+            }
             Self::Jepsen { .. } => false,
         }
     }
@@ -169,6 +181,11 @@ async fn run(command: Command, logging: Logging) -> anyhow::Result<()> {
         Command::Disk { options, command } => {
             client::disk(client_env(logging), &options, command).await
         }
+        Command::Drain {
+            options,
+            node,
+            undo,
+        } => client::drain(client_env(logging), &options, node, !undo).await,
         Command::Status { options } => status::status(client_env(logging), &options).await,
         Command::Jepsen { .. } => unreachable!("answered before the runtime was built"),
     }

@@ -31,6 +31,9 @@ pub(crate) struct TestSection {
     /// Keep writes in memory until they are synced, so that they can be lost.
     #[serde(default)]
     pub(crate) forgetful_disk: bool,
+    /// Up to so long a forgetful disk takes for a sync.
+    #[serde(default)]
+    pub(crate) sync_ms: u64,
 }
 
 /// Obeys the orders in `control` until the process ends.
@@ -57,6 +60,7 @@ pub(crate) fn obey(control: PathBuf, clock: Arc<TestClock>, disk: Arc<TestDisk>)
             let mut report = Report {
                 serial: orders.serial,
                 refused_writes: disk.refused(),
+                unsynced_bytes: disk.unsynced().1,
                 ..clock.report()
             };
             if orders.lose_unsynced && orders.serial > obeyed.serial {

@@ -226,6 +226,21 @@ fn the_golden_vector_of_the_format_page_holds() {
 }
 
 #[test]
+fn what_is_written_as_a_log_is_read_back_but_for_its_times() {
+    let log = "INFO  jepsen.util - 3\t:invoke\t:cas\t[1 4]\n\
+               INFO  jepsen.util - 3\t:info\t:cas\t[1 4]\t:timed-out\n\
+               INFO  jepsen.util - :nemesis\t:info\t:start\tnil\n";
+    let history = History::parse(log.as_bytes()).unwrap();
+    assert_eq!(history.to_log(), log);
+    let keyed = "{:type :invoke, :process 0, :f :read, :value nil, :key 7, :time 5}\n\
+                 {:type :ok, :process 0, :f :read, :value 2, :key 7, :time 6}\n";
+    let written = History::parse(keyed.as_bytes()).unwrap().to_log();
+    let expected = "INFO  jepsen.util - 0\t:invoke\t:read\t[7 nil]\n\
+                    INFO  jepsen.util - 0\t:ok\t:read\t[7 2]\n";
+    assert_eq!(written, expected);
+}
+
+#[test]
 fn columns_parted_by_blanks_are_those_parted_by_tabs() {
     let tabs =
         "INFO  jepsen.util - 1\t:invoke\t:cas\t[1 2]\nINFO  jepsen.util - 1\t:ok\t:cas\t[1 2]\n";

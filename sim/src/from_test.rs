@@ -44,6 +44,9 @@ pub fn plan_of(test: &TestPlan) -> (Plan, Vec<String>) {
     plan.safety = Duration::from_millis(test.duration_ms);
     plan.faults = Vec::new();
     for timed in &test.faults {
+        if matches!(timed.fault, Fault::Join { .. } | Fault::Drain { .. }) {
+            left_out.push(timed.fault.text());
+        }
         carry(timed, &mut plan.faults);
     }
     plan.faults.sort_by_key(|strike| strike.at_ns);
@@ -61,9 +64,10 @@ fn carry(timed: &TimedFault, strikes: &mut Vec<Strike>) {
         }
     };
     match &timed.fault {
-        Fault::Kill { nodes } => down(nodes, Crash::KILL),
-        Fault::Restart { node } => down(&[*node], Crash::KILL),
-        Fault::LoseUnsynced { nodes } => down(nodes, Crash::RESET),
+        // A scenario has no operator, and the nodes that it has.
+        Fault::Join { .. } | Fault::Drain { .. } => {}
+        fault @ (Fault::Kill { .. } | Fault::Restart { .. }) => down(&fault.nodes(), Crash::KILL),
+        Fault::LoseUnsynced { nodes } | Fault::PowerLoss { nodes } => down(nodes, Crash::RESET),
         Fault::Damage { node, damage, draw } => {
             down(&[*node], Crash::KILL);
             // The world rots bits; it does not cut files off.

@@ -96,13 +96,22 @@ impl Cluster {
     }
 
     /// The process of a node, in its namespace if it has one.
-    pub(super) fn process(&self, number: u16, mut start: Start) -> NodeProcess {
+    pub(super) fn process(&self, number: u16, start: Start) -> NodeProcess {
+        NodeProcess::new(self.within(number, start))
+    }
+
+    /// The process of a node that is not there yet.
+    pub(super) fn absent(&self, number: u16, start: Start) -> NodeProcess {
+        NodeProcess::absent(self.within(number, start))
+    }
+
+    fn within(&self, number: u16, mut start: Start) -> Start {
         if let Some(namespaces) = &self.namespaces {
             let within = namespaces.within(number, &start.program);
             start.arguments.splice(0..0, within);
             start.program = "ip".into();
         }
-        NodeProcess::new(start)
+        start
     }
 
     /// Puts a proxy before each of `addresses`; returns where the proxies listen.
@@ -157,11 +166,18 @@ impl Cluster {
         outcome
     }
 
-    /// Whether a node's process has ended.
+    /// SIGKILL for each, all at the same moment: whoever is killed last does nothing meanwhile.
+    pub(super) async fn kill_at_once(&self, numbers: &[u16]) -> anyhow::Result<()> {
+        // A node that does not run is told of by the second step.
+        drop(self.on(numbers, NodeProcess::pause).await);
+        self.on(numbers, NodeProcess::kill).await
+    }
+
+    /// Whether a node's process has ended, of one that has been there.
     pub(super) async fn is_down(&self, number: u16) -> bool {
         let mut nodes = self.nodes.lock().await;
         let node = nodes.get_mut(usize::from(number));
-        node.is_none_or(|node| node.pid().is_none())
+        node.is_none_or(|node| !node.is_absent() && node.pid().is_none())
     }
 
     /// Waits until a node that was told to stop has done so; kills it when it hangs.
@@ -187,7 +203,7 @@ impl Cluster {
     /// Begins a fault; `None` when it is not one that every program bears.
     pub(super) async fn begin(&self, fault: &Fault) -> Option<anyhow::Result<()>> {
         Some(match fault {
-            Fault::Kill { nodes } => self.on(nodes, NodeProcess::kill).await,
+            Fault::Kill { nodes } => self.kill_at_once(nodes).await,
             Fault::Pause { nodes } => self.on(nodes, NodeProcess::pause).await,
             Fault::Restart { node } => self.on(&[*node], NodeProcess::begin_stop).await,
             Fault::Partition { groups, .. } => {
@@ -309,6 +325,13 @@ impl Cluster {
                 self.note(node.name(), text, is_defect(&ended));
             }
         }
+    }
+
+    /// Whether a node has shown a defect.
+    pub(super) async fn has_defect(&self, is_defect: &IsDefect) -> bool {
+        self.note_ends(is_defect).await;
+        let incidents = self.incidents.lock().expect("no panic under this lock");
+        incidents.iter().any(|incident| incident.defect)
     }
 
     pub(super) fn note(&self, node: &str, text: String, defect: bool) {

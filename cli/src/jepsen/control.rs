@@ -89,6 +89,11 @@ impl Control {
         }
     }
 
+    /// What was not synced when the node last told.
+    pub(super) fn unsynced_bytes(&self) -> u64 {
+        self.report().map_or(0, |report| report.unsynced_bytes)
+    }
+
     /// The unsynced bytes that the node lost when it obeyed and died.
     pub(super) fn lost_bytes(&self) -> Option<u64> {
         let (orders, _, report) = self.obeyed()?;

@@ -182,6 +182,10 @@ impl Target for Etcd {
         })
     }
 
+    fn has_defect(&self) -> BoxFuture<'_, bool> {
+        Box::pin(self.cluster.has_defect(&self.is_defect))
+    }
+
     fn heal(&self) -> BoxFuture<'_, Result<(), TargetError>> {
         Box::pin(async move {
             let healed = self.cluster.heal(&self.is_defect).await;

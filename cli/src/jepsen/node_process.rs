@@ -10,6 +10,8 @@ use super::os::{self, Signal};
 
 /// What an incident quotes of a log.
 const QUOTED_LINES: usize = 3;
+/// A panic with its backtrace fills no more lines at a log's end.
+const PANIC_LINES: usize = 200;
 
 /// How one process is started.
 #[derive(Debug, Clone)]
@@ -26,6 +28,8 @@ pub(super) struct Start {
 pub(super) struct NodeProcess {
     start: Start,
     child: Option<Child>,
+    /// Whether it is not there yet: only [`NodeProcess::appear`] starts it.
+    absent: bool,
     /// Whether it was told to stop.
     stopping: bool,
     /// Its end after it was told to stop.
@@ -46,18 +50,39 @@ impl NodeProcess {
         Self {
             start,
             child: None,
+            absent: false,
             stopping: false,
             stopped: None,
             ended: Vec::new(),
         }
     }
 
+    /// One that is not there until it appears.
+    pub(super) fn absent(start: Start) -> Self {
+        let mut node = Self::new(start);
+        node.absent = true;
+        node
+    }
+
+    pub(super) fn is_absent(&self) -> bool {
+        self.absent
+    }
+
+    /// Starts one that was absent.
+    pub(super) fn appear(&mut self) -> anyhow::Result<()> {
+        self.absent = false;
+        self.start()
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.start.name
     }
 
-    /// Starts it, with its output appended to its log. Does nothing when it runs.
+    /// Starts it, with its output appended to its log. Does nothing when it runs, or is absent.
     pub(super) fn start(&mut self) -> anyhow::Result<()> {
+        if self.absent {
+            return Ok(());
+        }
         if self.pid().is_some() {
             self.stopping = false;
             return Ok(());
@@ -182,9 +207,19 @@ impl Drop for NodeProcess {
     }
 }
 
-/// The last lines of a log, in one.
+/// The last lines of a log, in one; of a panic, where and why instead of how it came there.
 fn last_lines(log: &std::path::Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().rev().take(QUOTED_LINES).collect();
-    lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = lines.len().saturating_sub(PANIC_LINES);
+    let panicked = lines[tail..]
+        .iter()
+        .rposition(|line| line.contains(" panicked at "));
+    let quoted = match panicked {
+        Some(at) => lines[tail + at..].iter().take(2),
+        None => lines[lines.len().saturating_sub(QUOTED_LINES)..]
+            .iter()
+            .take(QUOTED_LINES),
+    };
+    quoted.copied().collect::<Vec<_>>().join(" | ")
 }

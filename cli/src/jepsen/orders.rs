@@ -38,6 +38,9 @@ pub(crate) struct Report {
     pub(crate) clock_changes: u64,
     /// Writes refused for want of space.
     pub(crate) refused_writes: u64,
+    /// Bytes of unsynced writes at this moment.
+    #[serde(default)]
+    pub(crate) unsynced_bytes: u64,
     /// Bytes of unsynced writes that were lost at the end.
     pub(crate) lost_bytes: u64,
     /// Files that they belonged to.

@@ -14,9 +14,9 @@ use std::time::Duration;
 use anyhow::bail;
 use hedgerow_env::{BoxFuture, Env};
 use hedgerow_jepsen::run::{
-    Client, Fault, Incident, Struck, Target, TargetError, TestPlan, node_name,
+    Client, Fault, Incident, Struck, Target, TargetError, TestPlan, data_centre_of, node_name,
 };
-use hedgerow_jepsen_clients::{Clients, Ends};
+use hedgerow_jepsen_clients::{Clients, Ends, Operator};
 use hedgerow_net::{Rpc, admin};
 
 use super::cluster::{Cluster, IsDefect};
@@ -27,6 +27,8 @@ use super::node_process::{Ended, NodeProcess, Start};
 
 /// A store that is refused is refused within this time of the start.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(8);
+/// How long disks take to sync at most where power is lost: what is promised too soon is then lost.
+const SYNC_MS: u64 = 60;
 /// How a node ends that stopped itself, and one that did not start.
 const STOPPED: [Option<i32>; 2] = [Some(crate::production::EXIT_HALTED), Some(1)];
 
@@ -52,9 +54,11 @@ pub(super) struct Processes {
 /// What is known once the cluster was set up.
 struct Ready {
     clients: Clients,
+    operator: Operator,
     controls: Vec<Control>,
     is_defect: IsDefect,
     damages: bool,
+    drains: bool,
 }
 
 impl Processes {
@@ -73,16 +77,23 @@ impl Processes {
 
     async fn form(&self, plan: &TestPlan) -> anyhow::Result<()> {
         check_build(plan)?;
-        let places = self.cluster.places(plan.nodes).await?;
+        let places = self.cluster.places(plan.all_nodes()).await?;
         let (addresses, portals) = (&places.listen, &places.clients);
         std::fs::create_dir_all(self.place.folder.join("logs"))?;
         let (mut nodes, mut controls) = (Vec::new(), Vec::new());
-        for number in 0..plan.nodes {
+        for number in 0..plan.all_nodes() {
             let at = usize::from(number);
             let control = Control::new(&self.place.folder.join("control").join(node_name(number)))?;
             let ends = (addresses[at].as_str(), portals[at].as_str());
-            let text = self.configuration(plan, number, ends, &places.advertised, &control);
-            nodes.push(self.cluster.process(number, self.configure(number, &text)?));
+            let seeds = places.advertised.split_at(usize::from(plan.nodes)).0;
+            let names = (places.advertised[at].as_str(), seeds);
+            let text = self.configuration(plan, number, ends, names, &control);
+            let start = self.configure(number, &text)?;
+            nodes.push(if number < plan.nodes {
+                self.cluster.process(number, start)
+            } else {
+                self.cluster.absent(number, start)
+            });
             controls.push(control);
         }
         self.cluster.start(nodes).await?;
@@ -95,12 +106,16 @@ impl Processes {
             })
             .collect();
         let env = &self.cluster.env;
-        let clients = Clients::prepare(env, &self.rpc, &ends, &plan.workload).await?;
+        let clients = Clients::prepare(env, &self.rpc, (&ends, plan.spares), &plan.workload);
+        let clients = clients.await?;
+        let operator = Operator::new(env.clone(), self.rpc.clone(), addresses.clone());
         let ready = Ready {
             clients,
+            operator,
             controls,
             is_defect: is_defect(plan),
             damages: has(plan, |fault| matches!(fault, Fault::Damage { .. })),
+            drains: has(plan, |fault| matches!(fault, Fault::Drain { .. })),
         };
         if self.ready.set(ready).is_err() {
             bail!("a target is set up once");
@@ -113,14 +128,19 @@ impl Processes {
         plan: &TestPlan,
         number: u16,
         (address, portal): (&str, &str),
-        advertised: &[String],
+        (advertised, seeds): (&str, &[String]),
         control: &Control,
     ) -> String {
-        let rack = number % plan.racks + 1;
-        let forgetful = has(plan, |fault| matches!(fault, Fault::LoseUnsynced { .. }));
+        let rack = number % plan.racks;
+        let (centre, rack) = (data_centre_of(rack) + 1, rack + 1);
+        let powerless = has(plan, |fault| matches!(fault, Fault::PowerLoss { .. }));
+        let forgetful = powerless || has(plan, |fault| matches!(fault, Fault::LoseUnsynced { .. }));
+        let sync_ms = if powerless { SYNC_MS } else { 0 };
         let test = if cfg!(feature = "testing") {
             let folder = control.folder();
-            format!("\n[test]\ncontrol = {folder:?}\nforgetful_disk = {forgetful}\n")
+            format!(
+                "\n[test]\ncontrol = {folder:?}\nforgetful_disk = {forgetful}\nsync_ms = {sync_ms}\n"
+            )
         } else {
             String::new()
         };
@@ -128,11 +148,12 @@ impl Processes {
             "name = \"{}\"\n\
              data_directory = {:?}\n\
              listen = \"{address}\"\n\
-             advertise = \"{}\"\n\
-             seeds = {advertised:?}\n\
+             advertise = \"{advertised}\"\n\
+             seeds = {seeds:?}\n\
              shards = 2\n\
              \n\
              [location]\n\
+             data_centre = \"dc-{centre}\"\n\
              rack = \"rack-{rack}\"\n\
              \n\
              [iscsi]\n\
@@ -145,7 +166,6 @@ impl Processes {
              {test}",
             node_name(number),
             self.data_directory(number),
-            advertised[usize::from(number)],
         )
     }
 
@@ -211,8 +231,15 @@ impl Processes {
                 }
                 Ok(())
             }
+            Fault::PowerLoss { nodes } => self.cluster.kill_at_once(nodes).await,
             Fault::Damage { node, .. } | Fault::Wipe { node } => {
                 self.cluster.on(&[*node], NodeProcess::kill).await
+            }
+            Fault::Join { node } => self.cluster.on(&[*node], NodeProcess::appear).await,
+            Fault::Drain { node } => {
+                let name = node_name(*node);
+                let set = self.ready().operator.set_draining(&name, true);
+                set.await.map_err(anyhow::Error::msg)
             }
             other => bail!("processes cannot do this: {}", other.text()),
         }
@@ -244,6 +271,16 @@ impl Processes {
                 Ok(struck)
             }
             Fault::LoseUnsynced { nodes } => self.end_loss(nodes).await,
+            Fault::PowerLoss { nodes } => {
+                let unsynced = nodes
+                    .iter()
+                    .map(|node| self.control(*node).unsynced_bytes());
+                let unsynced: u64 = unsynced.sum();
+                self.cluster.on(nodes, NodeProcess::start).await?;
+                let text =
+                    format!("died of SIGKILL at one moment, {unsynced} bytes unsynced just before");
+                Ok(Struck::Yes(text))
+            }
             Fault::Damage {
                 node,
                 damage: kind,
@@ -258,6 +295,8 @@ impl Processes {
                 self.cluster.on(&[*node], NodeProcess::start).await?;
                 Ok(Struck::Yes("everything it kept was removed".to_owned()))
             }
+            Fault::Join { node } => Ok(self.ready().operator.has_joined(&node_name(*node)).await),
+            Fault::Drain { node } => Ok(self.ready().operator.end_drain(&node_name(*node)).await),
             other => self.cluster.end(other).await,
         }
     }
@@ -300,6 +339,13 @@ impl Processes {
         if ready.damages {
             self.replace_refused().await?;
         }
+        if ready.drains {
+            ready
+                .operator
+                .end_drains()
+                .await
+                .map_err(anyhow::Error::msg)?;
+        }
         Ok(())
     }
 
@@ -330,7 +376,10 @@ fn check_build(plan: &TestPlan) -> anyhow::Result<()> {
     let lying = has(plan, |fault| {
         matches!(
             fault,
-            Fault::Clock { .. } | Fault::LoseUnsynced { .. } | Fault::FullDisk { .. }
+            Fault::Clock { .. }
+                | Fault::LoseUnsynced { .. }
+                | Fault::PowerLoss { .. }
+                | Fault::FullDisk { .. }
         )
     });
     if lying && !cfg!(feature = "testing") {
@@ -345,10 +394,7 @@ fn check_build(plan: &TestPlan) -> anyhow::Result<()> {
 /// A node may stop itself, or refuse to start, when its disk was made to fail, and never otherwise.
 fn is_defect(plan: &TestPlan) -> IsDefect {
     let disks_fail = has(plan, |fault| {
-        matches!(
-            fault,
-            Fault::Damage { .. } | Fault::FullDisk { .. } | Fault::LoseUnsynced { .. }
-        )
+        matches!(fault, Fault::Damage { .. } | Fault::FullDisk { .. })
     });
     Box::new(move |ended: &Ended| {
         let broken = ended.last_words.contains("broken invariant");
@@ -387,6 +433,14 @@ impl Target for Processes {
         })
     }
 
+    fn has_defect(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let ready = self.ready();
+            let wrong = !ready.clients.wrong_answers().is_empty();
+            self.cluster.has_defect(&ready.is_defect).await || wrong
+        })
+    }
+
     fn heal(&self) -> BoxFuture<'_, Result<(), TargetError>> {
         Box::pin(async move { self.heal_all().await.map_err(|error| failed(&error)) })
     }
@@ -394,8 +448,11 @@ impl Target for Processes {
     fn tear_down(&self) -> BoxFuture<'_, Vec<Incident>> {
         Box::pin(async move {
             let always: IsDefect = Box::new(|_| true);
-            let is_defect = self.ready.get().map_or(&always, |ready| &ready.is_defect);
-            self.cluster.tear_down(is_defect).await
+            let ready = self.ready.get();
+            let is_defect = ready.map_or(&always, |ready| &ready.is_defect);
+            let mut incidents = self.cluster.tear_down(is_defect).await;
+            incidents.extend(ready.iter().flat_map(|ready| ready.clients.wrong_answers()));
+            incidents
         })
     }
 }

@@ -66,6 +66,9 @@ pub(crate) struct Run {
     /// Keys or names of the workloads that have them
     #[arg(long, default_value_t = 5)]
     keys: u32,
+    /// Blocks that are read and written without a hurry beside the few that all want [default: 7]
+    #[arg(long, value_name = "COUNT")]
+    blocks: Option<u64>,
     /// Bytes of a block: 512, 4096 or 65536 [default: drawn]
     #[arg(long)]
     block_size: Option<u32>,
@@ -213,9 +216,9 @@ fn network(options: &Run, env: &Env, plan: &TestPlan) -> anyhow::Result<Option<N
             "between namespaces links are cut and nothing else: ask for other nemeses, or for \
              --network proxy"
         ),
-        NetworkName::Namespaces => Namespaces::create(plan.nodes).map(Some),
+        NetworkName::Namespaces => Namespaces::create(plan.all_nodes()).map(Some),
         NetworkName::Auto if fit && plan.faults.iter().any(cuts) => {
-            match Namespaces::create(plan.nodes) {
+            match Namespaces::create(plan.all_nodes()) {
                 Ok(network) => Ok(Some(network)),
                 Err(error) => {
                     event!(env, Info, "jepsen", "proxies, not namespaces: {error:#}");
@@ -276,11 +279,13 @@ fn plan(options: &Run) -> anyhow::Result<TestPlan> {
     let seed = options.seed.unwrap_or_else(new_seed);
     let mut random = Random::from_seed(seed);
     let workload = match options.workload {
-        WorkloadName::Block => WorkloadPlan::Block(BlockPlan::draw(
-            &mut random,
-            options.block_size,
-            options.skew,
-        )),
+        WorkloadName::Block => {
+            let mut block = BlockPlan::draw(&mut random, options.block_size, options.skew);
+            if let (Some(blocks), Some(last)) = (options.blocks, block.hot.last_mut()) {
+                last.count = blocks;
+            }
+            WorkloadPlan::Block(block)
+        }
         WorkloadName::CasRegister => WorkloadPlan::CasRegister(RegisterPlan {
             keys: options.keys,
             reads_percent: 50,

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_env::{BlockingFile, BoxFuture, Disk, DiskError, File, OpenMode};
@@ -27,21 +28,42 @@ pub(crate) struct TestDisk {
 
 struct Shared {
     forgetful: bool,
+    /// A sync takes up to so long, a write up to a tenth of it; each is drawn from `draws`.
+    sync_ms: u64,
+    draws: AtomicU64,
     full: AtomicBool,
     refused: AtomicU64,
     /// Unsynced pages by file. Handles of one path share them.
-    files: Mutex<BTreeMap<String, Arc<Mutex<Pages>>>>,
+    files: Mutex<BTreeMap<String, Arc<Unsynced>>>,
 }
 
-type Pages = BTreeMap<u64, Box<[u8]>>;
+/// What of one file is not synced.
+#[derive(Default)]
+struct Unsynced {
+    pages: Mutex<Pages>,
+    /// Slow syncs that have begun, and the number of the last one that has ended.
+    begun: AtomicU64,
+    ended: Mutex<u64>,
+}
+
+type Pages = BTreeMap<u64, Page>;
+
+#[derive(Clone)]
+struct Page {
+    /// Grows with every write of the disk.
+    version: u64,
+    bytes: Box<[u8]>,
+}
 
 impl TestDisk {
     /// A disk above `real`; a forgetful one keeps unsynced writes in memory.
-    pub(crate) fn new(real: Arc<dyn Disk>, forgetful: bool) -> Self {
+    pub(crate) fn new(real: Arc<dyn Disk>, forgetful: bool, sync_ms: u64) -> Self {
         Self {
             real,
             shared: Arc::new(Shared {
                 forgetful,
+                sync_ms,
+                draws: AtomicU64::new(1),
                 full: AtomicBool::new(false),
                 refused: AtomicU64::new(0),
                 files: Mutex::default(),
@@ -62,7 +84,8 @@ impl TestDisk {
         let files = self.shared.files.lock().expect("no panic under this lock");
         let (mut count, mut bytes) = (0, 0);
         for pages in files.values() {
-            let pages = pages.lock().expect("no panic under this lock").len() as u64;
+            let pages = pages.pages.lock().expect("no panic under this lock");
+            let pages = pages.len() as u64;
             count += u64::from(pages > 0);
             bytes += pages * PAGE_BYTES;
         }
@@ -75,7 +98,7 @@ impl TestDisk {
 struct TestFile {
     real: Arc<dyn BlockingFile>,
     path: String,
-    pages: Arc<Mutex<Pages>>,
+    unsynced: Arc<Unsynced>,
     shared: Arc<Shared>,
 }
 
@@ -86,6 +109,32 @@ impl std::fmt::Debug for TestFile {
 }
 
 impl TestFile {
+    /// A slow disk: takes `most` at most, and two thirds of it at least if it is not to be quick.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a device takes its time below the seams, on a thread for blocking calls"
+    )]
+    fn dawdle(&self, most: Duration, at_least_two_thirds: bool) {
+        if !self.shared.forgetful || most.is_zero() {
+            return;
+        }
+        let draw = self.shared.draws.fetch_add(1, Ordering::Relaxed);
+        let draw = draw.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        let most = u64::try_from(most.as_micros()).expect("a short time");
+        let least = if at_least_two_thirds { most / 3 * 2 } else { 0 };
+        std::thread::sleep(Duration::from_micros(least + draw % (most - least + 1)));
+    }
+
+    /// No two writes take the same time: later ones overtake earlier ones.
+    fn dawdle_writing(&self) {
+        self.dawdle(Duration::from_millis(self.shared.sync_ms) / 10, false);
+    }
+
+    /// What is promised before a sync has ended is promised for long enough to be lost.
+    fn dawdle_syncing(&self) {
+        self.dawdle(Duration::from_millis(self.shared.sync_ms), true);
+    }
+
     fn refuse_when_full(&self) -> Result<(), DiskError> {
         if self.shared.full.load(Ordering::SeqCst) {
             self.shared.refused.fetch_add(1, Ordering::SeqCst);
@@ -98,7 +147,7 @@ impl TestFile {
     /// One page as a reader sees it: kept, or from the file, zeros beyond its end.
     fn page(&self, pages: &Pages, number: u64, length: u64) -> Result<Box<[u8]>, DiskError> {
         if let Some(page) = pages.get(&number) {
-            return Ok(page.clone());
+            return Ok(page.bytes.clone());
         }
         let mut page = vec![0; size(PAGE_BYTES)].into_boxed_slice();
         let start = number * PAGE_BYTES;
@@ -112,68 +161,100 @@ impl TestFile {
         if !self.shared.forgetful {
             return self.real.write_at(offset, data);
         }
-        let mut pages = self.pages.lock().expect("no panic under this lock");
+        let version = self.shared.draws.fetch_add(1, Ordering::Relaxed);
+        let mut pages = self.pages();
         let end = offset + data.len() as u64;
         let length = self.real.length()?;
         let mut at = offset;
         while at < end {
             let number = at / PAGE_BYTES;
             let stop = end.min((number + 1) * PAGE_BYTES);
-            let mut page = self.page(&pages, number, length)?;
+            let mut bytes = self.page(&pages, number, length)?;
             let within = size(at % PAGE_BYTES);
             let part = &data[size(at - offset)..size(stop - offset)];
-            page[within..within + part.len()].copy_from_slice(part);
-            pages.insert(number, page);
+            bytes[within..within + part.len()].copy_from_slice(part);
+            pages.insert(number, Page { version, bytes });
             at = stop;
         }
         if end > length {
             self.real.resize(end)?;
         }
         if pages.len() > PAGES_KEPT {
-            self.write_back(&mut pages)?;
+            self.write_back(&std::mem::take(&mut *pages))?;
         }
         Ok(())
     }
 
-    fn write_back(&self, pages: &mut Pages) -> Result<(), DiskError> {
+    fn write_back(&self, pages: &Pages) -> Result<(), DiskError> {
         let length = self.real.length()?;
-        for (number, page) in std::mem::take(pages) {
+        for (number, page) in pages {
             let start = number * PAGE_BYTES;
             let there = length.saturating_sub(start).min(PAGE_BYTES);
-            self.real.write_at(start, &page[..size(there)])?;
+            self.real.write_at(start, &page.bytes[..size(there)])?;
         }
         Ok(())
+    }
+
+    fn pages(&self) -> std::sync::MutexGuard<'_, Pages> {
+        let pages = self.unsynced.pages.lock();
+        pages.expect("no panic under this lock")
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
-        let pages = self.pages.lock().expect("no panic under this lock");
+        let pages = self.pages();
         self.real.read_at(offset, buffer)?;
         let end = offset + buffer.len() as u64;
         let first = offset / PAGE_BYTES;
         for (number, page) in pages.range(first..end.div_ceil(PAGE_BYTES)) {
             let start = number * PAGE_BYTES;
             let (from, to) = (start.max(offset), (start + PAGE_BYTES).min(end));
-            let part = &page[size(from - start)..size(to - start)];
+            let part = &page.bytes[size(from - start)..size(to - start)];
             buffer[size(from - offset)..size(to - offset)].copy_from_slice(part);
         }
         Ok(())
     }
 
     fn sync_now(&self) -> Result<(), DiskError> {
-        let mut pages = self.pages.lock().expect("no panic under this lock");
-        self.write_back(&mut pages)?;
+        if self.shared.forgetful && self.shared.sync_ms > 0 {
+            return self.sync_slowly();
+        }
+        let mut pages = self.pages();
+        self.write_back(&std::mem::take(&mut *pages))?;
         self.real.sync()
     }
 
+    /// Makes durable what was written before it began, and nothing that is written while it lasts:
+    /// no sync is bound to do more. One at a time; whoever asks meanwhile is served by the next.
+    fn sync_slowly(&self) -> Result<(), DiskError> {
+        let unsynced = &self.unsynced;
+        let asked_at = unsynced.begun.load(Ordering::SeqCst);
+        let mut ended = unsynced.ended.lock().expect("no panic under this lock");
+        if *ended > asked_at {
+            return Ok(());
+        }
+        let number = unsynced.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let written = self.pages().clone();
+        self.dawdle_syncing();
+        self.write_back(&written)?;
+        self.real.sync()?;
+        let is_newer = |number: &u64, page: &mut Page| {
+            let known = written.get(number);
+            known.is_none_or(|known| known.version != page.version)
+        };
+        self.pages().retain(is_newer);
+        *ended = number;
+        Ok(())
+    }
+
     fn resize_now(&self, length: u64) -> Result<(), DiskError> {
-        let mut pages = self.pages.lock().expect("no panic under this lock");
+        let mut pages = self.pages();
         let present = self.real.length()?;
         if length > present {
             self.refuse_when_full()?;
         } else {
             pages.retain(|number, _| number * PAGE_BYTES < length);
             if let Some(page) = pages.get_mut(&(length / PAGE_BYTES)) {
-                page[size(length % PAGE_BYTES)..].fill(0);
+                page.bytes[size(length % PAGE_BYTES)..].fill(0);
             }
         }
         self.real.resize(length)
@@ -243,7 +324,10 @@ impl File for AsyncFile {
         offset: u64,
         parts: Vec<Bytes>,
     ) -> BoxFuture<'static, Result<(), DiskError>> {
-        self.0.run(move |file| file.write(offset, &parts.concat()))
+        self.0.run(move |file| {
+            file.dawdle_writing();
+            file.write(offset, &parts.concat())
+        })
     }
 
     fn sync(&self) -> BoxFuture<'static, Result<(), DiskError>> {
@@ -270,7 +354,7 @@ impl SharedDisk {
         Ok(TestFile {
             real,
             path: path.to_owned(),
-            pages: Arc::clone(pages),
+            unsynced: Arc::clone(pages),
             shared: Arc::clone(&disk.shared),
         })
     }
@@ -351,7 +435,7 @@ mod tests {
 
     fn open(root: &std::path::Path) -> (Arc<TestDisk>, TestFile) {
         let real = Arc::new(OsDisk::open(root).unwrap());
-        let disk = Arc::new(TestDisk::new(real, true));
+        let disk = Arc::new(TestDisk::new(real, true, 0));
         let file = SharedDisk::test_file(&disk, "a", OpenMode::Create).unwrap();
         (disk, file)
     }
@@ -379,6 +463,36 @@ mod tests {
         file.read(0, &mut seen).unwrap();
         assert!(seen[..10_000].iter().all(|byte| *byte == 1));
         assert!(seen[10_000..].iter().all(|byte| *byte == 0));
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "two threads of one process are what is tested"
+    )]
+    fn a_slow_sync_makes_durable_what_was_written_before_it_began_and_no_more() {
+        let root = std::env::temp_dir().join(format!("hedgerow-slow-{}", std::process::id()));
+        let real = Arc::new(OsDisk::open(&root).unwrap());
+        let disk = Arc::new(TestDisk::new(real, true, 300));
+        let file = SharedDisk::test_file(&disk, "a", OpenMode::Create).unwrap();
+        file.write(0, &[1; 4096]).unwrap();
+        let syncing = {
+            let file = file.clone();
+            std::thread::spawn(move || file.sync_now())
+        };
+        std::thread::sleep(Duration::from_millis(100));
+        file.write(0, &[2; 4096]).unwrap();
+        file.write(4096, &[2; 4096]).unwrap();
+        syncing.join().unwrap().unwrap();
+        assert_eq!(disk.unsynced(), (1, 2 * PAGE_BYTES));
+        let mut seen = vec![9; 8192];
+        file.real.read_at(0, &mut seen).unwrap();
+        assert_eq!((seen[0], seen[4096]), (1, 0), "what power loss leaves");
+        file.sync_now().unwrap();
+        assert_eq!(disk.unsynced(), (0, 0));
+        file.real.read_at(0, &mut seen).unwrap();
+        assert!(seen.iter().all(|byte| *byte == 2));
         std::fs::remove_dir_all(&root).unwrap();
     }
 

@@ -125,6 +125,9 @@ impl AdminService {
             AdminRequest::DeleteDisk { name } => self.delete(self.find(&name).await?.disk).await,
             AdminRequest::DeleteDiskById { disk } => self.delete(disk).await,
             AdminRequest::Status => Ok(AdminReply::Status(self.status().await?.view)),
+            AdminRequest::SetDraining { node, draining } => {
+                self.set_draining(&node, draining).await
+            }
             AdminRequest::StatusInFull => Ok(AdminReply::StatusInFull(self.status().await?)),
         }
     }

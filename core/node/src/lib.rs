@@ -12,6 +12,7 @@ mod bootstrap;
 mod config;
 mod config_check;
 mod desk;
+mod draining;
 mod exports;
 mod founding;
 mod halting;

@@ -63,6 +63,13 @@ pub enum AdminRequest {
     },
     /// The state of the cluster, with who did not answer and where the shards are.
     StatusInFull,
+    /// Move the data off a node, or take that back.
+    SetDraining {
+        /// Its name, or its number in hexadecimal.
+        node: String,
+        /// Whether it is to drain.
+        draining: bool,
+    },
 }
 
 /// A disk with what this cluster exports of it.

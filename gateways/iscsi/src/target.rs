@@ -59,10 +59,15 @@ impl fmt::Display for InitiatorPort {
     }
 }
 
-/// A number that no other call of this process gets.
-fn fresh_number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+/// Numbers that a portal gives once: what is withdrawn and exported again shares none with what it
+/// was. They count by portal, so that two runs in one process tell of the same sessions.
+#[derive(Debug, Clone, Default)]
+struct Numbers(Arc<AtomicU64>);
+
+impl Numbers {
+    fn fresh(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
 }
 
 /// One session as a logical unit knows it.
@@ -155,6 +160,7 @@ pub(crate) struct Aborted {
 /// One logical unit.
 pub(crate) struct Unit {
     pub(crate) number: u16,
+    numbers: Numbers,
     description: Mutex<LogicalUnit>,
     state: Mutex<UnitState>,
     /// Signalled whenever an operation of the task table ended.
@@ -162,9 +168,10 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
-    fn new(number: u16, description: LogicalUnit) -> Self {
+    fn new(number: u16, description: LogicalUnit, numbers: Numbers) -> Self {
         Self {
             number,
+            numbers,
             description: Mutex::new(description),
             state: Mutex::default(),
             ended: Notify::new(),
@@ -222,7 +229,7 @@ impl Unit {
 
     /// Enters a task.
     pub(crate) fn admit(&self, session: SessionId) -> TaskId {
-        let id = TaskId(fresh_number());
+        let id = TaskId(self.numbers.fresh());
         self.lock().tasks.insert(
             id,
             TaskEntry {
@@ -248,7 +255,7 @@ impl Unit {
         if entry.aborted {
             return None;
         }
-        let tag = OperationTag(fresh_number());
+        let tag = OperationTag(self.numbers.fresh());
         entry.running = Some(tag);
         Some(tag)
     }
@@ -385,6 +392,7 @@ struct Sessions {
 /// One target.
 pub(crate) struct Target {
     pub(crate) name: String,
+    numbers: Numbers,
     units: Mutex<BTreeMap<u16, Arc<Unit>>>,
     sessions: Mutex<Sessions>,
     /// Signalled whenever a session left the table.
@@ -392,9 +400,10 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) fn new(description: TargetDescription) -> Self {
+    fn new(description: TargetDescription, numbers: Numbers) -> Self {
         let target = Self {
             name: description.name.clone(),
+            numbers,
             units: Mutex::default(),
             sessions: Mutex::default(),
             session_ended: Notify::new(),
@@ -416,7 +425,10 @@ impl Target {
                         .expect("no holder of this lock panics") = unit;
                 }
                 None => {
-                    units.insert(number, Arc::new(Unit::new(number, unit)));
+                    units.insert(
+                        number,
+                        Arc::new(Unit::new(number, unit, self.numbers.clone())),
+                    );
                 }
             }
         }
@@ -469,7 +481,7 @@ impl Target {
                 break candidate;
             }
         };
-        let session = SessionId(fresh_number());
+        let session = SessionId(self.numbers.fresh());
         let entry = SessionEntry {
             port: port.clone(),
             tsih,
@@ -548,6 +560,7 @@ impl Target {
 pub(crate) struct Targets {
     catalog: Arc<dyn TargetCatalog>,
     live: Mutex<BTreeMap<String, Arc<Target>>>,
+    numbers: Numbers,
 }
 
 impl Targets {
@@ -555,6 +568,7 @@ impl Targets {
         Self {
             catalog,
             live: Mutex::default(),
+            numbers: Numbers::default(),
         }
     }
 
@@ -573,7 +587,7 @@ impl Targets {
             known.refresh(description);
             return Arc::clone(known);
         }
-        let target = Arc::new(Target::new(description));
+        let target = Arc::new(Target::new(description, self.numbers.clone()));
         live.insert(target.name.clone(), Arc::clone(&target));
         target
     }

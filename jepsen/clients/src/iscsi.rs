@@ -63,6 +63,39 @@ pub struct BlockClients {
     pub(crate) portals: Arc<Portals>,
     pub(crate) target_name: Arc<str>,
     pub(crate) block_size: u32,
+    pub(crate) wrong_answers: WrongAnswers,
+}
+
+/// Answers that no request of the workload may get, whatever strikes: every request is well-formed,
+/// and what is stored is on other nodes when one is hurt.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WrongAnswers(Arc<Mutex<Vec<String>>>);
+
+/// The first say all that there is to say.
+const WRONG_ANSWERS: usize = 4;
+
+impl WrongAnswers {
+    fn note(&self, request: Request, error: &CommandError) {
+        let mut known = self.0.lock().expect("no panic under this lock");
+        if is_wrong(error) && known.len() < WRONG_ANSWERS {
+            known.push(format!(
+                "a well-formed request got a wrong answer: {request:?}: {error}"
+            ));
+        }
+    }
+
+    pub(crate) fn known(&self) -> Vec<String> {
+        self.0.lock().expect("no panic under this lock").clone()
+    }
+}
+
+/// MEDIUM ERROR and HARDWARE ERROR; CHECK CONDITION without a reason; another status, another length.
+fn is_wrong(error: &CommandError) -> bool {
+    match error {
+        CommandError::Sense { key, .. } => matches!(key, 0x0 | 0x3 | 0x4),
+        CommandError::Status { .. } | CommandError::Length => true,
+        _ => false,
+    }
 }
 
 /// One client.
@@ -145,6 +178,7 @@ impl BlockClient {
                 })
             }
             Err(error) => {
+                self.shared.wrong_answers.note(request, &error);
                 if error == CommandError::Unknown {
                     self.session = None;
                 }

@@ -8,18 +8,21 @@
 mod disks;
 mod formation;
 mod iscsi;
+mod operator;
 
 use std::sync::Arc;
 
 use hedgerow_env::Env;
 use hedgerow_iscsi::target_name;
 use hedgerow_jepsen::run::workload::WorkloadPlan;
-use hedgerow_jepsen::run::{Client, TargetError};
+use hedgerow_jepsen::run::{Client, Incident, TargetError};
 use hedgerow_net::Rpc;
 
 use disks::{DiskClient, DiskClients};
 use formation::Formation;
-use iscsi::{BlockClient, BlockClients, Portals};
+pub use operator::Operator;
+
+use iscsi::{BlockClient, BlockClients, Portals, WrongAnswers};
 
 /// The disk of the workload `block`.
 pub const DISK: &str = "jepsen";
@@ -45,17 +48,19 @@ pub enum Clients {
 }
 
 impl Clients {
-    /// Waits until the nodes at `ends` are one cluster and prepares it for `workload`.
+    /// Waits until the nodes at `ends` are one cluster and prepares it for `workload`. The last
+    /// `spares` of them are not there yet.
     ///
     /// # Errors
     /// The cluster did not form, or the workload is none of its own.
     pub async fn prepare(
         env: &Env,
         rpc: &Rpc,
-        ends: &[Ends],
+        (ends, spares): (&[Ends], u16),
         workload: &WorkloadPlan,
     ) -> Result<Self, TargetError> {
-        let nodes = u16::try_from(ends.len()).expect("a test has few nodes");
+        let all = u16::try_from(ends.len()).expect("a test has few nodes");
+        let nodes = all.saturating_sub(spares);
         let replication_factor = u8::try_from(nodes.min(REPLICATION_FACTOR)).expect("few copies");
         let Some(first) = ends.first() else {
             return Err(TargetError("a cluster has a node".to_owned()));
@@ -77,6 +82,7 @@ impl Clients {
                     portals: Portals::new(portals),
                     target_name: Arc::from(target_name(DISK).expect("a plain name")),
                     block_size: block.block_size,
+                    wrong_answers: WrongAnswers::default(),
                 }))
             }
             WorkloadPlan::DiskLifecycle(_) => Ok(Self::Disks(DiskClients {
@@ -89,6 +95,21 @@ impl Clients {
                 "the cluster has no registers: use --workload block or disk-lifecycle".to_owned(),
             )),
         }
+    }
+
+    /// Answers that clients got and must not get, whatever strikes: defects.
+    #[must_use]
+    pub fn wrong_answers(&self) -> Vec<Incident> {
+        let known = match self {
+            Self::Block(shared) => shared.wrong_answers.known(),
+            Self::Disks(_) => Vec::new(),
+        };
+        let incident = |text| Incident {
+            node: "iscsi".to_owned(),
+            text,
+            defect: true,
+        };
+        known.into_iter().map(incident).collect()
     }
 
     /// A new client for `process`.

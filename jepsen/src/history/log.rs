@@ -9,7 +9,7 @@
 use super::edn::{self, Reader};
 use super::edn_events::process;
 use super::value::Value;
-use super::{Event, EventKind, HistoryError};
+use super::{Event, EventKind, HistoryError, Process};
 
 /// The logger that writes operations.
 const LOGGER: &str = "jepsen.util";
@@ -37,6 +37,27 @@ pub(super) fn read(text: &str) -> Result<Vec<Event>, HistoryError> {
         }
     }
     Ok(events)
+}
+
+/// Appends one event as a line of the log. A key is written in Jepsen's way, as the first of a pair;
+/// the form has no times.
+pub(super) fn write_event(text: &mut String, event: &Event) {
+    let process = match &event.process {
+        Process::Client(number) => number.to_string(),
+        Process::Named(name) => format!(":{name}"),
+    };
+    let value = match &event.key {
+        None => event.value.clone(),
+        Some(key) => Value::Vector(vec![key.clone(), event.value.clone()]),
+    };
+    let (kind, function) = (event.kind.name(), &event.function);
+    text.push_str(&format!(
+        "INFO  {LOGGER} - {process}\t:{kind}\t:{function}\t{value}"
+    ));
+    if let Some(error) = &event.error {
+        text.push_str(&format!("\t{error}"));
+    }
+    text.push('\n');
 }
 
 /// The columns of a line. Blanks may stand within a value, so of those parted by blanks the fourth

@@ -179,6 +179,15 @@ impl History {
         text
     }
 
+    /// Writes the history as lines of `jepsen.log`, which have no times.
+    pub fn to_log(&self) -> String {
+        let mut text = String::new();
+        for event in &self.events {
+            log::write_event(&mut text, event);
+        }
+        text
+    }
+
     /// Writes the history in the binary form.
     pub fn to_binary(&self) -> Vec<u8> {
         let mut bytes = binary::header().to_vec();

@@ -162,9 +162,24 @@ impl<'a> Slot<'a> {
         }
         true
     }
+
+    /// After [`Slot::all`] gave up: the operations that fail now, each tried once, and how many
+    /// there are that succeed.
+    pub(super) async fn once(&mut self, operations: Vec<Operation>) -> (Vec<Operation>, usize) {
+        let (mut failing, mut succeeded) = (Vec::new(), 0);
+        for operation in operations {
+            let limit = Duration::from_millis(self.shared.plan.timeout_ms);
+            match self.perform(&operation, limit).await {
+                Completion::Ok(_) => succeeded += 1,
+                _ => failing.push(operation),
+            }
+        }
+        (failing, succeeded)
+    }
 }
 
-fn with<T>(
+/// Acts on the generator.
+pub(super) fn with<T>(
     generator: &Mutex<Box<dyn Generator>>,
     act: impl FnOnce(&mut Box<dyn Generator>) -> T,
 ) -> T {

@@ -86,6 +86,12 @@ pub enum Fault {
         /// The nodes, all at once.
         nodes: Vec<u16>,
     },
+    /// All at the same moment, between any two instructions: the processes are lost with whatever
+    /// their disks had not synced, and those disks are slow to sync; started again at the end.
+    PowerLoss {
+        /// The nodes.
+        nodes: Vec<u16>,
+    },
     /// No file can grow; a node that stopped over it is started again at the end.
     FullDisk {
         /// The node.
@@ -96,6 +102,16 @@ pub enum Fault {
         /// The node.
         node: u16,
     },
+    /// One of the plan's spare nodes is started, blank, and joins the cluster. It stays.
+    Join {
+        /// The spare node.
+        node: u16,
+    },
+    /// An operator has the node drained; at the end that is taken back.
+    Drain {
+        /// The node.
+        node: u16,
+    },
 }
 
 impl Fault {
@@ -103,14 +119,17 @@ impl Fault {
     #[must_use]
     pub fn nodes(&self) -> Vec<u16> {
         let mut nodes: Vec<u16> = match self {
-            Self::Kill { nodes } | Self::Pause { nodes } | Self::LoseUnsynced { nodes } => {
-                nodes.clone()
-            }
+            Self::Kill { nodes }
+            | Self::Pause { nodes }
+            | Self::LoseUnsynced { nodes }
+            | Self::PowerLoss { nodes } => nodes.clone(),
             Self::Restart { node }
             | Self::Clock { node, .. }
             | Self::Damage { node, .. }
             | Self::FullDisk { node }
-            | Self::Wipe { node } => vec![*node],
+            | Self::Wipe { node }
+            | Self::Join { node }
+            | Self::Drain { node } => vec![*node],
             Self::Partition { groups, .. } => groups.concat(),
             Self::Links { links, .. } => {
                 let ends = links.iter().flat_map(|link| [link.from, link.to]);
@@ -120,6 +139,12 @@ impl Fault {
         nodes.sort_unstable();
         nodes.dedup();
         nodes
+    }
+
+    /// Whether a spare node joins.
+    #[must_use]
+    pub fn is_join(&self) -> bool {
+        matches!(self, Self::Join { .. })
     }
 
     /// One line for people.
@@ -158,8 +183,11 @@ impl Fault {
                 format!("kill -9 {}, {damage:?} in a file", names(&[*node]))
             }
             Self::LoseUnsynced { nodes } => format!("lose unsynced writes of {}", names(nodes)),
+            Self::PowerLoss { nodes } => format!("no power for {}", names(nodes)),
             Self::FullDisk { node } => format!("disk of {} full", names(&[*node])),
             Self::Wipe { node } => format!("kill -9 and wipe {}", names(&[*node])),
+            Self::Join { node } => format!("{} joins", names(&[*node])),
+            Self::Drain { node } => format!("drain {}", names(&[*node])),
         }
     }
 }

@@ -8,7 +8,7 @@ use hedgerow_env::Random;
 
 use super::fault_proxy::LinkRules;
 use super::faults::{DamageKind, Fault, Link, TimedFault};
-use super::plan::PlanError;
+use super::plan::{MOST_SPARES, PlanError};
 
 /// A kind of fault that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +53,14 @@ pub enum Kind {
     Full,
     /// Everything that a node kept is lost.
     Wipe,
+    /// A rack or the whole cluster is without power at one moment.
+    Power,
+    /// A blank node joins and stays.
+    Join,
+    /// A node is drained, then taken back.
+    Drain,
+    /// One data centre alone.
+    DataCentre,
 }
 
 /// Every kind with its name and what it does.
@@ -109,6 +117,18 @@ pub const NEMESES: &[(Kind, &str, &str)] = &[
         "wipe",
         "a node loses everything and returns as a new one",
     ),
+    (
+        Kind::Power,
+        "power",
+        "a rack, or the whole cluster, loses power at one moment",
+    ),
+    (Kind::Join, "join", "a blank node joins and stays"),
+    (
+        Kind::Drain,
+        "drain",
+        "an operator drains a node, and takes it back",
+    ),
+    (Kind::DataCentre, "data-centre", "one data centre alone"),
 ];
 
 /// Names that stand for several kinds.
@@ -123,6 +143,7 @@ const GROUPS: &[(&str, &[Kind])] = &[
             Kind::OneWay,
             Kind::Isolate,
             Kind::Rack,
+            Kind::DataCentre,
         ],
     ),
     (
@@ -130,6 +151,7 @@ const GROUPS: &[(&str, &[Kind])] = &[
         &[Kind::Slow, Kind::Lossy, Kind::Reset, Kind::Duplicate],
     ),
     ("clocks", &[Kind::Clock, Kind::Strobe]),
+    ("members", &[Kind::Wipe, Kind::Join, Kind::Drain]),
 ];
 
 impl Kind {
@@ -143,13 +165,13 @@ impl Kind {
     /// Whether it strikes links, not nodes.
     #[must_use]
     pub fn strikes_links(self) -> bool {
-        (Self::Halves..=Self::Duplicate).contains(&self)
+        (Self::Halves..=Self::Duplicate).contains(&self) || self == Self::DataCentre
     }
 
     /// The fewest nodes with which it makes sense.
     fn least_nodes(self) -> u16 {
         match self {
-            Self::Ring => 4,
+            Self::Ring | Self::Drain => 4,
             Self::Bridge | Self::Wipe | Self::Damage => 3,
             kind if kind.strikes_links() => 2,
             _ => 1,
@@ -178,7 +200,7 @@ pub fn kinds_named(list: &str, nodes: u16) -> Result<Vec<Kind>, PlanError> {
                 let known: Vec<&str> = NEMESES.iter().map(|(_, known, _)| *known).collect();
                 return Err(PlanError(format!(
                     "no nemesis is called {name:?}; there are {}, and none, partition, links, \
-                     clocks, all",
+                     clocks, members, all",
                     known.join(", ")
                 )));
             }
@@ -191,6 +213,13 @@ pub fn kinds_named(list: &str, nodes: u16) -> Result<Vec<Kind>, PlanError> {
 
 /// The cluster is left alone at first, so that clients have something to lose.
 const WARM_UP_MS: u64 = 2_000;
+/// The last holder's lease has to end before clients are served again; then they need time to have
+/// something to lose.
+const POWER_PAUSE_MS: u64 = 8_000;
+/// A blank node is one of the cluster by then.
+const JOIN_MS: u64 = 8_000;
+/// The data of a test's disk is elsewhere by then, where nothing else strikes.
+const DRAIN_MS: u64 = 15_000;
 
 /// Draws the faults of a test of `duration_ms`.
 pub(super) fn draw(
@@ -215,6 +244,7 @@ pub(super) fn draw(
         nodes,
         racks,
         sick,
+        joined: 0,
         faults: Vec::new(),
     };
     for of_links in [false, true] {
@@ -226,12 +256,20 @@ pub(super) fn draw(
     Ok(faults)
 }
 
+/// The data centre of a rack: the first holds every other rack.
+#[must_use]
+pub fn data_centre_of(rack: u16) -> u16 {
+    rack % 2
+}
+
 struct Draw<'a> {
     random: &'a mut Random,
     nodes: u16,
     racks: u16,
     /// The node whose disk is damaged: one in all, so that the rest is a majority.
     sick: u16,
+    /// Spare nodes that have joined.
+    joined: u16,
     faults: Vec<TimedFault>,
 }
 
@@ -288,6 +326,21 @@ impl Draw<'_> {
         }
     }
 
+    /// Every node, seven times out of eight; else those of one rack.
+    fn powerless(&mut self) -> Vec<u16> {
+        let all = 0..self.nodes;
+        if self.random.chance(7, 8) {
+            return all.collect();
+        }
+        let rack = self.rack();
+        all.filter(|node| node % self.racks == rack).collect()
+    }
+
+    fn rack(&mut self) -> u16 {
+        let rack = self.random.below(u64::from(self.racks));
+        u16::try_from(rack).expect("few racks")
+    }
+
     fn push(&mut self, kind: Kind, at_ms: u64, length_ms: u64, fault: Fault) -> u64 {
         let until_ms = at_ms + length_ms;
         self.faults.push(TimedFault {
@@ -339,9 +392,23 @@ impl Draw<'_> {
                 let (nodes, length) = (self.victims(), self.length(1_000));
                 self.push(kind, at, length, Fault::LoseUnsynced { nodes })
             }
+            Kind::Power => {
+                let (nodes, length) = (self.powerless(), self.length(1_000));
+                self.push(kind, at, length, Fault::PowerLoss { nodes }) + POWER_PAUSE_MS
+            }
             Kind::Full => {
                 let (node, length) = (self.some_node(), self.length(2_000));
                 self.push(kind, at, length, Fault::FullDisk { node })
+            }
+            Kind::Join if self.joined == MOST_SPARES => at,
+            Kind::Join => {
+                self.joined += 1;
+                let node = self.nodes + self.joined - 1;
+                self.push(kind, at, JOIN_MS, Fault::Join { node })
+            }
+            Kind::Drain => {
+                let (node, length) = (self.some_node(), self.length(DRAIN_MS));
+                self.push(kind, at, length, Fault::Drain { node })
             }
             Kind::Wipe => self.push(kind, at, 2_000, Fault::Wipe { node: self.sick }),
             _ => unreachable!("the kinds that strike links were handled"),
@@ -396,10 +463,14 @@ impl Draw<'_> {
                 partition(vec![vec![node], rest])
             }
             Kind::Rack => {
-                let racks = u64::from(self.racks);
-                let rack = u16::try_from(self.random.below(racks)).expect("few racks");
+                let rack = self.rack();
                 let (inside, outside): (Vec<u16>, Vec<u16>) =
                     all.into_iter().partition(|node| node % self.racks == rack);
+                partition(vec![inside, outside])
+            }
+            Kind::DataCentre => {
+                let first = |node: &u16| data_centre_of(node % self.racks) == 0;
+                let (inside, outside): (Vec<u16>, Vec<u16>) = all.into_iter().partition(first);
                 partition(vec![inside, outside])
             }
             _ => self.rules(kind),

@@ -16,6 +16,13 @@ const NODES: std::ops::RangeInclusive<u16> = 1..=15;
 /// Below this no fault begins and ends; above it histories outgrow memory.
 const SECONDS: std::ops::RangeInclusive<u64> = 5..=24 * 3600;
 
+/// Nodes that join while a test runs.
+pub(super) const MOST_SPARES: u16 = 2;
+
+fn is_zero(count: &u16) -> bool {
+    *count == 0
+}
+
 /// What clients do beside the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,6 +49,9 @@ pub struct TestPlan {
     pub seed: u64,
     /// How many nodes.
     pub nodes: u16,
+    /// Further nodes, that are blank and not started until they join.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spares: u16,
     /// Racks that they stand in, by their number modulo this.
     pub racks: u16,
     /// How long faults strike and clients act.
@@ -92,6 +102,7 @@ impl TestPlan {
             test: format!("{}-{label}", workload.name()),
             seed,
             nodes,
+            spares: 0,
             racks,
             duration_ms: seconds * 1000,
             recovery_ms: 90_000,
@@ -104,6 +115,8 @@ impl TestPlan {
         plan.check()?;
         let mut random = plan.random("nemesis");
         plan.faults = nemesis::draw(&mut random, kinds, nodes, racks, plan.duration_ms)?;
+        let joins = plan.faults.iter().filter(|timed| timed.fault.is_join());
+        plan.spares = u16::try_from(joins.count()).expect("few joins");
         Ok(plan)
     }
 
@@ -145,7 +158,13 @@ impl TestPlan {
             return refuse("the test's name may hold letters, digits, '-', '+' and '.'".to_owned());
         }
         let nodes = self.faults.iter().flat_map(|timed| timed.fault.nodes());
-        if nodes.max().is_some_and(|node| node >= self.nodes) {
+        if self.spares > MOST_SPARES {
+            return refuse(format!(
+                "{} spares; at most {MOST_SPARES} are possible",
+                self.spares
+            ));
+        }
+        if nodes.max().is_some_and(|node| node >= self.all_nodes()) {
             return refuse("a fault names a node that the plan does not have".to_owned());
         }
         for scripted in self.script.iter().flatten() {
@@ -155,6 +174,12 @@ impl TestPlan {
             }
         }
         self.workload.check()
+    }
+
+    /// How many nodes there are in the end.
+    #[must_use]
+    pub fn all_nodes(&self) -> u16 {
+        self.nodes + self.spares
     }
 
     /// A stream of random numbers of this plan; the same label gives the same stream.

@@ -32,6 +32,8 @@ struct State {
     /// When operations succeeded, on the history's clock.
     succeeded_ns: Vec<u64>,
     closed: bool,
+    /// Bytes of the file that are whole records.
+    written: u64,
     failed: Option<DiskError>,
 }
 
@@ -149,6 +151,16 @@ impl Recorder {
         self.with(|state| state.succeeded_ns.clone())
     }
 
+    /// The history up to some moment of now: whole records, with calls that are still open.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(super) async fn so_far(&self) -> Result<Bytes, DiskError> {
+        let written = self.with(|state| state.written);
+        let length = usize::try_from(written).unwrap_or(usize::MAX);
+        self.0.file.read_at(0, length).await
+    }
+
     async fn write(&self) {
         let mut offset = 0;
         loop {
@@ -168,6 +180,7 @@ impl Recorder {
                 break;
             }
             offset += length;
+            self.with(|state| state.written = offset);
         }
         if let Err(error) = self.0.file.sync().await {
             self.with(|state| state.failed = state.failed.take().or(Some(error)));

@@ -8,17 +8,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{Either, join, join_all, select};
 use hedgerow_env::{DiskError, Env, event};
 
-use super::clients::{Shared, Slot};
+use super::clients::{Shared, Slot, with};
 use super::coverage;
-use super::faults::{FaultRecord, TimedFault, node_name};
+use super::faults::FaultRecord;
 use super::plan::{PlanError, TestPlan};
 use super::recorder::Recorder;
 use super::results::{Ended, OperationCounts, PLAN_FILE, RESULTS_FILE, Results};
 use super::results::{write_faults, write_json};
-use super::target::{Struck, Target, TargetError};
+use super::strikes::Strikes;
+use super::target::{Incident, Target, TargetError};
+use super::watch::until_decided;
 
 /// What has to succeed before faults strike must do so within this time.
 const PREPARE_LIMIT: Duration = Duration::from_secs(60);
@@ -61,8 +63,10 @@ pub async fn run(env: &Env, plan: &TestPlan, target: Arc<dyn Target>) -> Result<
         stopped: AtomicBool::new(false),
         script: Shared::script_of(plan),
     };
-    let (records, recovered) = phases(&shared, plan).await;
-    let incidents = target.tear_down().await;
+    let (records, not_recovered) = phases(&shared, plan).await;
+    let recovered = not_recovered.is_none();
+    let mut incidents = target.tear_down().await;
+    incidents.extend(not_recovered.flatten());
     let history = recorder.finish().await?;
     write_faults(env, &records).await?;
     let counts = recorder.counts();
@@ -94,83 +98,82 @@ pub async fn run(env: &Env, plan: &TestPlan, target: Arc<dyn Target>) -> Result<
 }
 
 /// Preparation, faults under load, healing and final reads; what became of the faults, and whether
-/// the cluster served again.
-async fn phases(shared: &Shared, plan: &TestPlan) -> (Vec<FaultRecord>, bool) {
+/// the cluster served again. A test whose verdict is known before its end is cut short.
+async fn phases(shared: &Shared, plan: &TestPlan) -> (Vec<FaultRecord>, Option<NotRecovered>) {
     let env = &shared.env;
-    let generator = &shared.generator;
-    let prepare = generator
-        .lock()
-        .expect("no panic under this lock")
-        .prepare();
+    let prepare = with(&shared.generator, |generator| generator.prepare());
     let mut first = Slot::new(shared, plan, plan.clients.concurrency);
     if !first.all(prepare, PREPARE_LIMIT).await {
         event!(env, Error, "jepsen", "the preparation did not succeed");
-        return (Vec::new(), false);
+        return (Vec::new(), Some(None));
     }
     // Its session would keep the disk where nobody uses it.
     drop(first);
     event!(env, Info, "jepsen", "clients begin");
+    let strikes = Strikes::new(shared, &plan.faults);
+    let whole = Box::pin(to_the_end(shared, plan, &strikes));
+    let decided = Box::pin(until_decided(shared, plan));
+    let not_recovered = match select(whole, decided).await {
+        Either::Left((not_recovered, _)) => not_recovered,
+        Either::Right((why, whole)) => {
+            event!(env, Warn, "jepsen", "cut short: {why}");
+            // Clients end, and whatever faults wait for is waited for no more.
+            drop(whole);
+            strikes.cut_short();
+            heal(shared).await;
+            Some(None)
+        }
+    };
+    (strikes.records(), not_recovered)
+}
+
+/// The final reads did not succeed; what that shows of the cluster beyond that it does not serve.
+type NotRecovered = Option<Incident>;
+
+/// Faults under load, healing and final reads; whether these succeeded.
+async fn to_the_end(
+    shared: &Shared,
+    plan: &TestPlan,
+    strikes: &Strikes<'_>,
+) -> Option<NotRecovered> {
+    let env = &shared.env;
     let working =
         join_all((0..plan.clients.concurrency).map(|slot| Slot::new(shared, plan, slot).work()));
     let striking = async {
         let end = env.now() + Duration::from_millis(plan.duration_ms);
-        let records = strike_all(shared, &plan.faults).await;
+        strikes.all().await;
         env.sleep_until(end).await;
         shared.stopped.store(true, Ordering::Relaxed);
-        records
     };
-    let (_, records) = join(working, striking).await;
+    join(working, striking).await;
     event!(env, Info, "jepsen", "all faults have ended");
-    if let Err(error) = shared.target.heal().await {
-        event!(env, Error, "jepsen", "healing: {error}");
-    }
-    let finale = generator.lock().expect("no panic under this lock").finale();
+    heal(shared).await;
+    let finale = with(&shared.generator, |generator| generator.finale());
     let mut last = Slot::new(shared, plan, plan.clients.concurrency + 1);
     let limit = Duration::from_millis(plan.recovery_ms);
-    let recovered = last.all(finale, limit).await;
-    (records, recovered)
+    if last.all(finale.clone(), limit).await {
+        return None;
+    }
+    // Each once more: is it the cluster that does not serve, or some of its data?
+    let (failing, succeeded) = last.once(finale).await;
+    let lost = failing.first().filter(|_| succeeded >= failing.len());
+    Some(lost.map(|lost| Incident {
+        node: "the final reads".to_owned(),
+        text: format!(
+            "{} of {} are not answered though all faults ended more than {} s ago, such as {} {}: \
+             lost",
+            failing.len(),
+            failing.len() + succeeded,
+            limit.as_secs(),
+            lost.function,
+            lost.argument,
+        ),
+        defect: true,
+    }))
 }
 
-/// Each fault at its time.
-async fn strike_all(shared: &Shared, faults: &[TimedFault]) -> Vec<FaultRecord> {
-    let zero = shared.env.now();
-    let strikes = faults.iter().map(|timed| async move {
-        let at = |ms: u64| zero + Duration::from_millis(ms);
-        shared.env.sleep_until(at(timed.at_ms)).await;
-        let text = timed.fault.text();
-        event!(shared.env, Info, "nemesis", "begin {text}");
-        let mut record = FaultRecord {
-            at_ns: shared.recorder.now_ns(),
-            until_ns: None,
-            kind: timed.kind.clone(),
-            nodes: timed.fault.nodes().into_iter().map(node_name).collect(),
-            text,
-            struck: false,
-        };
-        if let Err(error) = shared.target.begin(&timed.fault).await {
-            event!(shared.env, Warn, "nemesis", "not begun: {error}");
-            record.text = format!("{}; not begun: {error}", record.text);
-            return record;
-        }
-        shared.env.sleep_until(at(timed.until_ms)).await;
-        let struck = shared.target.end(&timed.fault).await;
-        record.until_ns = Some(shared.recorder.now_ns());
-        let evidence = match struck {
-            Struck::Yes(evidence) => {
-                record.struck = true;
-                evidence
-            }
-            Struck::No(why) => format!("did not strike: {why}"),
-        };
-        event!(
-            shared.env,
-            Info,
-            "nemesis",
-            "ended {}: {evidence}",
-            record.text
-        );
-        record.text = format!("{}; {evidence}", record.text);
-        record
-    });
-    join_all(strikes).await
+async fn heal(shared: &Shared) {
+    if let Err(error) = shared.target.heal().await {
+        event!(shared.env, Error, "jepsen", "healing: {error}");
+    }
 }

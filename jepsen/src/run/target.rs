@@ -77,6 +77,10 @@ pub trait Target: Send + Sync {
     /// Ends a fault that began, and says whether it struck.
     fn end<'a>(&'a self, fault: &'a Fault) -> BoxFuture<'a, Struck>;
 
+    /// Whether a node has shown a defect already: the verdict is known then, whatever the history
+    /// says.
+    fn has_defect(&self) -> BoxFuture<'_, bool>;
+
     /// Makes everything whole that can be: every node runs, every link is open.
     fn heal(&self) -> BoxFuture<'_, Result<(), TargetError>>;
 

@@ -37,6 +37,8 @@ struct Inner {
 struct Manner {
     /// The number in the first node's name.
     first_number: u16,
+    /// Nodes that are not started with the others.
+    spares: u16,
     pool_bytes: u64,
     timing: GroupTiming,
     scale: StoreScale,
@@ -47,6 +49,7 @@ impl Manner {
     fn scenario() -> Self {
         Self {
             first_number: 0,
+            spares: 0,
             pool_bytes: 256 << 20,
             // As many heartbeats to an election as by default.
             timing: GroupTiming {
@@ -61,6 +64,7 @@ impl Manner {
     fn test() -> Self {
         Self {
             first_number: 1,
+            spares: 0,
             pool_bytes: 20 << 30,
             timing: GroupTiming::default(),
             scale: StoreScale::Workstation,
@@ -76,10 +80,14 @@ impl Cluster {
     }
 
     /// Adds the plan's nodes to the world and starts them, and nothing else but a machine for
-    /// whoever uses them.
+    /// whoever uses them. The last `spares` of them are not started yet.
     #[must_use]
-    pub fn start_alone(world: &World, plan: &Plan) -> Self {
-        Self::start_all(world, plan, Manner::test(), None)
+    pub fn start_alone(world: &World, plan: &Plan, spares: u16) -> Self {
+        let manner = Manner {
+            spares,
+            ..Manner::test()
+        };
+        Self::start_all(world, plan, manner, None)
     }
 
     fn start_all(world: &World, plan: &Plan, manner: Manner, agents: Option<Arc<Agents>>) -> Self {
@@ -114,14 +122,26 @@ impl Cluster {
             live: Mutex::default(),
             agents,
         }));
-        for index in cluster.indexes() {
-            let running = cluster.clone();
-            drop(world.start(index, move |env| {
-                let running = running.clone();
-                Box::pin(async move { running.program(index, env).await })
-            }));
+        let begin = plan.nodes.saturating_sub(cluster.0.manner.spares);
+        for index in cluster.indexes().into_iter().take(usize::from(begin)) {
+            cluster.start_one(index);
         }
         cluster
+    }
+
+    /// Starts a node that was not started with the others.
+    pub fn start_one(&self, index: NodeIndex) {
+        let running = self.clone();
+        drop(self.0.world.start(index, move |env| {
+            let running = running.clone();
+            Box::pin(async move { running.program(index, env).await })
+        }));
+    }
+
+    /// Whether a node has ever been started.
+    #[must_use]
+    pub fn has_appeared(&self, index: NodeIndex) -> bool {
+        self.0.world.incarnation(index) > 0
     }
 
     /// The machine of the initiators.

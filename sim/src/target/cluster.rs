@@ -10,7 +10,7 @@ use hedgerow_jepsen::run::workload::WorkloadPlan;
 use hedgerow_jepsen::run::{
     Client, Fault, Incident, Struck, Target, TargetError, TestPlan, node_name,
 };
-use hedgerow_jepsen_clients::{Clients, DISK, Ends};
+use hedgerow_jepsen_clients::{Clients, DISK, Ends, Operator};
 use hedgerow_net::{Rpc, admin};
 use hedgerow_protocol::{AdminReply, AdminRequest, DiskRecord};
 
@@ -53,6 +53,7 @@ pub(super) struct SimCluster {
 
 struct Ready {
     clients: Clients,
+    operator: Operator,
     rpc: Rpc,
 }
 
@@ -61,14 +62,15 @@ impl SimCluster {
     pub(super) fn start(world: &World, plan: &TestPlan) -> Self {
         let shape = Plan {
             seed: plan.seed,
-            nodes: plan.nodes,
+            nodes: plan.all_nodes(),
             racks: plan.racks,
+            data_centres: 2,
             shards: SHARDS,
             ..Plan::plain()
         };
         Self {
             world: world.clone(),
-            cluster: Cluster::start_alone(world, &shape),
+            cluster: Cluster::start_alone(world, &shape, plan.spares),
             plan: plan.clone(),
             env: OnceLock::new(),
             ready: OnceLock::new(),
@@ -94,6 +96,11 @@ impl SimCluster {
         self.env.get().expect("a tester attends before it tests")
     }
 
+    /// The operator, once the cluster was set up.
+    pub(super) fn operator(&self) -> &Operator {
+        &self.ready().operator
+    }
+
     fn ready(&self) -> &Ready {
         let ready = self.ready.get();
         ready.expect("nobody asks a target that was not set up")
@@ -111,8 +118,15 @@ impl SimCluster {
                 portal: self.cluster.portal(index),
             })
             .collect();
-        let clients = Clients::prepare(env, &rpc, &ends, &self.plan.workload).await?;
-        let ready = Ready { clients, rpc };
+        let workload = &self.plan.workload;
+        let clients = Clients::prepare(env, &rpc, (&ends, self.plan.spares), workload).await?;
+        let addresses = ends.into_iter().map(|end| end.rpc).collect();
+        let operator = Operator::new(env.clone(), rpc.clone(), addresses);
+        let ready = Ready {
+            clients,
+            operator,
+            rpc,
+        };
         assert!(self.ready.set(ready).is_ok(), "a target is set up once");
         Ok(())
     }
@@ -153,12 +167,7 @@ impl SimCluster {
     /// A node may stop itself, or refuse to start, when its disk was made to fail, and never
     /// otherwise: the rule of the target `processes`.
     fn is_defect(&self, reason: &HaltReason) -> bool {
-        let fails = |fault: &Fault| {
-            matches!(
-                fault,
-                Fault::Damage { .. } | Fault::FullDisk { .. } | Fault::LoseUnsynced { .. }
-            )
-        };
+        let fails = |fault: &Fault| matches!(fault, Fault::Damage { .. } | Fault::FullDisk { .. });
         let disks_fail = self.plan.faults.iter().any(|timed| fails(&timed.fault));
         matches!(reason, HaltReason::Invariant(_)) || !disks_fail
     }
@@ -181,6 +190,11 @@ impl SimCluster {
         if self.has(|fault| matches!(fault, Fault::Damage { .. })) {
             self.replace_refused().await;
         }
+        if self.has(|fault| matches!(fault, Fault::Drain { .. }))
+            && let Err(why) = self.operator().end_drains().await
+        {
+            self.note("operator", why, false);
+        }
     }
 
     /// A node that refuses its damaged store is wiped and joins anew, as its message advises.
@@ -188,7 +202,8 @@ impl SimCluster {
         self.env().sleep(REFUSAL_LIMIT).await;
         self.note_ends();
         for index in self.cluster.indexes() {
-            if self.world.env(index).is_none() {
+            let absent = !self.cluster.has_appeared(index);
+            if !absent && self.world.env(index).is_none() {
                 self.world.wipe_disk(index);
                 let text = "its damaged store was refused; wiped, and started as a new node";
                 self.note(&node_name(index.0), text.to_owned(), false);
@@ -253,6 +268,15 @@ impl Target for SimCluster {
         Box::pin(async move { self.end_fault(fault).await })
     }
 
+    fn has_defect(&self) -> BoxFuture<'_, bool> {
+        self.note_ends();
+        let incidents = self.incidents.lock().expect("no panic under this lock");
+        let ready = self.ready.get();
+        let wrong = ready.is_some_and(|ready| !ready.clients.wrong_answers().is_empty());
+        let has_defect = wrong || incidents.iter().any(|incident| incident.defect);
+        Box::pin(std::future::ready(has_defect))
+    }
+
     fn heal(&self) -> BoxFuture<'_, Result<(), TargetError>> {
         Box::pin(async move {
             self.heal_all().await;
@@ -272,6 +296,14 @@ impl Target for SimCluster {
                 self.note(failure.oracle, failure.text, true);
             }
             self.note_ends();
+            for wrong in self
+                .ready
+                .get()
+                .iter()
+                .flat_map(|ready| ready.clients.wrong_answers())
+            {
+                self.note(&wrong.node, wrong.text, wrong.defect);
+            }
             std::mem::take(&mut *self.incidents.lock().expect("no panic under this lock"))
         })
     }

@@ -48,7 +48,9 @@ impl SimCluster {
     pub(super) async fn begin_fault(&self, fault: &Fault) -> Result<(), TargetError> {
         match fault {
             Fault::Kill { nodes } => self.all_down(nodes, Crash::KILL),
-            Fault::LoseUnsynced { nodes } => self.all_down(nodes, Crash::RESET),
+            Fault::LoseUnsynced { nodes } | Fault::PowerLoss { nodes } => {
+                self.all_down(nodes, Crash::RESET)
+            }
             Fault::Damage { node, .. } | Fault::Wipe { node } => self.down(*node, Crash::KILL),
             Fault::Restart { node } => self.begin_stop(*node),
             Fault::Pause { nodes } => {
@@ -87,6 +89,15 @@ impl SimCluster {
                 self.begin_clock(*node, *wall_offset_ms, *rate_ppm, *strobe_ms);
                 Ok(())
             }
+            Fault::Join { node } => {
+                self.cluster.start_one(NodeIndex(*node));
+                Ok(())
+            }
+            Fault::Drain { node } => {
+                let name = node_name(*node);
+                let set = self.operator().set_draining(&name, true);
+                set.await.map_err(TargetError)
+            }
             Fault::FullDisk { node } => {
                 let full = DiskFaults {
                     capacity_bytes: Some(0),
@@ -106,7 +117,7 @@ impl SimCluster {
                 self.restart(nodes);
                 yes("died of SIGKILL, started again")
             }
-            Fault::LoseUnsynced { nodes } => {
+            Fault::LoseUnsynced { nodes } | Fault::PowerLoss { nodes } => {
                 self.restart(nodes);
                 yes("lost what was not synced and died, started again")
             }
@@ -142,6 +153,8 @@ impl SimCluster {
                     Struck::No("it was up".to_owned())
                 }
             }
+            Fault::Join { node } => self.operator().has_joined(&node_name(*node)).await,
+            Fault::Drain { node } => self.operator().end_drain(&node_name(*node)).await,
             Fault::FullDisk { node } => self.end_full(*node),
         }
     }

@@ -73,7 +73,7 @@ pub fn run_test(plan: &TestPlan, print: bool) -> TestRun {
             (Ok(results), *failure.trace)
         }
     };
-    for (path, text) in logs(plan.nodes, &trace.recorded) {
+    for (path, text) in logs(plan.all_nodes(), &trace.recorded) {
         folder.write(&path, text.into_bytes());
     }
     TestRun {

@@ -1,16 +1,22 @@
 //! `cargo xtask jepsen --mutants`: how many planted bugs do real processes show within ten minutes?
 //!
-//! The sample is taken from the catalogue at even distances, before anything is run. A bug is
-//! *shown* when a test ends *invalid*; a test that ends *unknown* shows nothing, though it may
-//! hint. Results are kept in a file that is replaced after every test, and a campaign goes on
-//! where it stopped.
+//! The population is written down before anything is run: the rows of `sim/mutants.toml` that the
+//! simulator is expected to kill (neither `explained` nor `needs`) and that are not `simulator_only`.
+//! The sample is taken from it at even distances. Every bug goes through the same rounds, the one
+//! that its kind suggests first, and so does the program without any, which must never be *invalid*.
+//!
+//! A bug is *shown* when a test ends *invalid*; a test that ends *unknown* shows nothing, though it
+//! may hint. The record is replaced before and after every test, so a campaign that was ended from
+//! outside says which test was under way, and goes on there.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::repository;
 use crate::run::collected;
@@ -21,109 +27,215 @@ const SAMPLE: usize = 20;
 const BUDGET: Duration = Duration::from_secs(600);
 /// The share that has to be shown, in percent.
 const GOAL_PERCENT: usize = 60;
-/// What strikes in turn: which nemeses, for how many seconds.
+/// A test that could not be run (the cluster did not form) is tried so often before the bug is
+/// passed over for this time.
+const ATTEMPTS: usize = 3;
+/// The row of the program without a planted bug.
+const NONE: &str = "(none)";
+/// What is tried in turn.
 const ROUNDS: &[(&str, u32)] = &[
-    ("kill,pause", 60),
-    ("unsynced,clock", 60),
-    ("partition", 110),
-    ("kill,links", 90),
-    ("damage,wipe,restart", 90),
+    ("--nemesis kill,pause --rate 200", 30),
+    (
+        "--nemesis power --rate 200 --concurrency 20 --blocks 1000 --skew 0",
+        50,
+    ),
+    (
+        "--nemesis pause,reset --rate 500 --concurrency 32 --skew 95 --nodes 3",
+        40,
+    ),
+    ("--nemesis isolate,halves,one-way --rate 300", 60),
+    (
+        "--workload disk-lifecycle --nemesis kill,pause --rate 100",
+        50,
+    ),
+    ("--nemesis unsynced,clock --rate 200", 50),
+    ("--nemesis links,kill --rate 300 --skew 80", 90),
+    ("--nemesis damage,wipe,restart --rate 200", 80),
 ];
-/// Where results are kept.
+/// The rounds that bugs begin with, by what they break; the others follow in order.
+const FIRST: &[(&str, &[&str])] = &[
+    (
+        "--nemesis power",
+        &[
+            "acknowledge-before-sync",
+            "purge-past-durable",
+            "held-before-sync",
+            "later-frame-speaks-for-earlier",
+            "page-log-unsynced",
+            "stamps-show-undurable",
+        ],
+    ),
+    (
+        "--nemesis pause,reset",
+        &["cache-answers-during-commit", "applied-answered-as-void"],
+    ),
+    (
+        "--nemesis isolate",
+        &[
+            "fence-skipped-on-read",
+            "attach-keeps-generation",
+            "expiry-without-floor",
+            "missing-unit-reads-as-zeros",
+        ],
+    ),
+    ("--workload disk-lifecycle", &["creation-not-remembered"]),
+];
+/// Where the record is kept.
 const RECORD: &str = "jepsen/mutants.json";
+const TABLE: &str = "sim/mutants.toml";
+
+/// One test of one bug.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Tested {
+    /// The round's arguments.
+    round: String,
+    seed: u64,
+    seconds: u64,
+    /// `valid`, `invalid`, `unknown`, or `not run`.
+    verdict: String,
+    reason: String,
+}
+
+/// What is known of each bug, and which test is under way.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    under_way: Option<String>,
+    bugs: BTreeMap<String, Vec<Tested>>,
+}
+
+impl Record {
+    fn of(&self, name: &str) -> &[Tested] {
+        self.bugs.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Breadth first: broken off early, a campaign has tried all a little, not a few for long.
+    fn next(&self, names: &[String]) -> Option<String> {
+        let open = names.iter().filter(|name| !self.is_finished(name));
+        open.min_by_key(|name| self.of(name).len()).cloned()
+    }
+
+    fn is_finished(&self, name: &str) -> bool {
+        shown(self.of(name)).is_some() || seconds(self.of(name)) >= BUDGET.as_secs()
+    }
+}
+
+/// The round that was tried least; of several the bug's own, then the first.
+fn next_round(name: &str, tests: &[Tested]) -> (&'static str, u32) {
+    let own = FIRST.iter().find(|(_, names)| names.contains(&name));
+    let is_own = |round: &str| own.is_some_and(|(first, _)| round.starts_with(first));
+    let tried = |round: &str| tests.iter().filter(|tested| tested.round == round).count();
+    let rounds = ROUNDS.iter().copied();
+    let least = rounds.min_by_key(|(round, _)| (tried(round), !is_own(round)));
+    least.expect("there are rounds")
+}
+
+fn shown(tests: &[Tested]) -> Option<&Tested> {
+    tests.iter().find(|tested| tested.verdict == "invalid")
+}
+
+fn seconds(tests: &[Tested]) -> u64 {
+    tests.iter().map(|tested| tested.seconds).sum()
+}
 
 /// Runs or resumes the campaign with `program`, and prints its table.
 pub(super) fn run(program: &Path) -> anyhow::Result<()> {
     let path = repository::target().join(RECORD);
     let mut record = read(&path)?;
-    let names = sample(&catalogue()?);
-    // Breadth first: broken off early, it has tried all a little, not a few for long.
-    while names.iter().any(|name| !finished(&record[name])) {
-        for name in &names {
-            if !finished(&record[name]) {
-                let tested = test(program, name, &record[name])?;
-                record.insert_result(name, tested);
-                write(&path, &record.0)?;
-            }
-        }
+    if let Some(broken_off) = record.under_way.take() {
+        eprintln!("the campaign was ended from outside during {broken_off}; it goes on there");
+    }
+    let mut names = vec![NONE.to_owned()];
+    names.extend(sample(&population()?));
+    while let Some(name) = record.next(&names) {
+        let (round, length) = next_round(&name, record.of(&name));
+        let seed = 1000 + record.of(&name).len() as u64;
+        record.under_way = Some(format!("{name}: {round}, seed {seed}"));
+        write(&path, &record)?;
+        let tested = test(program, &name, (round, length), seed)?;
+        eprintln!(
+            "{name}: {round}, seed {seed}: {} after {} s: {}",
+            tested.verdict, tested.seconds, tested.reason
+        );
+        record.bugs.entry(name).or_default().push(tested);
+        record.under_way = None;
+        write(&path, &record)?;
     }
     print_table(&names, &record)
 }
 
-/// Results by planted bug: `{seconds, tests, shown: null | {seed, nemesis, reason}}`.
-struct Record(Map<String, Value>);
-
-impl std::ops::Index<&String> for Record {
-    type Output = Value;
-
-    fn index(&self, name: &String) -> &Value {
-        self.0.get(name).unwrap_or(&Value::Null)
-    }
-}
-
-impl Record {
-    fn insert_result(&mut self, name: &str, result: Value) {
-        self.0.insert(name.to_owned(), result);
-    }
-}
-
-fn finished(result: &Value) -> bool {
-    !result["shown"].is_null() || result["seconds"].as_u64().unwrap_or(0) >= BUDGET.as_secs()
-}
-
-/// One more test of a planted bug; what is known of it then.
-fn test(program: &Path, name: &str, known: &Value) -> anyhow::Result<Value> {
-    let tests = known["tests"].as_u64().unwrap_or(0);
-    let round = usize::try_from(tests)? % ROUNDS.len();
-    let (nemesis, seconds) = ROUNDS[round];
-    let seed = 1000 + tests;
+/// One more test of a planted bug.
+fn test(
+    program: &Path,
+    name: &str,
+    (round, length): (&str, u32),
+    seed: u64,
+) -> anyhow::Result<Tested> {
     let store = repository::target().join("jepsen").join("mutants");
-    let mut command = Command::new(program);
-    command
-        .args(["jepsen", "run", "--json", "--nodes", "5", "--rate", "200"])
-        .args(["--mutant", name, "--nemesis", nemesis])
-        .args(["--time", &seconds.to_string()])
-        .args(["--seed", &seed.to_string()])
-        .arg("--store")
-        .arg(&store);
     let began = Instant::now();
-    let finished = collected(&mut command)?;
-    let spent = began.elapsed().as_secs() + known["seconds"].as_u64().unwrap_or(0);
-    let verdict = match finished.status.code() {
-        Some(0) => "valid",
-        Some(1) => "invalid",
-        Some(3) => "unknown",
-        _ => bail!("{name}: {}\n{}", finished.status, finished.text),
-    };
-    eprintln!("{name}: {nemesis}, seed {seed}: {verdict}");
-    let shown = (verdict == "invalid").then(|| {
-        let json = finished.text.find('{').map(|place| &finished.text[place..]);
-        let results = json.and_then(|json| {
-            let mut values = serde_json::Deserializer::from_str(json).into_iter::<Value>();
-            values.next()?.ok()
-        });
-        let reason = results.map_or(Value::Null, |results| results["reason"].clone());
-        json!({ "seed": seed, "nemesis": nemesis, "reason": reason })
+    let mut outcome = ("not run", String::new());
+    for _ in 0..ATTEMPTS {
+        let mut command = Command::new(program);
+        command
+            .args(["jepsen", "run", "--json", "--seed", &seed.to_string()])
+            .args(["--time", &length.to_string()])
+            .args(round.split(' '))
+            .arg("--store")
+            .arg(&store);
+        if name != NONE {
+            command.args(["--mutant", name]);
+        }
+        let finished = collected(&mut command)?;
+        let verdict = match finished.status.code() {
+            Some(0) => "valid",
+            Some(1) => "invalid",
+            Some(3) => "unknown",
+            _ => "not run",
+        };
+        outcome = (verdict, reason(&finished.text));
+        // What a test leaves is of use only when it failed, and large.
+        if store.exists() {
+            std::fs::remove_dir_all(&store).context("the tests' folder")?;
+        }
+        if verdict != "not run" {
+            break;
+        }
+        eprintln!("{name}: not run: {}: {}", finished.status, outcome.1);
+    }
+    Ok(Tested {
+        round: round.to_owned(),
+        seed,
+        // One that does not end its time by itself would be tried for ever.
+        seconds: began.elapsed().as_secs().max(1),
+        verdict: outcome.0.to_owned(),
+        reason: outcome.1,
+    })
+}
+
+/// Why, by the results that a test prints, or by its last line.
+fn reason(text: &str) -> String {
+    let json = text.find('{').map(|place| &text[place..]);
+    let results = json.and_then(|json| {
+        let mut values = serde_json::Deserializer::from_str(json).into_iter::<Value>();
+        values.next()?.ok()
     });
-    // What a test leaves is of use only when it failed, and large.
-    std::fs::remove_dir_all(&store).context("the tests' folder")?;
-    Ok(json!({ "seconds": spent, "tests": tests + 1, "shown": shown }))
+    let reason = results.and_then(|results| results["reason"].as_str().map(str::to_owned));
+    reason.unwrap_or_else(|| text.lines().last().unwrap_or_default().to_owned())
 }
 
-/// The names in the catalogue of planted bugs, in its order.
-fn catalogue() -> anyhow::Result<Vec<String>> {
-    let path = repository::root().join("core/env/src/mutants.rs");
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    Ok(names(&text))
+/// The bugs that the sample is taken from, in the catalogue's order.
+fn population() -> anyhow::Result<Vec<String>> {
+    let text = std::fs::read_to_string(repository::root().join(TABLE)).context(TABLE)?;
+    expected_on_processes(&text).context(TABLE)
 }
 
-fn names(text: &str) -> Vec<String> {
-    let row = |line: &str| {
-        let (variant, name) = line.trim().split_once(" = \"")?;
-        let plain = variant.chars().all(char::is_alphanumeric);
-        plain.then(|| name.trim_end_matches("\",").to_owned())
-    };
-    text.lines().filter_map(row).collect()
+fn expected_on_processes(text: &str) -> anyhow::Result<Vec<String>> {
+    let document: toml::Table = text.parse()?;
+    let rows = document.get("mutant").and_then(toml::Value::as_array);
+    let rows = rows.context("mutant: write [[mutant]]")?.iter();
+    let elsewhere = ["explained", "needs", "simulator_only"];
+    let tried = rows.filter(|row| elsewhere.iter().all(|key| row.get(key).is_none()));
+    let name = |row: &toml::Value| Some(row.get("name")?.as_str()?.to_owned());
+    Ok(tried.filter_map(name).collect())
 }
 
 fn sample(all: &[String]) -> Vec<String> {
@@ -134,13 +246,13 @@ fn sample(all: &[String]) -> Vec<String> {
 
 fn read(path: &PathBuf) -> anyhow::Result<Record> {
     match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Record(serde_json::from_str(&text).context("the record")?)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Record(Map::new())),
+        Ok(text) => serde_json::from_str(&text).with_context(|| path.display().to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Record::default()),
         Err(error) => Err(error).with_context(|| path.display().to_string()),
     }
 }
 
-fn write(path: &Path, record: &Map<String, Value>) -> anyhow::Result<()> {
+fn write(path: &Path, record: &Record) -> anyhow::Result<()> {
     let new = path.with_extension("new");
     std::fs::write(&new, serde_json::to_string_pretty(record)?)?;
     std::fs::rename(new, path)?;
@@ -150,20 +262,26 @@ fn write(path: &Path, record: &Map<String, Value>) -> anyhow::Result<()> {
 fn print_table(names: &[String], record: &Record) -> anyhow::Result<()> {
     println!("| planted bug | shown after | by | what was seen |");
     println!("| --- | --- | --- | --- |");
-    let mut shown = 0;
+    let mut shown_bugs = 0;
     for name in names {
-        let result = &record[name];
-        let seconds = &result["seconds"];
-        if let Some(reason) = result["shown"]["reason"].as_str() {
-            shown += 1;
-            let nemesis = result["shown"]["nemesis"].as_str().unwrap_or_default();
-            println!("| `{name}` | {seconds} s | {nemesis} | {reason} |");
+        let tests = record.of(name);
+        let spent = seconds(tests);
+        if let Some(tested) = shown(tests) {
+            shown_bugs += usize::from(name != NONE);
+            let (round, reason) = (&tested.round, &tested.reason);
+            println!("| `{name}` | {spent} s | `{round}` | {reason} |");
         } else {
-            println!("| `{name}` | not in {seconds} s | | |");
+            let valid = tests.iter().filter(|tested| tested.verdict == "valid");
+            let (count, valid) = (tests.len(), valid.count());
+            println!("| `{name}` | not in {spent} s | {count} tests, {valid} valid | |");
         }
     }
-    println!("\n{shown} of {} are shown", names.len());
-    if shown * 100 < GOAL_PERCENT * names.len() {
+    let bugs = names.len() - 1;
+    println!("\n{shown_bugs} of {bugs} are shown");
+    if shown(record.of(NONE)).is_some() {
+        bail!("the program without a planted bug failed a test");
+    }
+    if shown_bugs * 100 < GOAL_PERCENT * bugs {
         bail!("fewer than {GOAL_PERCENT} % of the planted bugs are shown");
     }
     Ok(())
@@ -173,30 +291,69 @@ fn print_table(names: &[String], record: &Record) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
+    fn tested(verdict: &str, seconds: u64) -> Tested {
+        Tested {
+            round: "--nemesis kill".to_owned(),
+            seed: 1000,
+            seconds,
+            verdict: verdict.to_owned(),
+            reason: String::new(),
+        }
+    }
+
     #[test]
-    fn the_sample_is_spread_over_the_catalogue() {
-        let text =
-            "/// A.\n    FirstBug = \"first-bug\",\n    const X: &str = \"no\";\n    B = \"b\",\n";
-        assert_eq!(names(text), ["first-bug", "b"]);
+    fn the_sample_is_spread_over_what_processes_can_show() {
+        let text = "[[mutant]]\nname = \"a\"\nseeds = \"1..2\"\n\
+                    [[mutant]]\nname = \"b\"\nexplained = \"why\"\n\
+                    [[mutant]]\nname = \"c\"\ncampaign = true\nsimulator_only = \"why\"\n\
+                    [[mutant]]\nname = \"d\"\ncampaign = true\n";
+        assert_eq!(expected_on_processes(text).unwrap(), ["a", "d"]);
         let all: Vec<String> = (0..130).map(|number| number.to_string()).collect();
         let sample = sample(&all);
-        assert_eq!(
-            (sample.len(), sample[0].as_str(), sample[19].as_str()),
-            (20, "0", "123")
-        );
+        let ends = (sample.len(), sample[0].as_str(), sample[19].as_str());
+        assert_eq!(ends, (20, "0", "123"));
     }
 
     #[test]
     fn a_bug_is_tried_until_it_is_shown_or_its_time_is_up() {
-        assert!(!finished(&Value::Null));
-        assert!(!finished(
-            &json!({ "seconds": 599, "tests": 6, "shown": null })
-        ));
-        assert!(finished(
-            &json!({ "seconds": 600, "tests": 6, "shown": null })
-        ));
-        assert!(finished(
-            &json!({ "seconds": 9, "tests": 1, "shown": { "reason": "x" } })
-        ));
+        let mut record = Record::default();
+        assert!(!record.is_finished("x"));
+        record.bugs.insert("x".into(), vec![tested("unknown", 599)]);
+        assert!(!record.is_finished("x"));
+        record.bugs.insert("y".into(), vec![tested("valid", 600)]);
+        assert!(record.is_finished("y"));
+        record.bugs.insert("z".into(), vec![tested("invalid", 9)]);
+        assert!(record.is_finished("z"));
+        let names = ["x", "y", "z", "new"].map(String::from);
+        assert_eq!(record.next(&names).as_deref(), Some("new"));
+    }
+
+    #[test]
+    fn a_bug_begins_with_its_own_round_and_goes_through_all() {
+        let mut tests = Vec::new();
+        for _ in ROUNDS {
+            let (round, _) = next_round("creation-not-remembered", &tests);
+            let round = round.to_owned();
+            tests.push(Tested {
+                round,
+                ..tested("valid", 1)
+            });
+        }
+        assert!(tests[0].round.starts_with("--workload disk-lifecycle"));
+        assert_eq!(tests[1].round, ROUNDS[0].0);
+        assert!(
+            ROUNDS
+                .iter()
+                .all(|(round, _)| tests.iter().any(|tested| tested.round == *round))
+        );
+    }
+
+    #[test]
+    fn a_test_that_does_not_begin_tells_its_last_line() {
+        assert_eq!(
+            reason("a\nhedgerow: not run: why\n"),
+            "hedgerow: not run: why"
+        );
+        assert_eq!(reason("log\n{\"reason\": \"stale\"}\nmore"), "stale");
     }
 }

@@ -75,7 +75,7 @@ const TESTS: &[Test] = &[
     ),
     test(
         "every way of stopping",
-        (120, 5),
+        (105, 5),
         &["--nemesis", "kill,restart,rolling,pause", "--seed", "104"],
     ),
     test(
@@ -85,17 +85,27 @@ const TESTS: &[Test] = &[
     ),
     test(
         "every bad link",
-        (70, 5),
+        (60, 5),
         &["--nemesis", "links", "--seed", "106"],
     ),
     test(
         "full, damaged and lost disks",
-        (90, 5),
+        (70, 5),
         &["--nemesis", "full,damage,wipe", "--seed", "107"],
     ),
     test(
+        "a node is emptied, another joins",
+        (50, 4),
+        &["--nemesis", "join,drain", "--seed", "5"],
+    ),
+    test(
+        "no power anywhere",
+        (30, 3),
+        &["--nemesis", "power", "--seed", "109"],
+    ),
+    test(
         "disks come and go",
-        (60, 3),
+        (50, 3),
         &[
             "--workload",
             "disk-lifecycle",

@@ -2,6 +2,7 @@
 //! that are led here.
 //!
 //! `leases` and `health` decide when time is up; `growth` decides who joins and leaves a group;
+//! `drain` has members on nodes that drain substituted;
 //! `root` and `shard` are the loops. `rejoin` alone runs for members that are retired.
 //!
 //! Invariants: whatever a driver proposes is conditional, so a leader of the past does no harm;
@@ -9,6 +10,7 @@
 //! group run in a task of its own.
 //! Does not: keep anything that must survive the leader.
 
+mod drain;
 mod growth;
 mod health;
 mod leases;
@@ -85,6 +87,7 @@ impl Drivers {
         env.spawn("pages-leases", drivers.clone().leases());
         env.spawn("pages-health", drivers.clone().health());
         env.spawn("pages-root-work", drivers.clone().root_work());
+        env.spawn("pages-drain", drivers.clone().draining());
         let shards = drivers.clone();
         env.spawn("pages-shard-work", async move {
             let is_shard = |group| group != ROOT_GROUP;

@@ -37,7 +37,7 @@ const DROP_STEPS: usize = 64;
 type Kept = Option<(u64, RootAnswer)>;
 
 impl Drivers {
-    async fn propose_root(&self, commands: Vec<RootCommand>) {
+    pub(super) async fn propose_root(&self, commands: Vec<RootCommand>) {
         if !commands.is_empty() {
             let _phase = self.env.phase(Phase::RootWork);
             let body = GroupBody::Root(RootRequest::Propose(commands));
@@ -65,7 +65,7 @@ impl Drivers {
         Some(answer)
     }
 
-    async fn root_answer(
+    pub(super) async fn root_answer(
         &self,
         replica: &Arc<dyn GroupReplica>,
         query: RootQuery,

@@ -205,6 +205,10 @@ pub(super) fn set_node_state(
         }
         .into());
     };
+    if record.state == NodeState::Draining && node_state == NodeState::Down {
+        // A verdict on what the node was before the operator decided: that stands.
+        return Ok(RootOutcome::Done);
+    }
     if record.state != node_state || record.reason != reason {
         record.state = node_state;
         reason.clone_into(&mut record.reason);

@@ -252,6 +252,10 @@ fn the_topology_changes_its_index_only_when_a_node_changes() {
         NodeState::Draining,
         "a restart does not end it"
     );
+    // A verdict on its silence that was under way when the operator decided.
+    root.run(state(NodeState::Down));
+    let topology = query::topology(&root.state).unwrap();
+    assert_eq!(topology.nodes[2].state, NodeState::Draining);
     let unknown = RootCommand::SetNodeState {
         node: NodeId(77),
         state: NodeState::Up,
