@@ -222,11 +222,18 @@ mod tests {
         let workload = WorkloadPlan::Block(block);
         let test = TestPlan::draw(9, (5, 300), workload, clients, &kinds).unwrap();
         let (plan, left_out) = plan_of(&test);
-        assert_eq!(
-            (plan.nodes, plan.safety.as_secs(), left_out.len()),
-            (5, 300, 0)
-        );
-        for timed in &test.faults {
+        assert_eq!((plan.nodes, plan.safety.as_secs()), (5, 300));
+        let needs_operator =
+            |timed: &&TimedFault| matches!(timed.fault, Fault::Join { .. } | Fault::Drain { .. });
+        let operators: Vec<String> = test
+            .faults
+            .iter()
+            .filter(needs_operator)
+            .map(|timed| timed.fault.text())
+            .collect();
+        assert!(!operators.is_empty(), "the draw has some");
+        assert_eq!(left_out, operators, "a scenario has no operator");
+        for timed in test.faults.iter().filter(|timed| !needs_operator(timed)) {
             let begins = |strike: &&Strike| strike.at_ns / 1_000_000 == timed.at_ms;
             let ends = |strike: &&Strike| strike.at_ns / 1_000_000 == timed.until_ms;
             assert!(

@@ -26,9 +26,11 @@ use report::{Idle, Report, Row};
 
 /// The part of the disk that is measured: larger than what a cache would be forgiven for.
 pub(crate) const REGION_BYTES: u64 = 512 << 20;
-/// Elections, first flushes and the sweep of a new cluster are over by then.
-const SETTLE: Duration = Duration::from_secs(5);
-const IDLE_WINDOW: Duration = Duration::from_secs(10);
+/// Elections, first flushes and the sweep of a new cluster are over by then, and every node has met
+/// the others.
+const SETTLE: Duration = Duration::from_secs(15);
+/// Long enough for what happens every few seconds only.
+const IDLE_WINDOW: Duration = Duration::from_secs(30);
 
 struct Options {
     profile: String,
