@@ -166,9 +166,16 @@ impl Running {
                 event!(self.env, Warn, "node", "the root's replica: {error}");
                 let (env, own) = (self.env.clone(), own.clone());
                 self.env.spawn("start-root", async move {
-                    while let Err(error) = started_root(&host, &own).await {
-                        event!(env, Debug, "node", "the root's replica: {error}");
+                    loop {
                         env.sleep(ROOM_PAUSE).await;
+                        match started_root(&host, &own).await {
+                            Ok(_) => return,
+                            Err(error) if error.is_no_room() => {}
+                            Err(error) => {
+                                event!(env, Warn, "node", "the root's replica: {error}");
+                                return;
+                            }
+                        }
                     }
                 });
                 Ok(())

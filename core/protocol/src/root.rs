@@ -239,6 +239,14 @@ pub enum RootCommand {
         /// The end of what it zeroed.
         end_bytes: u64,
     },
+    /// Tells how far a node is that drains, as long as it does: an operator may have taken that back
+    /// while somebody looked.
+    TellDraining {
+        /// The node.
+        node: NodeId,
+        /// How far it is, for people.
+        reason: String,
+    },
 }
 
 /// Why the root refused; nothing was changed.

@@ -67,6 +67,7 @@ impl Container {
             let known = state.placements.get(&container);
             if known.is_none_or(|known| known.epoch < placement.epoch) {
                 state.placements.insert(container, placement);
+                state.waiting = None;
             }
         });
     }

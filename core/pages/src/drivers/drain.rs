@@ -8,9 +8,11 @@
 //! Does not: move replicas of groups. A drained node goes on with those that it has.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Drivers;
+use crate::GroupReplica;
 use futures_util::future::join_all;
 use hedgerow_env::{ContainerId, ContainerIndex, NodeId, PlacementEpoch, StoreId, event};
 use hedgerow_protocol::{
@@ -20,6 +22,8 @@ use hedgerow_protocol::{
 
 /// One question to a shard; a container of which nothing was heard counts as not drained.
 const ASK_LIMIT: Duration = Duration::from_secs(2);
+/// Between two walks when all that drain are empty.
+const EMPTY_PAUSE: Duration = Duration::from_secs(10);
 /// Containers asked for at once, so that other duties of the shards have their turn.
 const AT_ONCE: usize = 32;
 
@@ -85,20 +89,49 @@ impl Drivers {
             if let Some(RootAnswer::Disks(disks)) =
                 self.root_answer(&replica, RootQuery::Disks).await
             {
-                self.drain(&draining, &disks).await;
+                self.drain(&replica, &draining, &disks).await;
+            }
+            // Nothing is placed on a node that drains: what is empty stays so.
+            if draining.iter().all(|node| node.reason == DRAINED) {
+                self.env.sleep(EMPTY_PAUSE).await;
             }
         }
     }
 
-    /// One walk over every container.
-    async fn drain(&self, draining: &[NodeRecord], disks: &[DiskRecord]) {
+    /// Whether all of `draining` still drain.
+    async fn still_drain(&self, replica: &Arc<dyn GroupReplica>, draining: &[NodeRecord]) -> bool {
+        let answer = self.root_answer(replica, RootQuery::Topology).await;
+        let Some(RootAnswer::Topology(topology)) = answer else {
+            return false;
+        };
+        let drains = |one: &NodeRecord| {
+            let mut nodes = topology.nodes.iter();
+            nodes.any(|node| node.node == one.node && node.state == NodeState::Draining)
+        };
+        draining.iter().all(drains)
+    }
+
+    /// One walk over every container; it ends early when an operator takes a drain back.
+    async fn drain(
+        &self,
+        replica: &Arc<dyn GroupReplica>,
+        draining: &[NodeRecord],
+        disks: &[DiskRecord],
+    ) {
         let mut left: BTreeMap<NodeId, Left> = draining
             .iter()
             .map(|node| (node.node, Left::default()))
             .collect();
         for disk in disks {
-            let containers: Vec<ContainerId> = containers(disk).collect();
-            for some in containers.chunks(AT_ONCE) {
+            let mut containers = containers(disk);
+            loop {
+                let some: Vec<ContainerId> = containers.by_ref().take(AT_ONCE).collect();
+                if some.is_empty() {
+                    break;
+                }
+                if !self.still_drain(replica, draining).await {
+                    return;
+                }
                 let asked = some
                     .iter()
                     .map(|container| self.drain_container(draining, disk, *container));
@@ -111,9 +144,8 @@ impl Drivers {
             let reason = left[&node.node].text();
             (reason != node.reason).then(|| {
                 event!(self.env, Info, "pages", "{}: {reason}", node.name);
-                RootCommand::SetNodeState {
+                RootCommand::TellDraining {
                     node: node.node,
-                    state: NodeState::Draining,
                     reason,
                 }
             })

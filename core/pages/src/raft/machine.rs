@@ -3,8 +3,9 @@
 //! The state is its own snapshot: building one is a durable commit, sending one reads a consistent
 //! view of the present.
 //!
-//! Invariants: responders answer after the transaction that holds their entry has committed; a
-//! snapshot is reported built only when what it covers is durable.
+//! Invariants: responders answer after their entry was applied, which the Raft log of a quorum holds
+//! by then; whoever reads the state sees it, for a view commits first. A snapshot is reported built
+//! only when what it covers is durable.
 //! Does not: touch redb outside [`Env::blocking`].
 
 use std::io;
@@ -21,10 +22,10 @@ use super::store::{Applied, StateStore, StateView};
 use super::types::{Entry, LogId, SnapshotMeta, StoredMembership, Types};
 use crate::{Machine, StateError};
 
-/// Entries applied in one transaction: enough to spread its cost, few enough that answers do not
+/// Entries applied in one call: enough to spread its cost, few enough that answers do not
 /// wait long for their neighbours.
 const APPLY_ENTRIES_MAX: usize = 256;
-/// Bytes of batches applied in one transaction.
+/// Bytes of batches applied in one call.
 const APPLY_BYTES_MAX: usize = 1 << 20;
 
 /// A snapshot's contents.

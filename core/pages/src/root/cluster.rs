@@ -217,6 +217,22 @@ pub(super) fn set_node_state(
     Ok(RootOutcome::Done)
 }
 
+/// `TellDraining`.
+pub(super) fn tell_draining(
+    state: &mut dyn Update,
+    index: u64,
+    node: NodeId,
+    reason: &str,
+) -> Result<RootOutcome, Stop> {
+    let record = tables::read::<NodeRecord>(state, &keys::node(node))?;
+    match record.map(|record| record.state) {
+        Some(NodeState::Draining) => {
+            set_node_state(state, index, node, NodeState::Draining, reason)
+        }
+        _ => Ok(RootOutcome::Done),
+    }
+}
+
 /// `CreateShards`.
 pub(super) fn create_shards(
     state: &mut dyn Update,

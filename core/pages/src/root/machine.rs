@@ -54,6 +54,29 @@ impl Machine for RootMachine {
     }
 }
 
+fn create_disk(state: &mut dyn Update, command: &RootCommand) -> Result<RootOutcome, Stop> {
+    let RootCommand::CreateDisk {
+        nonce,
+        name,
+        size_bytes,
+        container_bytes,
+        policy,
+        description,
+    } = command
+    else {
+        unreachable!("called for this command alone");
+    };
+    let wish = disks::Wish {
+        nonce: *nonce,
+        name,
+        size_bytes: *size_bytes,
+        container_bytes: *container_bytes,
+        policy,
+        description,
+    };
+    disks::create(state, &wish)
+}
+
 fn apply_one(
     state: &mut dyn Update,
     index: u64,
@@ -74,27 +97,13 @@ fn apply_one(
             state: node_state,
             reason,
         } => cluster::set_node_state(state, index, *node, *node_state, reason),
+        RootCommand::TellDraining { node, reason } => {
+            cluster::tell_draining(state, index, *node, reason)
+        }
         RootCommand::CreateShards { shards } => cluster::create_shards(state, shards),
         RootCommand::SetGroupMembers(record) => cluster::set_group_members(state, record),
         RootCommand::NextReplica { group, store } => cluster::next_replica(state, *group, *store),
-        RootCommand::CreateDisk {
-            nonce,
-            name,
-            size_bytes,
-            container_bytes,
-            policy,
-            description,
-        } => {
-            let wish = disks::Wish {
-                nonce: *nonce,
-                name,
-                size_bytes: *size_bytes,
-                container_bytes: *container_bytes,
-                policy,
-                description,
-            };
-            disks::create(state, &wish)
-        }
+        create @ RootCommand::CreateDisk { .. } => create_disk(state, create),
         RootCommand::ResizeDisk { disk, size_bytes } => {
             disks::resize_unseen(state, *disk, *size_bytes)
         }

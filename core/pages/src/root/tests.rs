@@ -256,6 +256,22 @@ fn the_topology_changes_its_index_only_when_a_node_changes() {
     root.run(state(NodeState::Down));
     let topology = query::topology(&root.state).unwrap();
     assert_eq!(topology.nodes[2].state, NodeState::Draining);
+    // What was found while it drained is told, and ends nothing that was taken back meanwhile.
+    let told = |reason: &str| RootCommand::TellDraining {
+        node: NodeId(3),
+        reason: reason.into(),
+    };
+    root.run(told("3 containers left"));
+    let topology = query::topology(&root.state).unwrap();
+    assert_eq!(topology.nodes[2].reason, "3 containers left");
+    root.run(state(NodeState::Up));
+    root.run(told("2 containers left"));
+    let topology = query::topology(&root.state).unwrap();
+    let third = &topology.nodes[2];
+    assert_eq!(
+        (third.state, third.reason.as_str()),
+        (NodeState::Up, "for a reason")
+    );
     let unknown = RootCommand::SetNodeState {
         node: NodeId(77),
         state: NodeState::Up,
