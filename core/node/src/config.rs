@@ -54,7 +54,8 @@ pub struct GroupTiming {
 impl Default for GroupTiming {
     fn default() -> Self {
         Self {
-            // An idle group costs little else than its heartbeats; an election waits for three.
+            // An idle group costs little else than its heartbeats; an election waits for three
+            // intervals, of which rounded ticks take up part: two may be lost.
             heartbeat: Duration::from_millis(400),
             election: Duration::from_millis(1200),
         }
