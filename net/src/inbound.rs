@@ -19,8 +19,8 @@ use crate::node::{Inner, MAXIMUM_TIMEOUT, Serving};
 use crate::signal::CloseReason;
 use crate::{Caller, Message, Refusal, RefusalCode, refusal};
 
-/// The side that was called pings once in so many intervals, to know how far away a peer is that it
-/// does not call itself. The caller's pings already show it that the caller lives, and a node has
+/// The side that was called pings once in so many intervals (or twice within the other side's
+/// time-out, if that is more often), to know how far away a peer is that it does not call itself. The caller's pings already show it that the caller lives, and a node has
 /// many connections that are idle.
 const PING_INTERVALS: u32 = 4;
 

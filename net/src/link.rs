@@ -68,6 +68,13 @@ pub(crate) trait Handler: Send + Sync {
     fn closed(&self, link: &Link, reason: &CloseReason);
 }
 
+/// In which of how many intervals a ping is due, so that one may be lost before the other side's time
+/// is over: it is twice as frequent as that.
+fn pings_within(interval: Duration, timeout: Duration) -> u32 {
+    let intervals = timeout.as_nanos() / (interval.as_nanos() * 2).max(1);
+    u32::try_from(intervals).unwrap_or(u32::MAX).max(1)
+}
+
 /// One open connection.
 pub(crate) struct Link {
     pub(crate) env: Env,
@@ -95,7 +102,8 @@ impl Link {
         let (sender, receiver) = mpsc::channel(queue);
         let now = env.now();
         let (interval, timeout) = (config.keep_alive_interval, config.keep_alive_timeout);
-        let keep_alive = KeepAlive::new(now, interval, handler.ping_every(), timeout);
+        let every = handler.ping_every().min(pings_within(interval, timeout));
+        let keep_alive = KeepAlive::new(now, interval, every, timeout);
         let link = Arc::new(Self {
             env: env.clone(),
             agreement,

@@ -288,12 +288,12 @@ struct Complaint {
     barred: Vec<StoreId>,
 }
 
-/// Who was fine stays as it was, nobody leaves, and who returns answers.
+/// Who was fine stays as it was, nobody leaves, and who returns may be named.
 fn check_former_members(
     current: &Placement,
     decision: &Decision,
     complaint: &Complaint,
-    answers: &dyn Fn(StoreId) -> bool,
+    may_be_named: &dyn Fn(StoreId) -> bool,
 ) {
     let unavailable = &complaint.unavailable;
     for member in &current.members {
@@ -307,7 +307,7 @@ fn check_former_members(
             assert_eq!(now, member, "who was not complained about stays as it was");
         }
         if member.state == MemberState::Resting && now.state != MemberState::Resting {
-            assert!(answers(member.store) && now.state == MemberState::Filling);
+            assert!(may_be_named(member.store) && now.state == MemberState::Filling);
         }
     }
 }
@@ -322,12 +322,13 @@ fn check_substitute(
         unavailable,
         barred,
     } = complaint;
-    let is_up = |store: StoreId| {
-        topology
-            .node_of(store)
-            .is_some_and(|n| n.state == NodeState::Up)
+    let state = |store: StoreId| topology.node_of(store).map(|node| node.state);
+    let answers = |store: StoreId| {
+        let serves = matches!(state(store), Some(NodeState::Up | NodeState::Draining));
+        serves && !unavailable.contains(&store)
     };
-    let answers = |store: StoreId| is_up(store) && !unavailable.contains(&store);
+    // Who is being emptied goes on serving, and gets nothing more.
+    let may_be_named = |store: StoreId| answers(store) && state(store) == Some(NodeState::Up);
     let missing = current
         .writable()
         .filter(|member| unavailable.contains(&member.store))
@@ -337,11 +338,11 @@ fn check_substitute(
         .iter()
         .filter(|member| member.state == MemberState::Resting);
     let back = resting
-        .filter(|member| answers(member.store))
+        .filter(|member| may_be_named(member.store))
         .count()
         .min(missing);
     let members: BTreeSet<NodeId> = current.members.iter().map(|member| member.node).collect();
-    let is_candidate = |store: StoreId| answers(store) && !barred.contains(&store);
+    let is_candidate = |store: StoreId| may_be_named(store) && !barred.contains(&store);
     let candidates = topology.nodes.iter().filter(|node| {
         let free = is_usable(node) && !members.contains(&node.node);
         free && node.stores.iter().any(|store| is_candidate(store.store))
@@ -368,7 +369,7 @@ fn check_substitute(
         writable.filter(|member| answers(member.store)).count(),
         answering
     );
-    check_former_members(current, decision, complaint, &answers);
+    check_former_members(current, decision, complaint, &may_be_named);
     let added: Vec<_> = decision
         .members
         .iter()

@@ -106,7 +106,8 @@ pub enum RootCommand {
     },
     /// As [`RootCommand::JoinAtStart`], without a start: only builds before that one propose it.
     Join(NodeRecord),
-    /// A verdict or an operator's decision on a node.
+    /// An operator's decision on a node. Builds before [`RootCommand::JudgeNode`] proposed verdicts
+    /// by it, too.
     SetNodeState {
         /// The node.
         node: NodeId,
@@ -245,6 +246,18 @@ pub enum RootCommand {
         /// The node.
         node: NodeId,
         /// How far it is, for people.
+        reason: String,
+    },
+    /// A verdict on a node, as long as it is in the state that was judged: an operator may have
+    /// decided meanwhile.
+    JudgeNode {
+        /// The node.
+        node: NodeId,
+        /// The state in which it was seen.
+        seen: NodeState,
+        /// Its new state.
+        state: NodeState,
+        /// Why.
         reason: String,
     },
 }

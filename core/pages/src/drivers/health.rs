@@ -1,7 +1,7 @@
 //! Verdicts on nodes: who answers is up, who did not for a while is down.
 //!
-//! Invariants: a verdict is about silence in this leader's own term; an operator's *draining* is
-//! never overruled.
+//! Invariants: a verdict is about silence in this leader's own term; it holds for the state that was
+//! judged, so an operator's decision is never overruled, however late the verdict comes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,6 +20,7 @@ pub(super) struct HealthWatch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Verdict {
     pub(super) node: NodeId,
+    pub(super) seen: NodeState,
     pub(super) state: NodeState,
     pub(super) reason: String,
 }
@@ -58,6 +59,7 @@ impl HealthWatch {
             };
             verdicts.push(Verdict {
                 node: record.node,
+                seen: record.state,
                 state,
                 reason,
             });

@@ -145,8 +145,9 @@ impl Drivers {
             let commands = verdicts.into_iter().map(|verdict| {
                 let node = verdict.node;
                 event!(self.env, Info, "pages", "{node} is {:?}", verdict.state);
-                RootCommand::SetNodeState {
+                RootCommand::JudgeNode {
                     node,
+                    seen: verdict.seen,
                     state: verdict.state,
                     reason: verdict.reason,
                 }

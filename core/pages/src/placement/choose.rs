@@ -1,8 +1,9 @@
 //! Members for a new container, and substitutes for members that do not answer.
 //!
 //! Invariants: a new container names as many members as its policy asks for, of which W are on
-//! nodes that are up; a substitution leaves W members that take new blobs on nodes that are up and
-//! were not complained about; a resting member that is up is taken back before anyone new is named.
+//! nodes that are up; a substitution leaves W members that take new blobs on nodes that are not down
+//! and were not complained about; a resting member that is up is taken back before anyone new is
+//! named; nobody on a node that an operator empties is named or taken back.
 
 use std::collections::BTreeSet;
 
@@ -189,12 +190,18 @@ pub fn place_new(
     })
 }
 
-/// Whether a member's node is up, and the member was not complained about.
+fn is_up(topology: &Topology, member: &PlacementMember) -> bool {
+    let node = topology.node_of(member.store);
+    node.is_some_and(|node| node.state == NodeState::Up)
+}
+
+/// Whether a member's node is not down, and the member was not complained about. A node that an
+/// operator empties serves until it is empty.
 fn answers(topology: &Topology, member: &PlacementMember, unavailable: &[StoreId]) -> bool {
     !unavailable.contains(&member.store)
         && topology
             .node_of(member.store)
-            .is_some_and(|node| node.state == NodeState::Up)
+            .is_some_and(|node| node.state != NodeState::Down)
 }
 
 /// Members after those in `unavailable` were replaced, as far as there are substitutes.
@@ -221,7 +228,9 @@ pub fn substitute(
     let mut places = missing.len();
     for member in &mut members {
         let rests = member.state == MemberState::Resting;
-        if rests && places > 0 && answers(topology, member, unavailable) {
+        // One that an operator drains stays at rest.
+        let is_back = is_up(topology, member) && answers(topology, member, unavailable);
+        if rests && places > 0 && is_back {
             member.state = MemberState::Filling;
             places -= 1;
         }

@@ -237,3 +237,22 @@ fn one_spare_for_two_lost_members_restores_the_quorum() {
         .count();
     assert_eq!((resting, next.members.len()), (1, 4));
 }
+
+#[test]
+fn members_on_nodes_that_are_being_emptied_count_and_are_not_taken_back() {
+    use MemberState::{Active, Filling, Resting};
+    let mut topology = six();
+    topology.nodes[0].state = NodeState::Draining;
+    topology.nodes[1].state = NodeState::Draining;
+    topology.nodes[2].state = NodeState::Down;
+    let now = current(&[(1, Active), (2, Active), (3, Active)]);
+    let policy = policy(3, PlacementRule::Agnostic);
+    let next = substitute(container(1), &topology, &policy, &now, &[StoreId(30)], &[]).unwrap();
+    let states: Vec<MemberState> = next.members.iter().map(|member| member.state).collect();
+    assert_eq!(states, vec![Active, Active, Resting, Filling]);
+
+    let now = current(&[(1, Resting), (4, Active), (5, Active), (3, Active)]);
+    let next = substitute(container(1), &topology, &policy, &now, &[StoreId(30)], &[]).unwrap();
+    let states: Vec<MemberState> = next.members.iter().map(|member| member.state).collect();
+    assert_eq!(states, vec![Resting, Active, Active, Resting, Filling]);
+}

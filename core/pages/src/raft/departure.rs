@@ -97,6 +97,7 @@ impl Shared {
 
     /// Keeps what a retired replica has left until [`Shared::forget`].
     pub(crate) fn depart(&self, group: GroupId, member: MemberId) {
+        self.all_unjudged().remove(&group);
         let requests = self.journal.copy_forward_requests(StreamTag::raft(group));
         let copying = copy_as_is(self.env.clone(), self.journal.clone(), requests);
         let copying = self.env.spawn("raft-departing", copying);

@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) healing: Mutex<BTreeMap<GroupId, Healing>>,
     /// Retired replicas that their groups may still count as members.
     pub(crate) departing: Mutex<BTreeMap<GroupId, Departing>>,
+    /// Replicas whose damaged logs wait to be judged until their states can be opened.
+    pub(crate) unjudged: Mutex<BTreeMap<GroupId, AbortOnDrop>>,
     /// How long to wait before replicas are started again that found no room.
     pub(crate) paces: Mutex<BTreeMap<GroupId, Pace>>,
     /// One start or retirement at a time.
@@ -195,6 +197,72 @@ impl Shared {
         )
     }
 
+    /// Starts a replica that was there at the last start.
+    pub(crate) async fn resume(
+        self: &Arc<Self>,
+        record: ReplicaRecord,
+        found: Vec<RecoveredRecord>,
+        damaged: &[DamagedRange],
+        machines: &Machines,
+    ) -> Result<(), HostError> {
+        let (group, me) = (record.group, record.member.clone());
+        if record.retired {
+            self.depart(group, me.member);
+            return Ok(());
+        }
+        let store = match self.open_state(group, me.member.replica).await {
+            Ok(store) => Some(store),
+            Err(error) if error.is_no_room() => None,
+            Err(HostError::State(error @ StateError::Damaged(_))) => {
+                return self.condemn(group, me, error.to_string()).await;
+            }
+            Err(HostError::State(error)) => {
+                let reason = error.to_string();
+                self.report_damage(group, me.member, reason, false);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let applied = store.as_ref().map(StateStore::applied).unwrap_or_default();
+        let cache = self.timing.log_cache_bytes;
+        let replica = me.member.replica;
+        // Kept for later where the state, which is to tell what it covers, cannot be opened.
+        let kept = store.is_none().then(|| found.clone());
+        let judged = recover_log(group, replica, found, damaged, cache, applied.log_id);
+        let Judged {
+            core,
+            dead,
+            rewrites,
+            mut memberships,
+        } = match judged {
+            Ok(judged) if store.is_some() || judged.core.lost().is_empty() => judged,
+            Err(LogDamage(reason)) if store.is_some() => {
+                return self.condemn(group, me, reason).await;
+            }
+            // What the state covers is no loss, and nobody can tell yet what that is.
+            Ok(_) | Err(_) => {
+                let found = kept.unwrap_or_default();
+                self.judge_later(record, found, damaged, machines);
+                return Ok(());
+            }
+        };
+        let (is_open, machine) = (store.is_some(), machines(group));
+        let log = self.start_log(group, &me, core, store, Arc::clone(&machine));
+        let settled = log.settle(rewrites).await;
+        settled.map_err(|error| HostError::Journal(error.to_string()))?;
+        self.journal.release_all(dead);
+        if !is_open {
+            self.rest_with(group, me, log, machine);
+            return Ok(());
+        }
+        if log.lost().is_empty() {
+            return self.run_resumed(group, me, log).await;
+        }
+        memberships.insert(0, applied.membership.membership().clone());
+        self.heal(group, me, log, &memberships);
+        Ok(())
+    }
+
     pub(crate) async fn open_state(
         &self,
         group: GroupId,
@@ -317,6 +385,7 @@ impl PagesHost {
             damaged: Mutex::default(),
             healing: Mutex::default(),
             departing: Mutex::default(),
+            unjudged: Mutex::default(),
             paces: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
         });
@@ -331,13 +400,9 @@ impl PagesHost {
         host.spawn_watchers();
         for record in host.0.registry.records() {
             let found = config.recovered.remove(&StreamTag::raft(record.group));
-            host.resume(
-                record,
-                found.unwrap_or_default(),
-                &config.damaged,
-                &config.machines,
-            )
-            .await?;
+            let found = found.unwrap_or_default();
+            let (damaged, machines) = (&config.damaged, &config.machines);
+            host.0.resume(record, found, damaged, machines).await?;
         }
         let service = RaftService(Arc::downgrade(&host.0));
         host.0.rpc.serve(ServiceId(SERVICE_RAFT), Arc::new(service));
@@ -411,72 +476,6 @@ impl PagesHost {
                 }
             }
         });
-    }
-
-    /// Starts a replica that was there at the last start.
-    async fn resume(
-        &self,
-        record: ReplicaRecord,
-        found: Vec<RecoveredRecord>,
-        damaged: &[DamagedRange],
-        machines: &Machines,
-    ) -> Result<(), HostError> {
-        let (group, me) = (record.group, record.member);
-        if record.retired {
-            self.0.depart(group, me.member);
-            return Ok(());
-        }
-        let store = match self.0.open_state(group, me.member.replica).await {
-            Ok(store) => Some(store),
-            Err(error) if error.is_no_room() => None,
-            Err(HostError::State(error @ StateError::Damaged(_))) => {
-                return self.0.condemn(group, me, error.to_string()).await;
-            }
-            Err(HostError::State(error)) => {
-                let reason = error.to_string();
-                self.0.report_damage(group, me.member, reason, false);
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        let applied = store.as_ref().map(StateStore::applied).unwrap_or_default();
-        let cache = self.0.timing.log_cache_bytes;
-        let replica = me.member.replica;
-        let judged = recover_log(group, replica, found, damaged, cache, applied.log_id);
-        let Judged {
-            core,
-            dead,
-            rewrites,
-            mut memberships,
-        } = match judged {
-            Ok(judged) if store.is_some() || judged.core.lost().is_empty() => judged,
-            Err(LogDamage(reason)) if store.is_some() => {
-                return self.0.condemn(group, me, reason).await;
-            }
-            // What the state covers is no loss, and nobody can tell yet what that is.
-            Ok(_) | Err(_) => {
-                let reason = "its log is damaged, and its state found no space".to_owned();
-                self.0.report_damage(group, me.member, reason, false);
-                return Ok(());
-            }
-        };
-        let (is_open, machine) = (store.is_some(), machines(group));
-        let log = self
-            .0
-            .start_log(group, &me, core, store, Arc::clone(&machine));
-        let settled = log.settle(rewrites).await;
-        settled.map_err(|error| HostError::Journal(error.to_string()))?;
-        self.0.journal.release_all(dead);
-        if !is_open {
-            self.0.rest_with(group, me, log, machine);
-            return Ok(());
-        }
-        if log.lost().is_empty() {
-            return self.0.run_resumed(group, me, log).await;
-        }
-        memberships.insert(0, applied.membership.membership().clone());
-        self.0.heal(group, me, log, &memberships);
-        Ok(())
     }
 
     /// Starts a new replica `me` of `group`. With `initialise` it makes these members the voters of
@@ -616,6 +615,7 @@ impl PagesHost {
         let _changing = self.0.changing.lock().await;
         self.0.all_healing().clear();
         self.0.all_departing().clear();
+        self.0.all_unjudged().clear();
         let running = std::mem::take(&mut *self.0.all_running());
         for replica in running.into_values() {
             stop(replica).await;

@@ -13,17 +13,20 @@
 //! given up before any state is refused, and taken again when there is room.
 //! Does not: make room (those who delete do).
 
-use std::sync::{Arc, Weak};
+use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard, Weak};
 use std::time::Duration;
 
+use hedgerow_disk::journal::{DamagedRange, RecoveredRecord};
 use hedgerow_disk::{Reserve, VerifiedConfig};
-use hedgerow_env::{DiskError, Env, GroupId, Instant, event};
+use hedgerow_env::{AbortOnDrop, DiskError, Env, GroupId, Instant, event};
 use hedgerow_protocol::{GroupMember, MemberId};
 
 use super::host::{Shared, stop};
-use super::host_config::HostError;
+use super::host_config::{HostError, Machines};
 use super::log::Log;
 use super::machine::StateHandle;
+use super::registry::ReplicaRecord;
 use crate::{Machine, StateError};
 
 /// First pause before a replica without room is tried again: room comes back by deletions.
@@ -163,6 +166,78 @@ impl Shared {
         let mut paces = self.paces.lock().expect("no panic under this lock");
         if let Some(pace) = paces.get_mut(&group) {
             pace.started = Some(self.env.now());
+        }
+    }
+}
+
+/// A damaged log that nobody can judge before the state beside it can be opened. What is left of it
+/// stays where it is: nothing of it may be freed before.
+struct Unjudged {
+    host: Weak<Shared>,
+    record: ReplicaRecord,
+    found: Vec<RecoveredRecord>,
+    damaged: Vec<DamagedRange>,
+    machines: Machines,
+}
+
+impl Shared {
+    pub(crate) fn all_unjudged(&self) -> MutexGuard<'_, BTreeMap<GroupId, AbortOnDrop>> {
+        self.unjudged.lock().expect("no panic under this lock")
+    }
+
+    /// Resumes the replica of `record` when there is room for its state.
+    pub(crate) fn judge_later(
+        self: &Arc<Self>,
+        record: ReplicaRecord,
+        found: Vec<RecoveredRecord>,
+        damaged: &[DamagedRange],
+        machines: &Machines,
+    ) {
+        let group = record.group;
+        let reason = "its log is damaged, and its state found no space".to_owned();
+        self.report_damage(group, record.member.member, reason, false);
+        self.slow_down(group);
+        let unjudged = Unjudged {
+            host: Arc::downgrade(self),
+            record,
+            found,
+            damaged: damaged.to_vec(),
+            machines: Arc::clone(machines),
+        };
+        let waiting = self.env.spawn("raft-unjudged", unjudged.run());
+        self.all_unjudged().insert(group, waiting.abort_on_drop());
+    }
+}
+
+impl Unjudged {
+    async fn run(self) {
+        let group = self.record.group;
+        loop {
+            let Some(host) = self.host.upgrade() else {
+                return;
+            };
+            let (env, pause) = (host.env.clone(), host.pause(group));
+            drop(host);
+            env.sleep(pause).await;
+            let Some(host) = self.host.upgrade() else {
+                return;
+            };
+            // Whoever retires the replica or stops the host ends this task.
+            let _changing = host.changing.lock().await;
+            // Room for the reserve is room enough to go on for a while.
+            if host.reserve.hold().await.is_ok() {
+                return self.resume(&host).await;
+            }
+            host.slow_down(group);
+        }
+    }
+
+    async fn resume(self, host: &Arc<Shared>) {
+        let (group, member) = (self.record.group, self.record.member.member);
+        host.all_damaged().remove(&group);
+        let resumed = host.resume(self.record, self.found, &self.damaged, &self.machines);
+        if let Err(error) = resumed.await {
+            host.report_damage(group, member, error.to_string(), false);
         }
     }
 }

@@ -52,7 +52,7 @@ impl RaftTiming {
             cluster_name: name,
             heartbeat_interval: milliseconds(self.heartbeat),
             // A follower that acknowledged entries just now has heard that its leader lives.
-            heartbeat_min_interval: Some(milliseconds(self.heartbeat * 3 / 4)),
+            heartbeat_min_interval: Some(milliseconds(self.heartbeat / 2)),
             election_timeout_min: milliseconds(self.election_min),
             election_timeout_max: milliseconds(self.election_max),
             max_payload_entries: self.append_entries_max,

@@ -224,11 +224,22 @@ pub(super) fn tell_draining(
     node: NodeId,
     reason: &str,
 ) -> Result<RootOutcome, Stop> {
+    let draining = NodeState::Draining;
+    judge_node(state, index, node, (draining, draining), reason)
+}
+
+/// `JudgeNode`.
+pub(super) fn judge_node(
+    state: &mut dyn Update,
+    index: u64,
+    node: NodeId,
+    (seen, verdict): (NodeState, NodeState),
+    reason: &str,
+) -> Result<RootOutcome, Stop> {
     let record = tables::read::<NodeRecord>(state, &keys::node(node))?;
     match record.map(|record| record.state) {
-        Some(NodeState::Draining) => {
-            set_node_state(state, index, node, NodeState::Draining, reason)
-        }
+        Some(known) if known == seen => set_node_state(state, index, node, verdict, reason),
+        // An operator has decided since.
         _ => Ok(RootOutcome::Done),
     }
 }

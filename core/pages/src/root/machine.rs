@@ -100,6 +100,12 @@ fn apply_one(
         RootCommand::TellDraining { node, reason } => {
             cluster::tell_draining(state, index, *node, reason)
         }
+        RootCommand::JudgeNode {
+            node,
+            seen,
+            state: verdict,
+            reason,
+        } => cluster::judge_node(state, index, *node, (*seen, *verdict), reason),
         RootCommand::CreateShards { shards } => cluster::create_shards(state, shards),
         RootCommand::SetGroupMembers(record) => cluster::set_group_members(state, record),
         RootCommand::NextReplica { group, store } => cluster::next_replica(state, *group, *store),

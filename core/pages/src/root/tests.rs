@@ -264,6 +264,17 @@ fn the_topology_changes_its_index_only_when_a_node_changes() {
     root.run(told("3 containers left"));
     let topology = query::topology(&root.state).unwrap();
     assert_eq!(topology.nodes[2].reason, "3 containers left");
+    // It was down when it was judged, and answered; the operator decided before that arrived.
+    let judged = |seen, state| RootCommand::JudgeNode {
+        node: NodeId(3),
+        seen,
+        state,
+        reason: "a verdict".into(),
+    };
+    root.run(judged(NodeState::Down, NodeState::Up));
+    root.run(judged(NodeState::Up, NodeState::Down));
+    let topology = query::topology(&root.state).unwrap();
+    assert_eq!(topology.nodes[2].state, NodeState::Draining);
     root.run(state(NodeState::Up));
     root.run(told("2 containers left"));
     let topology = query::topology(&root.state).unwrap();

@@ -6,6 +6,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use hedgerow_disk::journal::{CopyForward, StreamTag};
 
+use super::super::log_record::Kind;
+use super::damage::{damage, records};
 use super::world::{Cluster, GROUP, PATIENCE};
 
 type Model = BTreeMap<String, String>;
@@ -205,4 +207,41 @@ async fn a_node_starts_on_a_full_disk_and_its_replica_comes_back_when_there_is_r
         assert!(cluster.nodes[2].host().damaged().is_empty());
     }
     assert!(rested > 0, "no state wanted room when it was opened");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_log_on_a_full_disk_is_judged_when_there_is_room() {
+    let mut waited = 0;
+    for seed in 90..94 {
+        let mut cluster = Cluster::of_three(seed).await;
+        let mut model = Model::new();
+        write_some(&cluster, &mut model, 0..8).await;
+        fill_up(&cluster, 2);
+        let after = write_until_rest(&cluster, &mut model, 2, 100).await;
+        // The closing mark: from it on the newest record is no torn tail.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        cluster.nodes[2].power_cut().await;
+        cluster.nodes[2].disk.limit(0);
+        let stream = u64::from(GROUP.0);
+        let entries = records(&cluster.nodes[2].disk, stream, Kind::Entry);
+        damage(&cluster.nodes[2].disk, &entries[entries.len() - 2]);
+        cluster.nodes[2].start().await;
+        let damaged = cluster.nodes[2].host().damaged();
+        let waits = damaged
+            .first()
+            .is_some_and(|one| one.reason.contains("log is damaged"));
+        waited += u32::from(waits);
+        write_some(&cluster, &mut model, after..after + 10).await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(cluster.nodes[2].halted(), None);
+        cluster.nodes[2].disk.limit(u64::MAX);
+        until_it(&cluster, 2, false).await;
+        cluster.converge(&model).await;
+        assert!(cluster.nodes[2].host().damaged().is_empty());
+        // It has let go of what it kept: the journal goes round.
+        let passing = cluster.nodes[2].pass_through_journal(4 << 20);
+        let passed = tokio::time::timeout(PATIENCE, passing).await;
+        assert!(passed.is_ok(), "seed {seed}: a segment is never freed");
+    }
+    assert!(waited > 0, "no log had to wait");
 }
