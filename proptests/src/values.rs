@@ -236,8 +236,12 @@ impl<'de, S: Source> Deserializer<'de> for Maker<'_, S> {
 
     unsupported! {
         deserialize_any, deserialize_i8, deserialize_i16, deserialize_i32, deserialize_i64,
-        deserialize_f32, deserialize_f64, deserialize_char, deserialize_bytes,
-        deserialize_byte_buf, deserialize_map, deserialize_identifier, deserialize_ignored_any
+        deserialize_f32, deserialize_f64, deserialize_char, deserialize_bytes, deserialize_map,
+        deserialize_identifier, deserialize_ignored_any
+    }
+
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unsupported> {
+        visitor.visit_byte_buf(self.0.text().into_bytes())
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unsupported> {

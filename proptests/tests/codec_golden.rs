@@ -13,9 +13,10 @@ use std::fmt::{Debug, Write as _};
 use hedgerow_proptests::{config, values};
 use hedgerow_protocol::{
     AdminReply, AdminRequest, BlobHeader, CodecError, DiskRecord, Envelope, GroupRecord,
-    GroupReply, GroupRequest, HBlockReply, HBlockRequest, MAXIMUM_ENCODED_BYTES, NodeRecord,
-    NodeReply, NodeRequest, Placement, RootBatch, RootOutcome, ShardBatch, ShardOutcome,
-    ShardTable, Topology, decode, encode,
+    GroupReply, GroupRequest, HBlockReply, HBlockRequest, LogFetch, LogFetched,
+    MAXIMUM_ENCODED_BYTES, NodeRecord, NodeReply, NodeRequest, Placement, QuietAnswers,
+    QuietOffers, RootBatch, RootOutcome, ShardBatch, ShardOutcome, ShardTable, Topology, decode,
+    encode,
 };
 use proptest::prelude::*;
 
@@ -27,7 +28,8 @@ macro_rules! for_each_kind {
         for_each_kind!(@ $action ($($argument),*)
             BlobHeader, Placement, GroupRecord, NodeRecord, DiskRecord, ShardTable, Topology,
             ShardBatch, Vec<ShardOutcome>, RootBatch, Vec<RootOutcome>, HBlockRequest, HBlockReply,
-            NodeRequest, NodeReply, AdminRequest, AdminReply, GroupRequest, GroupReply)
+            NodeRequest, NodeReply, AdminRequest, AdminReply, GroupRequest, GroupReply, LogFetch,
+            LogFetched, QuietOffers, QuietAnswers)
     };
     (@ $action:ident $arguments:tt $($type:ty),+) => {
         $(for_each_kind!(# $action $arguments $type);)+

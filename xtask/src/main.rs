@@ -11,6 +11,7 @@ mod mutants;
 mod repository;
 mod run;
 mod tidy;
+mod usage;
 
 use std::process::ExitCode;
 

@@ -277,6 +277,8 @@ catalogue! {
     RollBackUnjudged = "roll-back-unjudged",
     /// A store marked as rolled back serves after a restart.
     RolledBackStarts = "rolled-back-starts",
+    /// A quiet member does not tick again when its leader's node says no more.
+    QuietFollowerSleepsOn = "quiet-follower-sleeps-on",
     /// Handshakes show journal positions that are not durable yet.
     StampsShowUndurable = "stamps-show-undurable",
     /// A cluster is founded although a seed did not answer.

@@ -337,6 +337,21 @@ impl ExportedDisk {
         }
     }
 
+    /// A read under an attachment that was lost meanwhile has answered nothing yet: it is done again
+    /// under the next one.
+    async fn look(&self, first_byte: u64, length_bytes: u64) -> Result<Bytes, BlockError> {
+        let give_up = self.env.now() + ATTACH_LIMIT;
+        loop {
+            let disk = self.disk().await?;
+            match disk.read(first_byte, length_bytes).await {
+                Err(IoError::Fenced) if self.env.now() < give_up => {
+                    self.env.sleep(ATTACH_PAUSE).await;
+                }
+                read => return read.map_err(block_error),
+            }
+        }
+    }
+
     /// Until there is an attachment nothing is begun, so failing is all that has happened then.
     ///
     /// A change that was seen through has left the disk under another attachment, which is this
@@ -397,13 +412,7 @@ impl BlockDevice for ExportedDisk {
         length_bytes: u32,
     ) -> BoxFuture<'static, Result<Bytes, BlockError>> {
         let this = self.shared();
-        async move {
-            let disk = this.disk().await?;
-            disk.read(first_byte, u64::from(length_bytes))
-                .await
-                .map_err(block_error)
-        }
-        .boxed()
+        async move { this.look(first_byte, u64::from(length_bytes)).await }.boxed()
     }
 
     fn write(

@@ -12,3 +12,5 @@ pub const SERVICE_NODE: u16 = 4;
 pub const SERVICE_ADMIN: u16 = 5;
 /// Requests to a replica's log store, whether the replica runs or not: [`crate::LogFetch`].
 pub const SERVICE_LOG: u16 = 6;
+/// A node's quiet groups, told to the nodes of their members: [`crate::QuietOffers`].
+pub const SERVICE_QUIET: u16 = 7;

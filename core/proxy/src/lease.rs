@@ -18,12 +18,9 @@ pub struct Lease {
 impl Lease {
     /// A request that was sent at `sent` and answered at `received` has renewed the lease.
     pub fn renewed(&mut self, sent: Instant, received: Instant) {
-        let (from, length_ms) = if active(Mutant::LeaseCountedFromReceipt) {
-            (received, LEASE_MS * 11 / 9 + 1_000)
-        } else {
-            (sent, LEASE_MS)
-        };
-        let until = from + Duration::from_millis(length_ms);
+        let late = active(Mutant::LeaseCountedFromReceipt);
+        let from = if late { received } else { sent };
+        let until = from + Duration::from_millis(LEASE_MS);
         self.until = Some(self.until.map_or(until, |known| known.max(until)));
     }
 

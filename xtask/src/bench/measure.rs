@@ -9,9 +9,9 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::REGION_BYTES;
-use super::process::Usage;
 use crate::e2e::qemu;
 use crate::run::{Background, expected, limited};
+use crate::usage::Usage;
 
 /// Beyond this a run of a few seconds hangs.
 const RUN_LIMIT: Duration = Duration::from_secs(300);

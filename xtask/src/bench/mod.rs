@@ -7,7 +7,6 @@
 //! synchronous writes.
 
 mod measure;
-mod process;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -20,8 +19,8 @@ use crate::e2e::cluster::{DevStart, free_ports};
 use crate::e2e::empty_folder;
 use crate::repository;
 use crate::run::{expected, shown};
+use crate::usage::Usage;
 use measure::{Measured, Target, Workload};
-use process::Usage;
 use report::{Idle, Report, Row};
 
 /// The part of the disk that is measured: larger than what a cache would be forgiven for.

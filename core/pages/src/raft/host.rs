@@ -20,7 +20,7 @@ use hedgerow_env::{
     with_current_env,
 };
 use hedgerow_net::{Rpc, ServiceId};
-use hedgerow_protocol::{GroupMember, MemberId, SERVICE_LOG, SERVICE_RAFT};
+use hedgerow_protocol::{GroupMember, MemberId, SERVICE_LOG, SERVICE_QUIET, SERVICE_RAFT};
 use openraft::Raft;
 use tokio::sync::mpsc;
 
@@ -33,6 +33,7 @@ use super::log_core::LogCore;
 use super::log_record::Header;
 use super::machine::StateHandle;
 use super::network::{Addresses, Network};
+use super::quiet::{Quiet, QuietService, rounds};
 use super::recovery::{Judged, LogDamage, recover_log};
 use super::registry::{Key, REGISTRY_STREAM, Registry, ReplicaRecord};
 use super::replica::{Replica, ReplicaHandle};
@@ -138,6 +139,7 @@ impl Shared {
             raft,
             state,
             log,
+            quiet: Quiet::default(),
             _tasks: [copying.abort_on_drop(), watching],
         });
         self.all_running().insert(group, Arc::clone(&replica));
@@ -406,6 +408,8 @@ impl PagesHost {
         }
         let service = RaftService(Arc::downgrade(&host.0));
         host.0.rpc.serve(ServiceId(SERVICE_RAFT), Arc::new(service));
+        let quiet = QuietService(Arc::downgrade(&host.0));
+        host.0.rpc.serve(ServiceId(SERVICE_QUIET), Arc::new(quiet));
         let logs = LogService(Arc::downgrade(&host.0));
         host.0.rpc.serve(ServiceId(SERVICE_LOG), Arc::new(logs));
         Ok(host)
@@ -461,6 +465,9 @@ impl PagesHost {
         });
         let reserve = keep_reserve(self.0.env.clone(), Arc::downgrade(&self.0));
         self.0.env.spawn("raft-reserve", reserve);
+        let (env, host) = (self.0.env.clone(), Arc::downgrade(&self.0));
+        let quiet = rounds(env, host, self.0.timing.election_min / 2);
+        self.0.env.spawn("raft-quiet", quiet);
         let host = Arc::downgrade(&self.0);
         let mut requests = self.0.journal.copy_forward_requests(REGISTRY_STREAM);
         self.0.env.spawn("raft-registry", async move {

@@ -17,6 +17,7 @@ mod log_mending;
 mod log_record;
 mod machine;
 mod network;
+mod quiet;
 mod recovery;
 mod registry;
 mod replica;

@@ -18,6 +18,7 @@ use openraft::{Raft, ReadPolicy, ServerState};
 
 use super::log::Log;
 use super::machine::StateHandle;
+use super::quiet::Quiet;
 use super::types::{Batch, LogId, Types};
 use crate::replica::ReadJob;
 use crate::{GroupReplica, Leadership, ProposeError, Proposed, View};
@@ -32,6 +33,7 @@ pub(crate) struct Replica {
     pub(crate) raft: TypedRaft,
     pub(crate) state: StateHandle,
     pub(crate) log: Arc<Log>,
+    pub(crate) quiet: Quiet,
     pub(crate) _tasks: [AbortOnDrop; 2],
 }
 
@@ -79,6 +81,7 @@ impl Replica {
         if let Some(reason) = self.stopped() {
             return Err(ProposeError::Stopped { reason });
         }
+        self.quiet.stir(&self.raft);
         let written = self
             .raft
             .client_write(Batch(batch))
@@ -97,6 +100,7 @@ impl Replica {
         if active(Mutant::ReadIndexSkipped) {
             return Ok(());
         }
+        self.quiet.stir(&self.raft);
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
@@ -112,6 +116,7 @@ impl Replica {
         voters: BTreeSet<MemberId>,
     ) -> Result<(), ProposeError> {
         let _phase = self.env.phase(Phase::Membership);
+        self.quiet.stir(&self.raft);
         for member in add {
             // Returns once the learner has nearly caught up.
             let added = self.raft.add_learner(member.member, member, true).await;

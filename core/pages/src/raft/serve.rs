@@ -49,6 +49,7 @@ impl Service for RaftService {
                 return Err(Refusal::new(RefusalCode::NotMember, text));
             }
             drop(host);
+            replica.quiet.stir(&replica.raft);
             let reply = answer(&replica, message.request).await?;
             Ok(Message::new(encode(&reply), Bytes::new()))
         })

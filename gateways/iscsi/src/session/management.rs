@@ -168,7 +168,10 @@ impl FullFeature {
     ) {
         let (_, session) = self.start.session.clone().expect("commands have a target");
         let aborted = unit.abort_ports(ports, session);
-        let settlement = self.settlement(vec![(Arc::clone(unit), aborted)]);
+        let mut settlement = self.settlement(vec![(Arc::clone(unit), aborted)]);
+        // Nor may anything that former users of the disk began, on any node, take effect after it.
+        settlement.units = vec![Arc::clone(unit)];
+        settlement.take = true;
         self.wait(settlement, Pending::Command(addressed, reply), effects);
     }
 

@@ -1,9 +1,11 @@
 //! Groups of replicas on disks that crash and a network in memory, in virtual time.
 
 mod damage;
+mod golden;
 mod groups;
 mod healing;
 mod logs;
+mod quiet;
 mod registrations;
 mod rejoin;
 mod rooms;

@@ -6,13 +6,13 @@ use anyhow::Context as _;
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A reading of `/proc/PID`.
-pub(super) struct Usage {
+pub(crate) struct Usage {
     cpu_ticks: u64,
-    pub(super) memory_bytes: u64,
+    pub(crate) memory_bytes: u64,
 }
 
 impl Usage {
-    pub(super) fn of(pid: u32) -> anyhow::Result<Usage> {
+    pub(crate) fn of(pid: u32) -> anyhow::Result<Usage> {
         let read = |name: &str| {
             let path = format!("/proc/{pid}/{name}");
             std::fs::read_to_string(&path).context(path)
@@ -26,7 +26,7 @@ impl Usage {
     }
 
     /// Seconds of processor time since `earlier`, of all threads.
-    pub(super) fn since(&self, earlier: &Usage) -> f64 {
+    pub(crate) fn since(&self, earlier: &Usage) -> f64 {
         (self.cpu_ticks - earlier.cpu_ticks) as f64 / TICKS_PER_SECOND
     }
 }
