@@ -60,7 +60,7 @@ pub fn parse_byte_count(text: &str) -> Result<ByteCount, String> {
         }
     };
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let overflow = || format!("{text:?} is larger than 16 EiB");
+    let overflow = || format!("{text:?} is too large: nothing here is larger than 1 EiB");
     let whole: u64 = whole
         .parse()
         .map_err(|_| format!("{text:?} is not a size such as 10GiB"))?;
