@@ -137,7 +137,7 @@ fn prepare(directory: &Path, iscsi: Option<&str>) -> anyhow::Result<Prepared> {
     }
     if new {
         // Before the nodes' data is: nobody would find it again.
-        std::fs::create_dir_all(directory)
+        hedgerow_disk::os::create_root(directory)
             .with_context(|| format!("{}: cannot be created", directory.display()))?;
         keep(directory, &file)?;
     }

@@ -62,13 +62,13 @@ pub struct OsDisk {
 }
 
 impl OsDisk {
-    /// Takes `root`, creating it when absent.
+    /// Takes `root`, creating it when absent, as [`create_root`] does.
     ///
     /// # Errors
     /// [`DiskError::Locked`] when another process uses it.
     pub fn open(root: &Path) -> Result<Self, DiskError> {
         let fail = |operation| move |error| failure(&root.display().to_string(), operation, &error);
-        create_directories(root).map_err(fail("create"))?;
+        create_root(root).map_err(fail("create"))?;
         let lock = OpenOptions::new()
             .read(true)
             .write(true)
@@ -340,6 +340,22 @@ fn failure(path: &str, operation: &'static str, error: &io::Error) -> DiskError 
             reason: error.to_string(),
         },
     }
+}
+
+/// Creates the directory `path` and those above it as far as they lack, each durable by its name: what
+/// is synced below a directory is lost with it if its own name was never synced.
+///
+/// # Errors
+/// What the operating system says.
+pub fn create_root(path: &Path) -> io::Result<()> {
+    let path = std::path::absolute(path)?;
+    let missing = path.ancestors().take_while(|ancestor| !ancestor.exists());
+    let missing: Vec<&Path> = missing.collect();
+    create_directories(&path)?;
+    for parent in missing.iter().rev().filter_map(|created| created.parent()) {
+        OpenOptions::new().read(true).open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn create_directories(path: &Path) -> io::Result<()> {

@@ -124,6 +124,19 @@ fn paths_cannot_leave_the_root() {
 }
 
 #[test]
+fn a_root_is_made_with_all_that_lacks_above_it() {
+    let root = root("above");
+    let below = root.join("a/b/c");
+    create_root(&below).unwrap();
+    create_root(&below).unwrap();
+    assert!(below.is_dir());
+    OsDisk::open(&root).unwrap();
+    let below_a_file = root.join(LOCK_NAME).join("d");
+    assert!(create_root(&below_a_file).is_err());
+    std::fs::remove_dir_all(&root).unwrap();
+}
+
+#[test]
 fn a_root_has_one_owner_at_a_time() {
     let root = root("locked");
     let disk = OsDisk::open(&root).unwrap();
