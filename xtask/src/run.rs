@@ -301,6 +301,11 @@ pub(crate) fn send_signal(pid: u32, signal: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether this process may do what root may.
+pub(crate) fn is_root() -> anyhow::Result<bool> {
+    Ok(expected(Command::new("id").arg("-u"))?.trim() == "0")
+}
+
 /// A command that is ended after `limit`.
 pub(crate) fn limited(limit: Duration, program: &str) -> Command {
     let mut command = Command::new("timeout");

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 
-use crate::run::{Finished, shown, teed};
+use crate::run::{Finished, is_root, shown, teed};
 use crate::{e2e, jepsen, mutants, repository, tidy};
 
 /// The one profile of tests, end-to-end runs and seeds.
@@ -98,6 +98,7 @@ const STEPS: &[Step] = &[
 /// `cargo xtask ci [--skip STEP]...`.
 pub(crate) fn command(arguments: &[&str]) -> anyhow::Result<()> {
     let skipped = skipped(arguments)?;
+    packages::check_user(is_root()?, &skipped)?;
     let began = Instant::now();
     let mut total = Tally::default();
     let mut failure = None;
@@ -322,6 +323,10 @@ mod tests {
     #[test]
     fn only_known_steps_are_skipped() {
         assert_eq!(skipped(&["--skip", "e2e"]).unwrap(), ["e2e"]);
+        assert!(packages::check_user(false, &["e2e"]).is_ok());
+        assert!(packages::check_user(true, &[]).is_ok());
+        let refused = packages::check_user(false, &["seeds"]).unwrap_err();
+        assert!(refused.to_string().contains("--skip e2e"), "{refused}");
         let error = skipped(&["--skip", "everything"]).unwrap_err().to_string();
         assert!(
             error.contains("no step \"everything\"") && error.contains("clippy"),

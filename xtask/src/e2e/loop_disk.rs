@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 
 use super::image::path_with_sbin;
 use super::power::Power;
-use crate::run::{Background, collected, expected};
+use crate::run::{Background, collected, expected, is_root};
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -33,9 +33,8 @@ fn system(program: &str) -> Command {
 
 /// Loop devices and mounts are for root alone.
 pub(super) fn need_root() -> anyhow::Result<()> {
-    let user = expected(Command::new("id").arg("-u"))?;
-    if user.trim() != "0" {
-        bail!("this story mounts a file system: run it as root, or leave it out by name");
+    if !is_root()? {
+        bail!("this story mounts a file system: run it as root, or name only the others");
     }
     Ok(())
 }

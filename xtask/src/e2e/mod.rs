@@ -3,6 +3,7 @@
 //! Each story is one file with one `tell`. It works in a folder of its own below `target/e2e`,
 //! which is removed when the story ends well and kept for a look when it does not.
 
+mod chap;
 pub(crate) mod cluster;
 mod dev;
 mod image;
@@ -44,6 +45,11 @@ const STORIES: &[Story] = &[
         name: "unsynced",
         claim: "what was acknowledged survives the loss of everything that was not synced",
         tell: unsynced::tell,
+    },
+    Story {
+        name: "chap",
+        claim: "an initiator gets in with the secret, and with nothing else",
+        tell: chap::tell,
     },
     Story {
         name: "suites",
