@@ -70,7 +70,10 @@ pub(crate) async fn serve(node: &Node, disk: &str) -> anyhow::Result<()> {
         proxy.detach(&proxy.attach(disk).await?).await?;
         let disk = proxy.attach(disk).await?;
         let began = node.env().now();
-        run(&disk, workload, next_tag).await?;
+        // This future is polled on the thread that the program began with; the portal's sessions run
+        // on the runtime's workers, and so does this load.
+        let load = async move { run(&disk, workload, next_tag).await };
+        node.env().to_the_end("bench-load", load).await?;
         next_tag += workload.operations;
         say!("ran {}", node.env().now().since(began).as_secs_f64());
     }
