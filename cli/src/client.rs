@@ -66,7 +66,7 @@ pub(crate) enum DiskCommand {
 /// `hedgerow disk create`
 #[derive(Args, Debug)]
 pub(crate) struct CreateDisk {
-    /// Its name: a-z, 0-9, '-', '.', ':'
+    /// Its name: 1 to 128 of a-z, 0-9, '-' and '.'
     name: String,
     /// Its size, such as 10GiB
     size: String,

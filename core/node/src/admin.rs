@@ -9,11 +9,10 @@ use hedgerow_net::{GroupClient, GroupError, Peer};
 use hedgerow_protocol::{
     AdminReply, AdminRequest, DEFAULT_CONTAINER_BYTES, DiskRecord, DiskView, Export, NodeRecord,
     NodeReply, NodeRequest, NodeState, Roles, RootAnswer, RootCommand, RootOutcome, RootQuery,
-    RootRefusal,
+    RootRefusal, check_disk_name,
 };
 use hedgerow_proxy::Proxy;
 
-use crate::config_check::check_disk_name;
 use crate::exports::Catalog;
 use crate::resize::Clearing;
 

@@ -1,13 +1,14 @@
 //! The decision how a blank node gets into a cluster. Pure.
 //!
 //! Invariant: a cluster is founded only by the first seed, and only when *all* seeds are reachable
-//! and blank; one unreachable seed means wait. So two clusters never come of one list of seeds.
+//! and blank; one unreachable seed means wait. So two clusters never come of one list of seeds. Nor is
+//! one founded that nobody could lead: it would stay so, also with corrected roles.
 
 use std::collections::BTreeMap;
 
 use hedgerow_env::ClusterId;
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_protocol::NodeRecord;
+use hedgerow_protocol::{NodeRecord, Roles};
 
 /// What a seed told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +50,7 @@ pub fn decide(own: &NodeRecord, seeds: &[String], heard: &BTreeMap<String, Optio
         return Step::Join(*first);
     }
     if seeds.first() != Some(&own.address) {
-        return Step::Wait("waiting for the first seed to found the cluster".into());
+        return Step::Wait(why_not_founding(own, seeds));
     }
     let mut nodes = vec![own.clone()];
     for seed in &seeds[1..] {
@@ -64,7 +65,27 @@ pub fn decide(own: &NodeRecord, seeds: &[String], heard: &BTreeMap<String, Optio
             _ => return Step::Wait(format!("waiting for the seed {seed}")),
         }
     }
+    if !nodes.iter().any(|node| node.roles.contains(Roles::PAGES)) {
+        return Step::Wait(
+            "no seed has the role pages: give it to one of them, better to three, and start it again"
+                .into(),
+        );
+    }
     Step::Found(nodes)
+}
+
+/// What one that is not the first seed waits for. That it is no seed at all is right for a node
+/// that is added later, and a mistake at any other.
+fn why_not_founding(own: &NodeRecord, seeds: &[String]) -> String {
+    let first = seeds.first().map_or("", String::as_str);
+    let mut text = format!("waiting for the first seed, {first}, to found the cluster");
+    if !seeds.contains(&own.address) {
+        text.push_str(&format!(
+            "; no seed is this node, {}: if it is to be one, correct `advertise` or `seeds`",
+            own.address
+        ));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -106,6 +127,45 @@ mod tests {
             decide(&node(2, "b"), &seeds(), &heard),
             Step::Wait(_)
         ));
+    }
+
+    /// An empty root would be kept, and nobody could ever lead it.
+    #[test]
+    fn nothing_is_founded_while_no_seed_has_the_role_pages() {
+        let without = |mut node: NodeRecord| {
+            node.roles = Roles::HBLOCK.with(Roles::PROXY);
+            node
+        };
+        let blank = |node| Some(Seed::Blank(node));
+        let own = without(node(1, "a"));
+        let heard = |third| {
+            let second = blank(without(node(2, "b")));
+            BTreeMap::from([("b".to_string(), second), ("c".into(), blank(third))])
+        };
+        let step = decide(&own, &seeds(), &heard(without(node(3, "c"))));
+        assert!(matches!(step, Step::Wait(reason) if reason.contains("role pages")));
+        let step = decide(&own, &seeds(), &heard(node(3, "c")));
+        assert!(
+            matches!(step, Step::Found(nodes) if nodes.len() == 3),
+            "one is enough"
+        );
+    }
+
+    #[test]
+    fn a_node_that_is_no_seed_says_so_while_it_waits() {
+        let told = |address: &str| match decide(&node(2, address), &seeds(), &BTreeMap::new()) {
+            Step::Wait(reason) => reason,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            told("b"),
+            "waiting for the first seed, a, to found the cluster"
+        );
+        assert!(
+            told("d").contains("no seed is this node, d"),
+            "{}",
+            told("d")
+        );
     }
 
     #[test]

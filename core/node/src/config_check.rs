@@ -3,14 +3,22 @@
 //! Invariant: what is refused here would fail or mislead later, when nobody can say any more which
 //! line it came from. Does not: look at the disk or the network.
 
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
 use hedgerow_env::ByteCount;
 use hedgerow_net::Identity;
-use hedgerow_protocol::{Location, Roles};
+use hedgerow_protocol::{Location, Roles, check_disk_name};
 
 use crate::config::{Exports, MAXIMUM_POOLS, NodeConfig};
 
-/// Longest name of a disk; it becomes part of an iSCSI name (223 bytes).
-const MAXIMUM_NAME_BYTES: usize = 128;
+/// Longest interval between heartbeats; more than the slowest link asks for.
+const MAXIMUM_HEARTBEAT: Duration = Duration::from_mins(1);
+/// Longest wait for an election. Somewhere above, sums of periods and clocks overflow.
+const MAXIMUM_ELECTION: Duration = Duration::from_mins(10);
+/// Largest pool, as the largest disk: what the pools of a node add up to stays within 64 bits.
+const MAXIMUM_POOL_BYTES: u64 = 1 << 60;
 
 /// What is wrong with a configuration, and at which key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,9 +75,7 @@ impl NodeConfig {
     /// # Errors
     /// [`ConfigError`].
     pub fn check(&self) -> Result<(), ConfigError> {
-        if self.name.is_empty() || self.name.len() > 64 {
-            return Err(wrong("name", 0, "1 to 64 characters"));
-        }
+        check_label("name", &self.name)?;
         self.check_addresses()?;
         self.check_location()?;
         self.check_pools()?;
@@ -84,10 +90,20 @@ impl NodeConfig {
         if self.iscsi.is_some() && !self.roles.contains(Roles::PROXY) {
             return Err(wrong("iscsi.listen", 0, "a portal needs the role proxy"));
         }
-        if self.timing.heartbeat.is_zero() {
-            return Err(wrong("timing.heartbeat_ms", 0, "at least 1"));
+        self.check_timing()
+    }
+
+    fn check_timing(&self) -> Result<(), ConfigError> {
+        let (heartbeat, election) = (self.timing.heartbeat, self.timing.election);
+        if heartbeat.is_zero() || heartbeat > MAXIMUM_HEARTBEAT {
+            let problem = format!("1 to {}", MAXIMUM_HEARTBEAT.as_millis());
+            return Err(wrong("timing.heartbeat_ms", 0, problem));
         }
-        if self.timing.election < self.timing.heartbeat * 3 {
+        if election > MAXIMUM_ELECTION {
+            let problem = format!("at most {}", MAXIMUM_ELECTION.as_millis());
+            return Err(wrong("timing.election_ms", 0, problem));
+        }
+        if election < heartbeat * 3 {
             let problem = "an election waits for at least three heartbeats";
             return Err(wrong("timing.election_ms", 0, problem));
         }
@@ -100,6 +116,14 @@ impl NodeConfig {
         };
         address("listen", 0, &self.listen, true)?;
         address("advertise", 0, &self.advertise, false)?;
+        if is_unspecified(&self.advertise) {
+            let problem = format!(
+                "others cannot call {}: set `advertise` to an address of this node, as the seeds \
+                 name it",
+                self.advertise
+            );
+            return Err(wrong("advertise", 0, problem));
+        }
         if self.seeds.is_empty() {
             let problem = "list the first nodes of the cluster, itself included";
             return Err(wrong("seeds", 0, problem));
@@ -128,8 +152,8 @@ impl NodeConfig {
             let wrong_directory = |problem: String| wrong("pool.directory", position, problem);
             check_directory(&pool.directory).map_err(wrong_directory)?;
             let mut before = self.pools[..position].iter();
-            if before.any(|other| other.directory == pool.directory) {
-                let problem = format!("{:?} is listed twice", pool.directory);
+            if let Some(problem) = before.find_map(|other| clash(&pool.directory, &other.directory))
+            {
                 return Err(wrong_directory(problem));
             }
             if pool.capacity_bytes <= journal_bytes {
@@ -140,6 +164,10 @@ impl NodeConfig {
                 );
                 return Err(wrong("pool.capacity", position, problem));
             }
+            if pool.capacity_bytes > MAXIMUM_POOL_BYTES {
+                let problem = format!("at most {}", ByteCount(MAXIMUM_POOL_BYTES));
+                return Err(wrong("pool.capacity", position, problem));
+            }
         }
         Ok(())
     }
@@ -148,15 +176,8 @@ impl NodeConfig {
     /// spread over what is not there.
     fn check_location(&self) -> Result<(), ConfigError> {
         let Location { data_centre, rack } = &self.location;
-        for (key, name) in [
-            ("location.data_centre", data_centre),
-            ("location.rack", rack),
-        ] {
-            if name.trim().is_empty() || name.len() > 64 || name.contains(char::is_control) {
-                return Err(wrong(key, 0, format!("{name:?}: 1 to 64 characters")));
-            }
-        }
-        Ok(())
+        check_label("location.data_centre", data_centre)?;
+        check_label("location.rack", rack)
     }
 
     /// What no disk can be called would be waited for in vain.
@@ -175,6 +196,40 @@ impl NodeConfig {
     }
 }
 
+/// What people read, on a terminal too.
+fn check_label(key: &'static str, label: &str) -> Result<(), ConfigError> {
+    if label.trim().is_empty() || label.len() > 64 || label.contains(char::is_control) {
+        let problem = format!("{label:?}: 1 to 64 characters, none of them a control character");
+        return Err(wrong(key, 0, problem));
+    }
+    Ok(())
+}
+
+/// Whether an address that was checked stands for every one of a machine.
+fn is_unspecified(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.parse()
+        .is_ok_and(|address: IpAddr| address.is_unspecified())
+}
+
+/// What is wrong with a pool's directory beside that of another: each has its files to itself.
+fn clash(own: &str, other: &str) -> Option<String> {
+    if own == other {
+        return Some(format!("{own:?} is listed twice"));
+    }
+    let (inner, outer) = if Path::new(own).starts_with(other) {
+        (own, other)
+    } else if Path::new(other).starts_with(own) {
+        (other, own)
+    } else {
+        return None;
+    };
+    Some(format!(
+        "{inner:?} is inside {outer:?}, which is another pool's"
+    ))
+}
+
 /// Whether `path` is a directory below the node's root, wherever that is. Says what is wrong.
 fn check_directory(path: &str) -> Result<(), String> {
     if path.is_empty() {
@@ -187,20 +242,6 @@ fn check_directory(path: &str) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-/// Whether a virtual disk can be called `name`. Says what is wrong.
-pub(crate) fn check_disk_name(name: &str) -> Result<(), String> {
-    if name.len() > MAXIMUM_NAME_BYTES {
-        return Err(format!(
-            "the name has {} characters; {MAXIMUM_NAME_BYTES} are allowed",
-            name.len()
-        ));
-    }
-    let target = hedgerow_iscsi::target_name(name);
-    target
-        .map(drop)
-        .map_err(|error| format!("name {name:?}: {error}"))
 }
 
 #[cfg(test)]
@@ -257,7 +298,7 @@ mod tests {
                 directory.clone_into(&mut config.pools[0].directory);
             });
         }
-        for capacity_bytes in [0, 1 << 20, 1 << 30] {
+        for capacity_bytes in [0, 1 << 20, 1 << 30, (1 << 60) + 1, u64::MAX] {
             refused("pool.capacity", 1, |config| {
                 let mut second = config.pools[0].clone();
                 second.directory = "pools/1".into();
@@ -268,7 +309,63 @@ mod tests {
     }
 
     #[test]
-    fn a_rack_and_a_data_centre_have_names() {
+    fn a_pool_has_its_directory_to_itself() {
+        let beside = |directory: &str| {
+            let mut config = sound();
+            let mut second = config.pools[0].clone();
+            directory.clone_into(&mut second.directory);
+            config.pools.push(second);
+            config.check()
+        };
+        for directory in ["pools/0", "pools", "pools/0/inner"] {
+            let error = beside(directory).unwrap_err();
+            assert_eq!((error.key, error.entry), ("pool.directory", 1), "{error}");
+        }
+        let text = beside("pools").unwrap_err().problem;
+        assert!(text.contains("\"pools/0\" is inside \"pools\""), "{text}");
+        for directory in ["pools/01", "pool", "0"] {
+            assert_eq!(beside(directory), Ok(()), "{directory}");
+        }
+    }
+
+    #[test]
+    fn periods_have_an_upper_bound() {
+        // The largest number that a configuration file can hold.
+        for too_long_ms in [60_001, i64::MAX.unsigned_abs()] {
+            refused("timing.heartbeat_ms", 0, |config| {
+                config.timing.heartbeat = Duration::from_millis(too_long_ms);
+            });
+        }
+        for too_long_ms in [600_001, i64::MAX.unsigned_abs()] {
+            refused("timing.election_ms", 0, |config| {
+                config.timing.election = Duration::from_millis(too_long_ms);
+            });
+        }
+        let mut config = sound();
+        config.timing.heartbeat = Duration::from_secs(60);
+        config.timing.election = Duration::from_secs(600);
+        assert_eq!(config.check(), Ok(()), "the longest");
+    }
+
+    #[test]
+    fn others_can_call_what_is_advertised() {
+        for every in ["0.0.0.0:7100", "[::]:7100"] {
+            let listens = |config: &mut NodeConfig| every.clone_into(&mut config.listen);
+            refused("advertise", 0, |config| {
+                listens(config);
+                every.clone_into(&mut config.advertise);
+            });
+            let mut config = sound();
+            listens(&mut config);
+            assert_eq!(config.check(), Ok(()), "{every} is a place to listen at");
+        }
+    }
+
+    #[test]
+    fn a_node_a_rack_and_a_data_centre_have_names_that_can_be_shown() {
+        for name in ["", " ", "a\nb", "a\u{1b}[2Jb"] {
+            refused("name", 0, |config| name.clone_into(&mut config.name));
+        }
         refused("location.rack", 0, |config| config.location.rack.clear());
         refused("location.data_centre", 0, |config| {
             config.location.data_centre = " ".into();
@@ -284,10 +381,15 @@ mod tests {
             }
         };
         let long = "x".repeat(129);
-        for name in ["", "A", "a b", "a/b", "ä", &long] {
+        for name in ["", "A", "a b", "a/b", "a_b", "a:b", "ä", &long] {
             refused("iscsi.exports", 1, exports(&["a", name]));
         }
         refused("iscsi.exports", 2, exports(&["a", "b", "a"]));
+        let longest = "-.09az".repeat(21);
+        let mut config = sound();
+        exports(&[&longest])(&mut config);
+        assert_eq!(config.check(), Ok(()));
+        assert!(hedgerow_iscsi::target_name(&longest).is_ok());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{FamilyId, Generation, GroupId, LayerId, TenantId, VirtualDiskId};
-use hedgerow_protocol::{DiskRecord, DiskState, Policy, RootOutcome, RootRefusal};
+use hedgerow_protocol::{DiskRecord, DiskState, Policy, RootOutcome, RootRefusal, check_disk_name};
 
 use super::cluster::invalid;
 use super::keys::{self, Counter};
@@ -14,8 +14,6 @@ use super::leases::floor_pending;
 use super::tables::{self, Stop};
 use crate::Update;
 
-/// Longest name of a disk, in bytes: what every access protocol can carry.
-pub const MAXIMUM_NAME_BYTES: usize = 128;
 /// Longest description, in bytes.
 pub const MAXIMUM_DESCRIPTION_BYTES: usize = 1024;
 /// Containers lie between these sizes; blocks within one are numbered by 32 bits of 512 bytes.
@@ -29,16 +27,6 @@ pub(super) struct Wish<'a> {
     pub(super) container_bytes: u64,
     pub(super) policy: &'a Policy,
     pub(super) description: &'a str,
-}
-
-fn check_name(name: &str) -> Result<(), RootRefusal> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if name.is_empty() || name.len() > MAXIMUM_NAME_BYTES || !name.chars().all(plain) {
-        return Err(invalid(format!(
-            "name {name:?}: use 1 to {MAXIMUM_NAME_BYTES} letters, digits, '-', '_' and '.'"
-        )));
-    }
-    Ok(())
 }
 
 fn check_size(size_bytes: u64, container_bytes: u64, policy: &Policy) -> Result<(), RootRefusal> {
@@ -57,7 +45,7 @@ fn check_size(size_bytes: u64, container_bytes: u64, policy: &Policy) -> Result<
 }
 
 fn check_wish(wish: &Wish<'_>) -> Result<(), RootRefusal> {
-    check_name(wish.name)?;
+    check_disk_name(wish.name).map_err(invalid)?;
     wish.policy.check().map_err(invalid)?;
     if !CONTAINER_BYTES.contains(&wish.container_bytes) || !wish.container_bytes.is_power_of_two() {
         return Err(invalid(format!(

@@ -14,7 +14,7 @@ mod machine;
 pub mod query;
 mod tables;
 
-pub use disks::{CONTAINER_BYTES, MAXIMUM_DESCRIPTION_BYTES, MAXIMUM_NAME_BYTES};
+pub use disks::{CONTAINER_BYTES, MAXIMUM_DESCRIPTION_BYTES};
 pub use machine::RootMachine;
 
 #[cfg(test)]

@@ -406,6 +406,7 @@ fn a_disk_that_cannot_be_is_refused_with_a_reason() {
     };
     assert!(refused(&|name, _, _, _| name.clear()).contains("letters"));
     assert!(refused(&|name, _, _, _| name.push('/')).contains("letters"));
+    assert!(refused(&|name, _, _, _| name.push('_')).contains("letters"));
     assert!(refused(&|name, _, _, _| *name = "x".repeat(129)).contains("128"));
     assert!(refused(&|_, size, _, _| *size = 0).contains("block size"));
     assert!(refused(&|_, size, _, _| *size = 4097).contains("block size"));
