@@ -1,7 +1,8 @@
 //! The placement rules on random topologies and policies, against what the rules promise.
 //!
-//! What is best is counted here by tiers: nodes that are up before those that are down, and among
-//! each the ones with the right kind of store first. A tier is used up before the next is touched.
+//! What is best is counted here by tiers: nodes that are up before those that drain, these before
+//! those that are down, and among each the ones with the right kind of store first. A tier is used up
+//! before the next is touched. Nodes that drain count at all only where the others cannot serve.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -105,11 +106,37 @@ fn shuffled(topology: &Topology, by: u64) -> Topology {
     other
 }
 
-fn is_usable(node: &NodeRecord) -> bool {
-    node.roles.contains(Roles::HBLOCK)
-        && node.state != NodeState::Draining
-        && !node.stores.is_empty()
+fn keeps_data(node: &NodeRecord) -> bool {
+    node.roles.contains(Roles::HBLOCK) && !node.stores.is_empty()
 }
+
+fn stays(node: &NodeRecord) -> bool {
+    keeps_data(node) && node.state != NodeState::Draining
+}
+
+/// Whether `nodes` alone could hold a new container.
+fn can_serve(nodes: &[&NodeRecord], policy: &Policy) -> bool {
+    let mut serving = nodes.to_vec();
+    serving.retain(|node| node.state != NodeState::Down);
+    nodes.len() >= usize::from(policy.replication_factor)
+        && serving.len() >= usize::from(policy.write_quorum())
+}
+
+/// Who may be named for a new container.
+fn usable<'a>(topology: &'a Topology, policy: &Policy) -> Vec<&'a NodeRecord> {
+    let those = |is_usable: fn(&NodeRecord) -> bool| {
+        let nodes = topology.nodes.iter();
+        nodes.filter(|node| is_usable(node)).collect::<Vec<_>>()
+    };
+    let staying = those(stays);
+    match can_serve(&staying, policy) {
+        true => staying,
+        false => those(keeps_data),
+    }
+}
+
+/// How many tiers there are.
+const TIERS: usize = 6;
 
 /// The tier of a usable node: 0 is taken first.
 fn tier(node: &NodeRecord, policy: &Policy) -> usize {
@@ -117,7 +144,12 @@ fn tier(node: &NodeRecord, policy: &Policy) -> usize {
         .stores
         .iter()
         .any(|store| store.residence == policy.residence);
-    usize::from(node.state != NodeState::Up) * 2 + usize::from(!fits)
+    let of_state = match node.state {
+        NodeState::Up => 0,
+        NodeState::Draining => 2,
+        NodeState::Down => 4,
+    };
+    of_state + usize::from(!fits)
 }
 
 type Domain = (String, String);
@@ -158,14 +190,9 @@ fn check_spread(topology: &Topology, policy: &Policy, chosen: &[&NodeRecord]) {
         .max()
         .expect("somebody is chosen");
     let ids: BTreeSet<NodeId> = chosen.iter().map(|node| node.node).collect();
-    let in_last = |node: &&NodeRecord| is_usable(node) && tier(node, policy) == last;
-    let unused = || {
-        topology
-            .nodes
-            .iter()
-            .filter(in_last)
-            .filter(|node| !ids.contains(&node.node))
-    };
+    let mut in_last = usable(topology, policy);
+    in_last.retain(|node| tier(node, policy) == last);
+    let unused = || in_last.iter().filter(|node| !ids.contains(&node.node));
     for taken in chosen.iter().filter(|node| tier(node, policy) == last) {
         for other in unused() {
             let (own, there) = (
@@ -195,7 +222,7 @@ fn check_spread(topology: &Topology, policy: &Policy, chosen: &[&NodeRecord]) {
         .iter()
         .filter(|node| tier(node, policy) == last)
         .count();
-    let more: BTreeSet<Domain> = topology.nodes.iter().filter(in_last).map(coarse).collect();
+    let more: BTreeSet<Domain> = in_last.iter().map(|node| coarse(node)).collect();
     let fresh: Vec<Domain> = more.difference(&reached).cloned().collect();
     reached.extend(fresh.into_iter().take(free));
     assert_eq!(
@@ -218,17 +245,8 @@ fn nodes_of<'a>(topology: &'a Topology, members: &[PlacementMember]) -> Vec<&'a 
 
 fn check_new(topology: &Topology, policy: &Policy, answer: &Result<Decision, Unplaceable>) {
     let copies = usize::from(policy.replication_factor);
-    let usable: Vec<&NodeRecord> = topology
-        .nodes
-        .iter()
-        .filter(|node| is_usable(node))
-        .collect();
-    let up = usable
-        .iter()
-        .filter(|node| node.state == NodeState::Up)
-        .count();
-    let possible = usable.len() >= copies && up >= usize::from(policy.write_quorum());
-    assert_eq!(answer.is_ok(), possible, "{answer:?}");
+    let usable = usable(topology, policy);
+    assert_eq!(answer.is_ok(), can_serve(&usable, policy), "{answer:?}");
     let Ok(Decision { members, .. }) = answer else {
         return;
     };
@@ -239,13 +257,14 @@ fn check_new(topology: &Topology, policy: &Policy, answer: &Result<Decision, Unp
         (copies, copies),
         "one member a node"
     );
-    assert!(chosen.iter().all(|node| is_usable(node)));
+    let is_usable = |node: &&NodeRecord| usable.iter().any(|other| other.node == node.node);
+    assert!(chosen.iter().all(is_usable));
     assert!(
         members
             .iter()
             .all(|member| member.state == MemberState::Active)
     );
-    for at in 0..4 {
+    for at in 0..TIERS {
         let before = usable.iter().filter(|node| tier(node, policy) < at).count();
         let own = usable
             .iter()
@@ -344,7 +363,7 @@ fn check_substitute(
     let members: BTreeSet<NodeId> = current.members.iter().map(|member| member.node).collect();
     let is_candidate = |store: StoreId| may_be_named(store) && !barred.contains(&store);
     let candidates = topology.nodes.iter().filter(|node| {
-        let free = is_usable(node) && !members.contains(&node.node);
+        let free = stays(node) && !members.contains(&node.node);
         free && node.stores.iter().any(|store| is_candidate(store.store))
     });
     let new = candidates.count().min(missing - back);

@@ -135,18 +135,20 @@ impl AdminService {
     /// for nodes that nobody knows are wanted.
     fn check_copies(&self, copies: u8) -> Result<(), AdminError> {
         let topology = self.groups.directory().topology();
-        let keeps_data = |node: &&NodeRecord| {
-            node.roles.contains(Roles::HBLOCK)
-                && node.state != NodeState::Draining
-                && !node.stores.is_empty()
-        };
-        let nodes = topology.nodes.iter().filter(keeps_data).count();
-        if nodes >= usize::from(copies) {
+        let keepers = topology.nodes.iter().filter(|node| node.keeps_data());
+        let (draining, nodes): (Vec<&NodeRecord>, Vec<_>) =
+            keepers.partition(|node| node.state == NodeState::Draining);
+        if nodes.len() >= usize::from(copies) {
             return Ok(());
+        }
+        let mut has = nodes.len().to_string();
+        if !draining.is_empty() {
+            let names: Vec<&str> = draining.iter().map(|node| node.name.as_str()).collect();
+            has.push_str(&format!(" beside those that drain ({})", names.join(", ")));
         }
         Err(AdminError::TryAgain(format!(
             "replication factor {copies} needs {copies} nodes that keep data (role hblock), the \
-             cluster has {nodes}: add nodes, or choose a smaller --replication-factor"
+             cluster has {has}: add nodes, or choose a smaller --replication-factor"
         )))
     }
 

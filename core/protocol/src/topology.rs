@@ -112,6 +112,14 @@ pub struct NodeRecord {
     pub reason: String,
 }
 
+impl NodeRecord {
+    /// Whether copies can lie on it: it has the role and a store.
+    #[must_use]
+    pub fn keeps_data(&self) -> bool {
+        self.roles.contains(Roles::HBLOCK) && !self.stores.is_empty()
+    }
+}
+
 /// A member of a Raft group: a store with the replica number that the group handed out.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct MemberId {

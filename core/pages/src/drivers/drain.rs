@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Drivers;
+use super::health::without_silence;
 use crate::GroupReplica;
 use futures_util::future::join_all;
 use hedgerow_env::{ContainerId, ContainerIndex, NodeId, PlacementEpoch, StoreId, event};
@@ -91,8 +92,9 @@ impl Drivers {
             {
                 self.drain(&replica, &draining, &disks).await;
             }
-            // Nothing is placed on a node that drains: what is empty stays so.
-            if draining.iter().all(|node| node.reason == DRAINED) {
+            // Next to nothing is placed on a node that drains: what is empty mostly stays so.
+            let is_empty = |node: &NodeRecord| without_silence(&node.reason) == DRAINED;
+            if draining.iter().all(is_empty) {
                 self.env.sleep(EMPTY_PAUSE).await;
             }
         }
@@ -142,7 +144,8 @@ impl Drivers {
         }
         let changed = draining.iter().filter_map(|node| {
             let reason = left[&node.node].text();
-            (reason != node.reason).then(|| {
+            // The word on its silence stays while nothing else changes.
+            (reason != without_silence(&node.reason)).then(|| {
                 event!(self.env, Info, "pages", "{}: {reason}", node.name);
                 RootCommand::TellDraining {
                     node: node.node,

@@ -1,9 +1,9 @@
 //! Members for a new container, and substitutes for members that do not answer.
 //!
 //! Invariants: a new container names as many members as its policy asks for, of which W are on
-//! nodes that are up; a substitution leaves W members that take new blobs on nodes that are not down
+//! nodes that are up, or that drain where there are too few others; a substitution leaves W members that take new blobs on nodes that are not down
 //! and were not complained about; a resting member that is up is taken back before anyone new is
-//! named; nobody on a node that an operator empties is named or taken back.
+//! named; nobody on a node that an operator empties is substituted for another or taken back.
 
 use std::collections::BTreeSet;
 
@@ -29,10 +29,13 @@ pub struct Decision {
 }
 
 /// A store that could hold the container.
+#[derive(Clone)]
 struct Candidate<'a> {
     node: &'a NodeRecord,
     store: StoreId,
+    /// Not down, and nobody empties it.
     is_up: bool,
+    drains: bool,
     /// Whether the store is of the kind that the policy asks for.
     fits_residence: bool,
     /// The higher, the sooner it is taken.
@@ -64,8 +67,7 @@ fn candidates<'a>(
 ) -> Vec<Candidate<'a>> {
     let mut found = Vec::new();
     for node in &topology.nodes {
-        let usable = node.roles.contains(Roles::HBLOCK) && node.state != NodeState::Draining;
-        if !usable || without.contains(&node.node) {
+        if !node.roles.contains(Roles::HBLOCK) || without.contains(&node.node) {
             continue;
         }
         for store in &node.stores {
@@ -73,6 +75,7 @@ fn candidates<'a>(
                 node,
                 store: store.store,
                 is_up: node.state == NodeState::Up,
+                drains: node.state == NodeState::Draining,
                 fits_residence: store.residence == policy.residence,
                 score: score(container, store.store, store.capacity_bytes),
             });
@@ -94,8 +97,8 @@ fn crowding(rule: PlacementRule, node: &NodeRecord, chosen: &[&NodeRecord]) -> (
     }
 }
 
-/// Takes up to `wanted` stores on distinct nodes: up before down, of the right kind before others,
-/// in less used domains before more used ones, by score.
+/// Takes up to `wanted` stores on distinct nodes: up before draining before down, of the right kind
+/// before others, in less used domains before more used ones, by score.
 fn pick<'a>(
     mut pool: Vec<Candidate<'a>>,
     policy: &Policy,
@@ -108,6 +111,7 @@ fn pick<'a>(
             let rank = |candidate: &Candidate<'_>| {
                 (
                     !candidate.is_up,
+                    !candidate.drains,
                     !candidate.fits_residence,
                     crowding(policy.placement, candidate.node, &chosen),
                 )
@@ -139,7 +143,12 @@ fn member_of(candidate: &Candidate<'_>, state: MemberState) -> PlacementMember {
 fn notes_on(picked: &[Candidate<'_>], policy: &Policy) -> Vec<String> {
     let mut notes = Vec::new();
     for candidate in picked {
-        if !candidate.is_up {
+        if candidate.drains {
+            notes.push(format!(
+                "{} is draining, and there are too few other nodes",
+                candidate.node.name
+            ));
+        } else if !candidate.is_up {
             notes.push(format!(
                 "{} is down and fills when it returns",
                 candidate.node.name
@@ -157,16 +166,24 @@ fn notes_on(picked: &[Candidate<'_>], policy: &Policy) -> Vec<String> {
 
 /// Members for a container that does not exist yet.
 ///
+/// Nodes that drain are taken last: only where the others alone cannot serve, since a cluster that
+/// has shrunk since an operator's decision must go on.
+///
 /// # Errors
-/// [`Unplaceable`]: fewer than W nodes are up, or there are fewer nodes than copies.
+/// [`Unplaceable`]: fewer than W nodes are up or draining, or there are fewer nodes than copies.
 pub fn place_new(
     container: ContainerId,
     topology: &Topology,
     policy: &Policy,
 ) -> Result<Decision, Unplaceable> {
+    let all = candidates(container, topology, policy, &BTreeSet::new());
+    let staying = all.iter().filter(|candidate| !candidate.drains).cloned();
+    place_on(staying.collect(), policy).or_else(|_| place_on(all, policy))
+}
+
+fn place_on(pool: Vec<Candidate<'_>>, policy: &Policy) -> Result<Decision, Unplaceable> {
     let copies = usize::from(policy.replication_factor);
     let quorum = usize::from(policy.write_quorum());
-    let pool = candidates(container, topology, policy, &BTreeSet::new());
     let picked = pick(pool, policy, Vec::new(), copies);
     if picked.len() < copies {
         return Err(Unplaceable(format!(
@@ -174,10 +191,11 @@ pub fn place_new(
             picked.len()
         )));
     }
-    let up = picked.iter().filter(|candidate| candidate.is_up).count();
-    if up < quorum {
+    let serves = |candidate: &&Candidate<'_>| candidate.is_up || candidate.drains;
+    let serving = picked.iter().filter(serves).count();
+    if serving < quorum {
         return Err(Unplaceable(format!(
-            "{quorum} of {copies} copies must be on nodes that are up, {up} are"
+            "{quorum} of {copies} copies must be on nodes that are up, {serving} are"
         )));
     }
     let members = picked

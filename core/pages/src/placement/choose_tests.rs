@@ -159,6 +159,30 @@ fn down_nodes_are_named_only_for_lack_of_others_and_only_beyond_the_quorum() {
 }
 
 #[test]
+fn a_cluster_that_shrank_while_a_node_drains_still_serves() {
+    let policy = policy(3, PlacementRule::Agnostic);
+    let mut topology = six();
+    topology.nodes.truncate(4);
+    topology.nodes[0].state = NodeState::Draining;
+    topology.nodes[1].state = NodeState::Down;
+    let chosen = place_new(container(1), &topology, &policy).unwrap();
+    assert_eq!(nodes_of(&chosen.members), BTreeSet::from([2, 3, 4]), "last");
+
+    topology.nodes.remove(1);
+    let chosen = place_new(container(1), &topology, &policy).unwrap();
+    assert_eq!(nodes_of(&chosen.members), BTreeSet::from([1, 3, 4]));
+    assert_eq!(
+        chosen.notes,
+        ["node1 is draining, and there are too few other nodes"]
+    );
+
+    // Without it W members could not answer.
+    topology.nodes[1].state = NodeState::Down;
+    let chosen = place_new(container(1), &topology, &policy).unwrap();
+    assert_eq!(nodes_of(&chosen.members), BTreeSet::from([1, 3, 4]));
+}
+
+#[test]
 fn too_few_nodes_are_a_clear_refusal() {
     let mut topology = six();
     topology.nodes.truncate(2);

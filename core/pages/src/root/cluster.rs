@@ -2,7 +2,8 @@
 //!
 //! Invariants: the cluster id never changes; a store stands in one node's record at most (a disk
 //! moved to another node moves its store); the map epoch rises with each change of the shard table;
-//! a replica number is handed out once.
+//! a replica number is handed out once; a node begins to drain only when the others that keep data
+//! are enough for the copies of every disk.
 
 use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{ClusterId, GroupId, NodeId, ReplicaNumber, StoreId};
@@ -209,12 +210,47 @@ pub(super) fn set_node_state(
         // A verdict on what the node was before the operator decided: that stands.
         return Ok(RootOutcome::Done);
     }
+    if record.state != NodeState::Draining && node_state == NodeState::Draining {
+        check_others_suffice(state, &record)?;
+    }
     if record.state != node_state || record.reason != reason {
         record.state = node_state;
         reason.clone_into(&mut record.reason);
         put_node(state, index, &record)?;
     }
     Ok(RootOutcome::Done)
+}
+
+/// Refuses to have `record` emptied when its copies have nowhere to go.
+fn check_others_suffice(state: &dyn Update, record: &NodeRecord) -> Result<(), Stop> {
+    let nodes = tables::nodes(state)?;
+    let keepers = nodes.iter().filter(|node| node.keeps_data());
+    let others = keepers.filter(|node| node.node != record.node);
+    let (draining, left): (Vec<_>, Vec<_>) =
+        others.partition(|node| node.state == NodeState::Draining);
+    let disks = super::query::disks(state)?;
+    let neediest = disks
+        .iter()
+        .max_by_key(|disk| disk.policy.replication_factor);
+    let Some(disk) = neediest.filter(|_| record.keeps_data()) else {
+        return Ok(());
+    };
+    let copies = disk.policy.replication_factor;
+    if left.len() >= usize::from(copies) {
+        return Ok(());
+    }
+    let mut reason = format!(
+        "{} cannot drain: the {copies} copies of disk {} need {copies} other nodes that keep data \
+         (role hblock), there are {}",
+        record.name,
+        disk.name,
+        left.len()
+    );
+    if !draining.is_empty() {
+        let names: Vec<&str> = draining.iter().map(|node| node.name.as_str()).collect();
+        reason.push_str(&format!(" beside those that drain ({})", names.join(", ")));
+    }
+    Err(invalid(format!("{reason}: add a node first")).into())
 }
 
 /// `TellDraining`.

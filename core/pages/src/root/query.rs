@@ -53,7 +53,7 @@ pub fn table(view: &dyn View) -> Result<ShardTable, StateError> {
 }
 
 /// Disks that can be used, by name.
-fn disks(view: &dyn View) -> Result<Vec<DiskRecord>, StateError> {
+pub(super) fn disks(view: &dyn View) -> Result<Vec<DiskRecord>, StateError> {
     let mut found: Vec<DiskRecord> = Vec::new();
     for (_, value) in tables::rows(view, &keys::kind(keys::NAME))? {
         let disk = VirtualDiskId(tables::number(&value)?);

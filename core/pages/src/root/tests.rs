@@ -13,6 +13,8 @@ use hedgerow_protocol::{
 use super::{RootMachine, query};
 use crate::{Machine, MemoryState};
 
+mod draining;
+
 const CLUSTER: ClusterId = ClusterId(0xc1);
 
 fn node(id: u64) -> NodeRecord {
