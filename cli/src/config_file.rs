@@ -16,13 +16,16 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+#[cfg(feature = "testing")]
+use crate::testing::TestSection;
+
 /// A node's file, read and checked.
 #[derive(Debug)]
 pub(crate) struct NodeFile {
     pub(crate) data_directory: PathBuf,
     pub(crate) node: NodeConfig,
     #[cfg(feature = "testing")]
-    pub(crate) test: Option<crate::testing::TestSection>,
+    pub(crate) test: Option<TestSection>,
 }
 
 #[derive(Deserialize)]
@@ -42,7 +45,7 @@ struct File {
     shards: Option<Spanned<u32>>,
     timing: Option<Timing>,
     #[cfg(feature = "testing")]
-    test: Option<crate::testing::TestSection>,
+    test: Option<TestSection>,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -200,12 +203,11 @@ fn parse(text: &str) -> anyhow::Result<NodeFile> {
         }),
         #[cfg(not(feature = "testing"))]
         scale: StoreScale::Server,
-        // A node under test is one of several on a machine that does other things too.
         #[cfg(feature = "testing")]
         scale: file
             .test
             .as_ref()
-            .map_or(StoreScale::Server, |_| StoreScale::Workstation),
+            .map_or(StoreScale::Server, TestSection::scale),
     };
     node.check()
         .map_err(|error| places.wrong(error.key, error.entry, &error.problem))?;

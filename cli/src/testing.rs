@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hedgerow_node::StoreScale;
 use serde::Deserialize;
 
 use crate::jepsen::orders::{ORDERS_FILE, Orders, REPORT_FILE, Report};
@@ -34,6 +35,21 @@ pub(crate) struct TestSection {
     /// Up to so long a forgetful disk takes for a sync.
     #[serde(default)]
     pub(crate) sync_ms: u64,
+    /// Small stores, with the simulator's intervals of chores.
+    #[serde(default)]
+    pub(crate) small_stores: bool,
+}
+
+impl TestSection {
+    /// How large this node's files are: it is one of several on a machine that does other things
+    /// too.
+    pub(crate) fn scale(&self) -> StoreScale {
+        if self.small_stores {
+            StoreScale::Trial
+        } else {
+            StoreScale::Workstation
+        }
+    }
 }
 
 /// Obeys the orders in `control` until the process ends.

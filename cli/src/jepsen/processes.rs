@@ -139,7 +139,9 @@ impl Processes {
         let test = if cfg!(feature = "testing") {
             let folder = control.folder();
             format!(
-                "\n[test]\ncontrol = {folder:?}\nforgetful_disk = {forgetful}\nsync_ms = {sync_ms}\n"
+                "\n[test]\ncontrol = {folder:?}\nforgetful_disk = {forgetful}\n\
+                 sync_ms = {sync_ms}\nsmall_stores = {}\n",
+                plan.small_stores
             )
         } else {
             String::new()
@@ -381,10 +383,10 @@ fn check_build(plan: &TestPlan) -> anyhow::Result<()> {
                 | Fault::PowerLoss { .. }
                 | Fault::FullDisk { .. }
         )
-    });
+    }) || plan.small_stores;
     if lying && !cfg!(feature = "testing") {
         bail!(
-            "clocks and disks that lie are in builds for tests alone: cargo build -p hedgerow \
+            "clocks and disks that lie, and small stores, are in builds for tests alone: cargo build -p hedgerow \
              --features testing"
         );
     }
@@ -417,6 +419,14 @@ impl Target for Processes {
 
     fn client(&self, process: u64) -> Box<dyn Client> {
         self.ready().clients.client(process)
+    }
+
+    fn used_node(&self) -> Option<u16> {
+        self.ready().clients.used_node()
+    }
+
+    fn says_it_is_whole(&self) -> BoxFuture<'_, bool> {
+        Box::pin(self.ready().operator.says_it_is_whole())
     }
 
     fn begin<'a>(&'a self, fault: &'a Fault) -> BoxFuture<'a, Result<(), TargetError>> {

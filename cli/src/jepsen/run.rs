@@ -69,6 +69,18 @@ pub(crate) struct Run {
     /// Blocks that are read and written without a hurry beside the few that all want [default: 7]
     #[arg(long, value_name = "COUNT")]
     blocks: Option<u64>,
+    /// Of a hundred operations on blocks, how many are reads
+    #[arg(long, default_value_t = 50, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(..=100))]
+    reads: u32,
+    /// Of the faults that are about one node, so many percent are about the one that clients use
+    #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(..=100))]
+    aim: u32,
+    /// One client in so many keeps to a portal of its own and waits there for the disk; 0: none
+    #[arg(long, default_value_t = 0, value_name = "COUNT")]
+    stray_one_in: u64,
+    /// Small stores, and chores every few seconds: what takes hours elsewhere happens in a test
+    #[arg(long)]
+    small_stores: bool,
     /// Bytes of a block: 512, 4096 or 65536 [default: drawn]
     #[arg(long)]
     block_size: Option<u32>,
@@ -284,6 +296,8 @@ fn plan(options: &Run) -> anyhow::Result<TestPlan> {
             if let (Some(blocks), Some(last)) = (options.blocks, block.hot.last_mut()) {
                 last.count = blocks;
             }
+            block.stray_one_in = options.stray_one_in;
+            block.reads_percent = options.reads;
             WorkloadPlan::Block(block)
         }
         WorkloadName::CasRegister => WorkloadPlan::CasRegister(RegisterPlan {
@@ -303,7 +317,9 @@ fn plan(options: &Run) -> anyhow::Result<TestPlan> {
     };
     let kinds = kinds_named(&options.nemesis, options.nodes)?;
     let size = (options.nodes, options.time);
-    Ok(TestPlan::draw(seed, size, workload, clients, &kinds)?)
+    let mut plan = TestPlan::draw(seed, size, workload, clients, &kinds)?.aimed(options.aim);
+    plan.small_stores = options.small_stores;
+    Ok(plan)
 }
 
 /// Short enough to be typed again.

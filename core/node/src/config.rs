@@ -70,6 +70,8 @@ pub enum StoreScale {
     Server,
     /// Several nodes beside other work: a journal of 192 MiB, little memory.
     Workstation,
+    /// Tests of a minute with every size of request: a journal of 48 MiB, chores as in the simulator.
+    Trial,
     /// The simulator: a few MiB, so that segments are freed and reused within a minute.
     Simulation,
 }
@@ -88,6 +90,15 @@ impl StoreScale {
                 config.journal.queue_bytes = 16 << 20;
                 config.journal.memory_bytes = 16 << 20;
                 config.flush_bytes = 32 << 20;
+            }
+            Self::Trial => {
+                // Half a segment holds the largest blob.
+                config.journal.segment_bytes = 4 << 20;
+                config.journal.segments = 12;
+                config.journal.reserve_segments = 3;
+                config.journal.queue_bytes = 8 << 20;
+                config.journal.memory_bytes = 4 << 20;
+                config.flush_bytes = 4 << 20;
             }
             Self::Simulation => {
                 config = StoreConfig::small();
@@ -110,7 +121,7 @@ impl StoreScale {
         match self {
             Self::Server | Self::Workstation => config,
             // Within a run of a minute every sweep and scrub comes round several times.
-            Self::Simulation => HBlockConfig {
+            Self::Trial | Self::Simulation => HBlockConfig {
                 sweep_interval: Duration::from_secs(7),
                 scrub_delay: Duration::from_secs(5),
                 scrub_interval: Duration::from_secs(11),
@@ -128,7 +139,7 @@ impl StoreScale {
                 log_bytes: 4 << 20,
                 dirty_bytes: 2 << 20,
             },
-            Self::Simulation => VerifiedConfig::small(),
+            Self::Trial | Self::Simulation => VerifiedConfig::small(),
         }
     }
 
@@ -143,7 +154,7 @@ impl StoreScale {
         };
         match self {
             Self::Server | Self::Workstation => config,
-            Self::Simulation => RaftTiming {
+            Self::Trial | Self::Simulation => RaftTiming {
                 snapshot_entries: 64,
                 kept_entries: 16,
                 ..config

@@ -22,36 +22,55 @@ const NOTHING_DONE: [u8; 2] = [0x5, 0x6];
 #[derive(Debug)]
 pub(crate) struct Portals {
     addresses: Vec<String>,
-    state: Mutex<(usize, u32)>,
+    state: Mutex<Choice>,
+}
+
+#[derive(Debug, Default)]
+struct Choice {
+    at: usize,
+    failures: u32,
+    /// Where another client was served since the last change of the choice.
+    served: Option<usize>,
 }
 
 impl Portals {
     pub(crate) fn new(addresses: Vec<String>) -> Arc<Self> {
         Arc::new(Self {
             addresses,
-            state: Mutex::new((0, 0)),
+            state: Mutex::default(),
         })
     }
 
-    fn chosen(&self) -> usize {
-        self.state.lock().expect("no panic under this lock").0
+    /// The number of the portal that most clients use.
+    pub(crate) fn chosen(&self) -> usize {
+        self.state.lock().expect("no panic under this lock").at
     }
 
     fn succeeded(&self, at: usize) {
         let mut state = self.state.lock().expect("no panic under this lock");
-        if state.0 == at {
-            state.1 = 0;
+        if state.at == at {
+            state.failures = 0;
+        } else {
+            state.served = Some(at);
         }
     }
 
+    /// Moves on from a portal that fails: to where another client was served, else to the next.
     fn failed(&self, at: usize, weight: u32) {
         let mut state = self.state.lock().expect("no panic under this lock");
-        if state.0 != at {
+        if state.at != at {
+            if state.served == Some(at) {
+                state.served = None;
+            }
             return;
         }
-        state.1 += weight;
-        if state.1 >= PATIENCE {
-            *state = ((at + 1) % self.addresses.len(), 0);
+        state.failures += weight;
+        if state.failures >= PATIENCE {
+            let next = state.served.unwrap_or((at + 1) % self.addresses.len());
+            *state = Choice {
+                at: next,
+                ..Choice::default()
+            };
         }
     }
 }
@@ -63,6 +82,8 @@ pub struct BlockClients {
     pub(crate) portals: Arc<Portals>,
     pub(crate) target_name: Arc<str>,
     pub(crate) block_size: u32,
+    /// One client in so many keeps to a portal of its own; none if 0.
+    pub(crate) stray_one_in: u64,
     pub(crate) wrong_answers: WrongAnswers,
 }
 
@@ -125,8 +146,19 @@ impl BlockClient {
         }
     }
 
+    /// The portal of a client that does not share the others' choice: it waits there for the disk,
+    /// and is there when another node gets it.
+    fn own_portal(&self) -> Option<usize> {
+        let (turn, one_in) = (self.process, self.shared.stray_one_in);
+        let is_stray = one_in > 0 && turn % one_in == one_in - 1;
+        let count = self.shared.portals.addresses.len() as u64;
+        let at = (turn / one_in.max(1)) % count;
+        is_stray.then(|| usize::try_from(at).expect("less than the nodes"))
+    }
+
     async fn session(&mut self) -> Result<(usize, InitiatorSession), String> {
-        let chosen = self.shared.portals.chosen();
+        let own = self.own_portal();
+        let chosen = own.unwrap_or_else(|| self.shared.portals.chosen());
         // Most follow the choice; the others stay where they are for as long as it works, so that
         // two nodes that both believe to hold the disk are asked at the same time.
         let stays = self.process.is_multiple_of(STAYS_ONE_IN);
@@ -245,5 +277,36 @@ impl Client for BlockClient {
                 None => Completion::Fail("not an operation of a block device".to_owned()),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_move_on_to_where_another_is_served() {
+        let portals = Portals::new(["a", "b", "c", "d"].map(String::from).to_vec());
+        portals.failed(0, 1);
+        portals.succeeded(0);
+        portals.failed(0, 1);
+        assert_eq!(
+            portals.chosen(),
+            0,
+            "patience begins anew with every success"
+        );
+        portals.failed(0, 1);
+        assert_eq!(portals.chosen(), 1, "nobody is served elsewhere: the next");
+        portals.succeeded(3);
+        portals.failed(1, PATIENCE);
+        assert_eq!(portals.chosen(), 3);
+        portals.succeeded(0);
+        portals.failed(0, PATIENCE);
+        portals.failed(3, PATIENCE);
+        assert_eq!(
+            portals.chosen(),
+            0,
+            "the next after the last: 0 failed since"
+        );
     }
 }

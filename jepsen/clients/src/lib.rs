@@ -82,6 +82,7 @@ impl Clients {
                     portals: Portals::new(portals),
                     target_name: Arc::from(target_name(DISK).expect("a plain name")),
                     block_size: block.block_size,
+                    stray_one_in: block.stray_one_in,
                     wrong_answers: WrongAnswers::default(),
                 }))
             }
@@ -110,6 +111,15 @@ impl Clients {
             defect: true,
         };
         known.into_iter().map(incident).collect()
+    }
+
+    /// The number of the node whose portal most clients use, if they use one.
+    #[must_use]
+    pub fn used_node(&self) -> Option<u16> {
+        match self {
+            Self::Block(shared) => u16::try_from(shared.portals.chosen()).ok(),
+            Self::Disks(_) => None,
+        }
     }
 
     /// A new client for `process`.

@@ -66,6 +66,18 @@ impl Operator {
         .await
     }
 
+    /// Whether the cluster says of itself that every node is up and every group answers.
+    pub async fn says_it_is_whole(&self) -> bool {
+        let status = self.ask(&AdminRequest::Status, |reply| match reply {
+            AdminReply::Status(status) => Some(status),
+            _ => None,
+        });
+        status.await.is_some_and(|status| {
+            let mut states = status.nodes.iter().map(|node| node.state);
+            states.all(|state| state == NodeState::Up) && status.silent_groups.is_empty()
+        })
+    }
+
     /// Whether a node of that name is up: the evidence that it has joined.
     pub async fn has_joined(&self, name: &str) -> Struck {
         let Some(nodes) = self.nodes().await else {

@@ -141,6 +141,52 @@ impl Fault {
         nodes
     }
 
+    /// The same with two nodes in each other's places, if it strikes processes or links.
+    fn exchanged(&self, one: u16, other: u16) -> Self {
+        let place = |node: &u16| match *node {
+            node if node == one => other,
+            node if node == other => one,
+            node => node,
+        };
+        let places = |nodes: &[u16]| nodes.iter().map(place).collect();
+        match self {
+            Self::Kill { nodes } => Self::Kill {
+                nodes: places(nodes),
+            },
+            Self::Restart { node } => Self::Restart { node: place(node) },
+            Self::Pause { nodes } => Self::Pause {
+                nodes: places(nodes),
+            },
+            Self::LoseUnsynced { nodes } => Self::LoseUnsynced {
+                nodes: places(nodes),
+            },
+            Self::PowerLoss { nodes } => Self::PowerLoss {
+                nodes: places(nodes),
+            },
+            Self::Partition { shape, groups } => Self::Partition {
+                shape: shape.clone(),
+                groups: groups.iter().map(|group| places(group)).collect(),
+            },
+            Self::Links {
+                shape,
+                links,
+                rules,
+            } => {
+                let moved = |link: &Link| Link {
+                    from: place(&link.from),
+                    to: place(&link.to),
+                };
+                Self::Links {
+                    shape: shape.clone(),
+                    links: links.iter().map(moved).collect(),
+                    rules: *rules,
+                }
+            }
+            // What a node keeps, its clock and its membership are the node's own.
+            other => other.clone(),
+        }
+    }
+
     /// Whether a spare node joins.
     #[must_use]
     pub fn is_join(&self) -> bool {
@@ -226,6 +272,20 @@ pub struct TimedFault {
     pub until_ms: u64,
     /// What it is.
     pub fault: Fault,
+    /// This node stands for the one that clients use when the fault begins; the two change places.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aim: Option<u16>,
+}
+
+impl TimedFault {
+    /// The fault as it strikes when clients use the node `used`, if there is such a one.
+    #[must_use]
+    pub fn aimed(&self, used: Option<u16>) -> Fault {
+        match (self.aim, used) {
+            (Some(aim), Some(used)) => self.fault.exchanged(aim, used),
+            _ => self.fault.clone(),
+        }
+    }
 }
 
 /// What became of a fault, as `faults.json` keeps it.
@@ -243,4 +303,28 @@ pub struct FaultRecord {
     pub text: String,
     /// Whether it struck.
     pub struck: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_aimed_fault_is_about_the_node_that_clients_use() {
+        let mut timed = TimedFault {
+            kind: "isolate".to_owned(),
+            at_ms: 0,
+            until_ms: 1,
+            fault: Fault::Partition {
+                shape: "isolate".to_owned(),
+                groups: vec![vec![3], vec![0, 1, 2, 4]],
+            },
+            aim: None,
+        };
+        assert_eq!(timed.aimed(Some(1)), timed.fault);
+        timed.aim = Some(3);
+        let text = timed.aimed(Some(1)).text();
+        assert_eq!(text, "isolate: node-2 | node-1 node-4 node-3 node-5");
+        assert_eq!(timed.aimed(None), timed.fault, "nobody uses one node");
+    }
 }

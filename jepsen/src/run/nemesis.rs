@@ -61,6 +61,10 @@ pub enum Kind {
     Drain,
     /// One data centre alone.
     DataCentre,
+    /// Two nodes lose each other, and nobody else.
+    Pair,
+    /// All nodes but one die or stop at one moment.
+    Strand,
 }
 
 /// Every kind with its name and what it does.
@@ -129,6 +133,16 @@ pub const NEMESES: &[(Kind, &str, &str)] = &[
         "an operator drains a node, and takes it back",
     ),
     (Kind::DataCentre, "data-centre", "one data centre alone"),
+    (
+        Kind::Pair,
+        "pair",
+        "two nodes lose each other, and nobody else",
+    ),
+    (
+        Kind::Strand,
+        "strand",
+        "all nodes but one die or stop at one moment",
+    ),
 ];
 
 /// Names that stand for several kinds.
@@ -144,6 +158,7 @@ const GROUPS: &[(&str, &[Kind])] = &[
             Kind::Isolate,
             Kind::Rack,
             Kind::DataCentre,
+            Kind::Pair,
         ],
     ),
     (
@@ -165,14 +180,16 @@ impl Kind {
     /// Whether it strikes links, not nodes.
     #[must_use]
     pub fn strikes_links(self) -> bool {
-        (Self::Halves..=Self::Duplicate).contains(&self) || self == Self::DataCentre
+        (Self::Halves..=Self::Duplicate).contains(&self)
+            || matches!(self, Self::DataCentre | Self::Pair)
     }
 
     /// The fewest nodes with which it makes sense.
     fn least_nodes(self) -> u16 {
         match self {
             Self::Ring | Self::Drain => 4,
-            Self::Bridge | Self::Wipe | Self::Damage => 3,
+            Self::Bridge | Self::Wipe | Self::Damage | Self::Pair => 3,
+            Self::Strand => 2,
             kind if kind.strikes_links() => 2,
             _ => 1,
         }
@@ -215,7 +232,7 @@ pub fn kinds_named(list: &str, nodes: u16) -> Result<Vec<Kind>, PlanError> {
 const WARM_UP_MS: u64 = 2_000;
 /// The last holder's lease has to end before clients are served again; then they need time to have
 /// something to lose.
-const POWER_PAUSE_MS: u64 = 8_000;
+const POWER_PAUSE_MS: u64 = 6_000;
 /// A blank node is one of the cluster by then.
 const JOIN_MS: u64 = 8_000;
 /// The data of a test's disk is elsewhere by then, where nothing else strikes.
@@ -254,6 +271,44 @@ pub(super) fn draw(
     let mut faults = draw.faults;
     faults.sort_by_key(|fault| fault.at_ms);
     Ok(faults)
+}
+
+/// The one node that a fault is about: the one it strikes, the one it spares, or the one whose links
+/// it breaks; none if it is about several alike.
+#[must_use]
+pub(super) fn heart(timed: &TimedFault, nodes: u16) -> Option<u16> {
+    if timed.kind == Kind::Rolling.name() {
+        return None;
+    }
+    match &timed.fault {
+        Fault::Restart { node } => Some(*node),
+        Fault::Kill { nodes: struck }
+        | Fault::Pause { nodes: struck }
+        | Fault::LoseUnsynced { nodes: struck }
+        | Fault::PowerLoss { nodes: struck } => match struck.as_slice() {
+            [node] => Some(*node),
+            _ => only((0..nodes).filter(|node| !struck.contains(node))),
+        },
+        Fault::Partition { groups, .. } => {
+            let alone = groups.iter().find(|group| group.len() == 1);
+            let lost = |group: &Vec<u16>| only((0..nodes).filter(|node| !group.contains(node)));
+            // Of a pair the first group lacks the other.
+            alone.map(|group| group[0]).or_else(|| lost(groups.get(1)?))
+        }
+        Fault::Links { links, .. } => {
+            let on_all = |node: &u16| {
+                let ends = |link: &Link| link.from == *node || link.to == *node;
+                links.iter().all(ends)
+            };
+            only((0..nodes).filter(on_all))
+        }
+        _ => None,
+    }
+}
+
+fn only(mut nodes: impl Iterator<Item = u16>) -> Option<u16> {
+    let first = nodes.next()?;
+    nodes.next().is_none().then_some(first)
 }
 
 /// The data centre of a rack: the first holds every other rack.
@@ -326,14 +381,25 @@ impl Draw<'_> {
         }
     }
 
-    /// Every node, seven times out of eight; else those of one rack.
+    /// Every node, half of the time; else all but one, mostly: what that one remembers must not
+    /// speak for what the others have lost. Else those of one rack.
     fn powerless(&mut self) -> Vec<u16> {
-        let all = 0..self.nodes;
-        if self.random.chance(7, 8) {
-            return all.collect();
+        match self.random.below(8) {
+            0..4 => (0..self.nodes).collect(),
+            4..7 => self.all_but_one(),
+            _ => {
+                let rack = self.rack();
+                let all = 0..self.nodes;
+                all.filter(|node| node % self.racks == rack).collect()
+            }
         }
-        let rack = self.rack();
-        all.filter(|node| node % self.racks == rack).collect()
+    }
+
+    fn all_but_one(&mut self) -> Vec<u16> {
+        let spared = self.some_node();
+        let all = 0..self.nodes;
+        let others = |node: &u16| self.nodes == 1 || *node != spared;
+        all.filter(others).collect()
     }
 
     fn rack(&mut self) -> u16 {
@@ -348,6 +414,7 @@ impl Draw<'_> {
             at_ms,
             until_ms,
             fault,
+            aim: None,
         });
         until_ms
     }
@@ -371,6 +438,15 @@ impl Draw<'_> {
                 let (nodes, length) = (self.victims(), self.length(3_000));
                 self.push(kind, at, length, Fault::Pause { nodes })
             }
+            Kind::Strand => {
+                let (nodes, length) = (self.all_but_one(), self.length(2_500));
+                let fault = if self.random.chance(1, 2) {
+                    Fault::Pause { nodes }
+                } else {
+                    Fault::Kill { nodes }
+                };
+                self.push(kind, at, length, fault)
+            }
             Kind::Restart => {
                 let (node, length) = (self.some_node(), self.length(1_000));
                 self.push(kind, at, length, Fault::Restart { node })
@@ -393,7 +469,7 @@ impl Draw<'_> {
                 self.push(kind, at, length, Fault::LoseUnsynced { nodes })
             }
             Kind::Power => {
-                let (nodes, length) = (self.powerless(), self.length(1_000));
+                let (nodes, length) = (self.powerless(), self.length(1_500));
                 self.push(kind, at, length, Fault::PowerLoss { nodes }) + POWER_PAUSE_MS
             }
             Kind::Full => {
@@ -461,6 +537,14 @@ impl Draw<'_> {
                 let node = self.some_node();
                 let rest = all.into_iter().filter(|other| *other != node).collect();
                 partition(vec![vec![node], rest])
+            }
+            Kind::Pair => {
+                let one = self.some_node();
+                let step = 1 + self.random.below(u64::from(self.nodes) - 1);
+                let step = u16::try_from(step).expect("few nodes");
+                let other = (one + step) % self.nodes;
+                let without = |lost: u16| all.iter().copied().filter(move |node| *node != lost);
+                partition(vec![without(other).collect(), without(one).collect()])
             }
             Kind::Rack => {
                 let rack = self.rack();
@@ -543,6 +627,7 @@ impl Draw<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::faults::apart;
 
     fn drawn(seed: u64, list: &str, nodes: u16, seconds: u64) -> Vec<TimedFault> {
         let kinds = kinds_named(list, nodes).unwrap();
@@ -591,6 +676,47 @@ mod tests {
         assert!(short.unwrap_err().0.contains("too short"));
         let few = draw(&mut random, &[Kind::Ring], 3, 3, 60_000);
         assert!(few.unwrap_err().0.contains("needs 4 nodes"));
+    }
+
+    #[test]
+    fn a_pair_loses_each_other_alone_and_the_stranded_one_is_spared() {
+        for seed in 0..20 {
+            for timed in drawn(seed, "pair,strand", 5, 60) {
+                let heart = heart(&timed, 5).expect("both are about one node");
+                match &timed.fault {
+                    Fault::Partition { groups, .. } => {
+                        let cut = apart(5, groups);
+                        assert_eq!(cut.len(), 2, "both ways between two nodes: {cut:?}");
+                        assert!(cut.iter().all(|link| [link.from, link.to].contains(&heart)));
+                    }
+                    fault => {
+                        assert_eq!(fault.nodes().len(), 4);
+                        assert!(!fault.nodes().contains(&heart));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_fault_is_about_one_node_or_about_several_alike() {
+        let mut hearts = std::collections::BTreeMap::<String, (usize, usize)>::new();
+        for timed in (0..20).flat_map(|seed| drawn(seed, "all", 5, 300)) {
+            let (some, none) = hearts.entry(timed.kind.clone()).or_default();
+            match heart(&timed, 5) {
+                Some(_) => *some += 1,
+                None => *none += 1,
+            }
+        }
+        for about_one in ["isolate", "one-way", "slow", "lossy", "restart", "pair"] {
+            assert_eq!(hearts[about_one].1, 0, "{about_one}");
+        }
+        for about_all in [
+            "rolling", "halves", "ring", "bridge", "reset", "damage", "clock",
+        ] {
+            assert_eq!(hearts[about_all].0, 0, "{about_all}");
+        }
+        assert!(hearts["power"].0 > 0 && hearts["power"].1 > 0);
     }
 
     #[test]

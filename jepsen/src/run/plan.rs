@@ -23,6 +23,14 @@ fn is_zero(count: &u16) -> bool {
     *count == 0
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the form that serde asks for"
+)]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 /// What clients do beside the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,6 +62,10 @@ pub struct TestPlan {
     pub spares: u16,
     /// Racks that they stand in, by their number modulo this.
     pub racks: u16,
+    /// Stores so small and chores so frequent that a journal goes round, logs are cut and stores are
+    /// swept within a minute.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub small_stores: bool,
     /// How long faults strike and clients act.
     pub duration_ms: u64,
     /// How long the cluster may take to serve again after all faults have ended.
@@ -104,6 +116,7 @@ impl TestPlan {
             nodes,
             spares: 0,
             racks,
+            small_stores: false,
             duration_ms: seconds * 1000,
             recovery_ms: 90_000,
             workload,
@@ -118,6 +131,19 @@ impl TestPlan {
         let joins = plan.faults.iter().filter(|timed| timed.fault.is_join());
         plan.spares = u16::try_from(joins.count()).expect("few joins");
         Ok(plan)
+    }
+
+    /// Aims so many percent of the faults that are about one node at the one that clients use.
+    #[must_use]
+    pub fn aimed(mut self, percent: u32) -> Self {
+        // A stream of its own: the faults stay what they are.
+        let mut random = self.random("aim");
+        let nodes = self.nodes;
+        for timed in &mut self.faults {
+            let heart = nemesis::heart(timed, nodes);
+            timed.aim = heart.filter(|_| random.chance(u64::from(percent), 100));
+        }
+        self
     }
 
     /// Whether it can be run.
@@ -166,6 +192,10 @@ impl TestPlan {
         }
         if nodes.max().is_some_and(|node| node >= self.all_nodes()) {
             return refuse("a fault names a node that the plan does not have".to_owned());
+        }
+        let aims = self.faults.iter().filter_map(|timed| timed.aim);
+        if aims.max().is_some_and(|node| node >= self.all_nodes()) {
+            return refuse("a fault aims with a node that the plan does not have".to_owned());
         }
         for scripted in self.script.iter().flatten() {
             scripted.operation()?;

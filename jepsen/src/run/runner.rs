@@ -156,17 +156,26 @@ async fn to_the_end(
     }
     // Each once more: is it the cluster that does not serve, or some of its data?
     let (failing, succeeded) = last.once(finale).await;
-    let lost = failing.first().filter(|_| succeeded >= failing.len());
-    Some(lost.map(|lost| Incident {
+    let Some(first) = failing.first() else {
+        return Some(None);
+    };
+    let why = if succeeded >= failing.len() {
+        "lost"
+    } else if shared.target.says_it_is_whole().await {
+        "and the cluster says that nothing is amiss"
+    } else {
+        return Some(None);
+    };
+    Some(Some(Incident {
         node: "the final reads".to_owned(),
         text: format!(
             "{} of {} are not answered though all faults ended more than {} s ago, such as {} {}: \
-             lost",
+             {why}",
             failing.len(),
             failing.len() + succeeded,
             limit.as_secs(),
-            lost.function,
-            lost.argument,
+            first.function,
+            first.argument,
         ),
         defect: true,
     }))

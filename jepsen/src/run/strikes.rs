@@ -82,29 +82,26 @@ impl<'a> Strikes<'a> {
         let env = &self.shared.env;
         let at = |ms: u64| self.zero + Duration::from_millis(ms);
         env.sleep_until(at(timed.at_ms)).await;
-        event!(env, Info, "nemesis", "begin {}", timed.fault.text());
+        let fault = timed.aimed(self.shared.target.used_node());
+        event!(env, Info, "nemesis", "begin {}", fault.text());
         self.note(number, Stage::Striking, |record, now_ns| {
             record.at_ns = now_ns;
+            record.nodes = fault.nodes().into_iter().map(node_name).collect();
+            record.text = fault.text();
         });
-        if let Err(error) = self.shared.target.begin(&timed.fault).await {
+        if let Err(error) = self.shared.target.begin(&fault).await {
             event!(env, Warn, "nemesis", "not begun: {error}");
             return self.note(number, Stage::Over, |record, _| {
                 record.text.push_str(&format!("; not begun: {error}"));
             });
         }
         env.sleep_until(at(timed.until_ms)).await;
-        let struck = self.shared.target.end(&timed.fault).await;
+        let struck = self.shared.target.end(&fault).await;
         let (struck, evidence) = match struck {
             Struck::Yes(evidence) => (true, evidence),
             Struck::No(why) => (false, format!("did not strike: {why}")),
         };
-        event!(
-            env,
-            Info,
-            "nemesis",
-            "ended {}: {evidence}",
-            timed.fault.text()
-        );
+        event!(env, Info, "nemesis", "ended {}: {evidence}", fault.text());
         self.note(number, Stage::Over, |record, now_ns| {
             record.until_ns = Some(now_ns);
             record.struck = struck;

@@ -71,6 +71,11 @@ pub trait Target: Send + Sync {
     /// A new client for `process`; it connects at its first call.
     fn client(&self, process: u64) -> Box<dyn Client>;
 
+    /// The node that most clients use at present, if they do not use all alike.
+    fn used_node(&self) -> Option<u16> {
+        None
+    }
+
     /// Begins a fault. A fault that cannot begin (the node is down already) answers why.
     fn begin<'a>(&'a self, fault: &'a Fault) -> BoxFuture<'a, Result<(), TargetError>>;
 
@@ -80,6 +85,12 @@ pub trait Target: Send + Sync {
     /// Whether a node has shown a defect already: the verdict is known then, whatever the history
     /// says.
     fn has_defect(&self) -> BoxFuture<'_, bool>;
+
+    /// Whether the cluster itself says that nothing is amiss: every node is up, every part of it
+    /// answers. One that says so and does not serve is wrong, however busy the machine is.
+    fn says_it_is_whole(&self) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(false))
+    }
 
     /// Makes everything whole that can be: every node runs, every link is open.
     fn heal(&self) -> BoxFuture<'_, Result<(), TargetError>>;

@@ -61,13 +61,17 @@ impl Manner {
     }
 
     /// As processes under test are configured.
-    fn test() -> Self {
+    fn test(spares: u16, small_stores: bool) -> Self {
         Self {
             first_number: 1,
-            spares: 0,
+            spares,
             pool_bytes: 20 << 30,
             timing: GroupTiming::default(),
-            scale: StoreScale::Workstation,
+            scale: if small_stores {
+                StoreScale::Trial
+            } else {
+                StoreScale::Workstation
+            },
         }
     }
 }
@@ -82,11 +86,8 @@ impl Cluster {
     /// Adds the plan's nodes to the world and starts them, and nothing else but a machine for
     /// whoever uses them. The last `spares` of them are not started yet.
     #[must_use]
-    pub fn start_alone(world: &World, plan: &Plan, spares: u16) -> Self {
-        let manner = Manner {
-            spares,
-            ..Manner::test()
-        };
+    pub fn start_alone(world: &World, plan: &Plan, spares: u16, small_stores: bool) -> Self {
+        let manner = Manner::test(spares, small_stores);
         Self::start_all(world, plan, manner, None)
     }
 

@@ -16,7 +16,7 @@ use hedgerow_protocol::{AdminReply, AdminRequest, DiskRecord};
 
 use crate::oracles;
 use crate::scenario::{Cluster, Failure, Plan, converge};
-use crate::world::{DiskFaults, LinkTally, NodeIndex, NodeStatus, World};
+use crate::world::{DiskFaults, LinkTally, NodeIndex, NodeStatus, Survival, World};
 
 use super::repeated::WrongClock;
 
@@ -24,6 +24,9 @@ use super::repeated::WrongClock;
 const REFUSAL_LIMIT: Duration = Duration::from_secs(8);
 /// Shards of the cluster, as processes under test have them.
 const SHARDS: u32 = 2;
+/// How much slower than an SSD a disk is where power is lost: like a hard disk, so that what is
+/// promised too soon is promised for long enough to be lost.
+const SLOW_DISKS: u32 = 20;
 
 /// A fault of links that is on: which links, and what they had done when it began.
 pub(super) struct OnLinks {
@@ -70,7 +73,7 @@ impl SimCluster {
         };
         Self {
             world: world.clone(),
-            cluster: Cluster::start_alone(world, &shape, plan.spares),
+            cluster: Cluster::start_alone(world, &shape, plan.spares, plan.small_stores),
             plan: plan.clone(),
             env: OnceLock::new(),
             ready: OnceLock::new(),
@@ -128,6 +131,16 @@ impl SimCluster {
             rpc,
         };
         assert!(self.ready.set(ready).is_ok(), "a target is set up once");
+        if self.has(|fault| matches!(fault, Fault::PowerLoss { .. })) {
+            for index in self.cluster.indexes() {
+                let slow = DiskFaults {
+                    slow_factor: SLOW_DISKS,
+                    survival: Some(Survival::Nothing),
+                    ..DiskFaults::default()
+                };
+                self.world.set_disk_faults(index, slow);
+            }
+        }
         Ok(())
     }
 
@@ -255,6 +268,14 @@ impl Target for SimCluster {
 
     fn client(&self, process: u64) -> Box<dyn Client> {
         self.ready().clients.client(process)
+    }
+
+    fn used_node(&self) -> Option<u16> {
+        self.ready().clients.used_node()
+    }
+
+    fn says_it_is_whole(&self) -> BoxFuture<'_, bool> {
+        Box::pin(self.operator().says_it_is_whole())
     }
 
     fn begin<'a>(&'a self, fault: &'a Fault) -> BoxFuture<'a, Result<(), TargetError>> {

@@ -45,6 +45,17 @@ pub struct BlockPlan {
     pub reads_percent: u32,
     /// How unevenly blocks are chosen, 0 to 95.
     pub skew: u32,
+    /// One client in so many keeps to a portal of its own and waits there for the disk; none if 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub stray_one_in: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the form that serde asks for"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl BlockPlan {
@@ -83,6 +94,7 @@ impl BlockPlan {
             largest: 16,
             reads_percent: 50,
             skew,
+            stray_one_in: 0,
         }
     }
 
