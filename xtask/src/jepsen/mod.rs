@@ -76,7 +76,12 @@ const TESTS: &[Test] = &[
     test(
         "every way of stopping",
         (105, 5),
-        &["--nemesis", "kill,restart,rolling,pause", "--seed", "104"],
+        &[
+            "--nemesis",
+            "kill,restart,rolling,pause,strand",
+            "--seed",
+            "104",
+        ],
     ),
     test(
         "every partition",
@@ -122,17 +127,28 @@ const TESTS: &[Test] = &[
 /// The options of the command.
 const OPTIONS: [&str; 3] = ["--quick", "--no-build", "--mutants"];
 
-/// `cargo xtask jepsen [--quick | --mutants] [--no-build]`.
+/// Before the planted bugs that the campaign is to go on with.
+const SOME_MUTANTS: &str = "--mutants=";
+
+/// `cargo xtask jepsen [--quick | --mutants[=NAME,..]] [--no-build]`.
 pub(crate) fn command(arguments: &[&str]) -> anyhow::Result<()> {
-    if let Some(unknown) = arguments.iter().find(|word| !OPTIONS.contains(word)) {
+    let some_mutants = arguments
+        .iter()
+        .find_map(|word| word.strip_prefix(SOME_MUTANTS));
+    let is_known = |word: &str| OPTIONS.contains(&word) || word.starts_with(SOME_MUTANTS);
+    if let Some(unknown) = arguments.iter().find(|word| !is_known(word)) {
         bail!("jepsen: {unknown:?} is none of {}", OPTIONS.join(", "));
     }
     if !arguments.contains(&"--no-build") {
         ci::build()?;
     }
     keep_program()?;
-    if arguments.contains(&"--mutants") {
-        return campaign::run(&program());
+    if some_mutants.is_some() || arguments.contains(&"--mutants") {
+        let only: Vec<&str> = some_mutants
+            .into_iter()
+            .flat_map(|list| list.split(','))
+            .collect();
+        return campaign::run(&program(), &only);
     }
     let only_quick = arguments.contains(&"--quick");
     let tally = run(|test| test.quick || !only_quick)?;
