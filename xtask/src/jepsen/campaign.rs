@@ -320,7 +320,8 @@ fn print_table(names: &[String], record: &Record) -> anyhow::Result<()> {
         let spent = seconds(tests);
         if let Some(tested) = shown(tests) {
             shown_bugs += usize::from(name != NONE);
-            let (round, reason) = (&tested.round, &tested.reason);
+            // A bar would begin another cell.
+            let (round, reason) = (&tested.round, tested.reason.replace('|', "/"));
             println!("| `{name}` | {spent} s | `{round}` | {reason} |");
         } else {
             let valid = tests.iter().filter(|tested| tested.verdict == "valid");
