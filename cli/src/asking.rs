@@ -77,6 +77,8 @@ impl Inquiry {
         let changes = !matches!(
             request,
             AdminRequest::ListDisks
+                | AdminRequest::ListShards
+                | AdminRequest::ShowSplit
                 | AdminRequest::ShowDisk { .. }
                 | AdminRequest::Status
                 | AdminRequest::StatusInFull

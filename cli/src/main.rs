@@ -16,6 +16,7 @@ mod jepsen_pages;
 mod out;
 mod production;
 mod progress;
+mod shard;
 mod status;
 #[cfg(feature = "testing")]
 mod testing;
@@ -92,6 +93,13 @@ enum Command {
         #[arg(long)]
         undo: bool,
     },
+    /// List shards, or split one
+    Shard {
+        #[command(flatten)]
+        options: ClientOptions,
+        #[command(subcommand)]
+        command: shard::ShardCommand,
+    },
     /// Check histories of concurrent operations
     Jepsen {
         #[command(subcommand)]
@@ -105,9 +113,10 @@ impl Command {
         match self {
             Self::Dev(options) => options.json,
             Self::Node { json, .. } => *json,
-            Self::Disk { options, .. } | Self::Status { options } | Self::Drain { options, .. } => {
-                options.json
-            }
+            Self::Disk { options, .. }
+            | Self::Status { options }
+            | Self::Drain { options, .. }
+            | Self::Shard { options, .. } => options.json,
             Self::Jepsen { .. } => false,
         }
     }
@@ -186,6 +195,9 @@ async fn run(command: Command, logging: Logging) -> anyhow::Result<()> {
             node,
             undo,
         } => client::drain(client_env(logging), &options, node, !undo).await,
+        Command::Shard { options, command } => {
+            shard::shard(client_env(logging), &options, command).await
+        }
         Command::Status { options } => status::status(client_env(logging), &options).await,
         Command::Jepsen { .. } => unreachable!("answered before the runtime was built"),
     }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::asking::ask;
 use crate::client::{ClientOptions, print_json};
 use crate::out::say;
+use crate::shard::{split_json, split_text};
 
 /// Runs `hedgerow status`.
 pub(crate) async fn status(env: Env, options: &ClientOptions) -> anyhow::Result<()> {
@@ -17,10 +18,18 @@ pub(crate) async fn status(env: Env, options: &ClientOptions) -> anyhow::Result<
     let AdminReply::StatusInFull(status) = ask(&env, options, &request).await? else {
         bail!("unexpected answer");
     };
+    let AdminReply::Split(split) = ask(&env, options, &AdminRequest::ShowSplit).await? else {
+        bail!("unexpected answer");
+    };
     if options.json {
-        print_json(&status_json(&status));
+        let mut told = status_json(&status);
+        told["split"] = split_json(split.as_ref());
+        print_json(&told);
     } else {
         print_status(&status);
+        if let Some(split) = split {
+            say!("{}", split_text(&split));
+        }
     }
     Ok(())
 }

@@ -44,6 +44,8 @@ struct DirectoryState {
     topology: Arc<Topology>,
     /// Addresses to ask while the table is empty (`seeds` of the configuration).
     seeds: Vec<String>,
+    /// A shard that a split makes, until the table shows it.
+    coming: Option<GroupRecord>,
     /// The last known leader of each group.
     leaders: BTreeMap<GroupId, GroupMember>,
 }
@@ -96,6 +98,11 @@ impl Directory {
         });
     }
 
+    /// Remembers where a shard is that the table does not show yet, in place of an earlier one.
+    pub fn expect_shard(&self, record: GroupRecord) {
+        self.with(|state| state.coming = Some(record));
+    }
+
     /// The topology as last seen.
     #[must_use]
     pub fn topology(&self) -> Arc<Topology> {
@@ -126,12 +133,8 @@ impl Directory {
     #[must_use]
     pub fn shards(&self) -> Vec<GroupId> {
         self.with(|state| {
-            state
-                .table
-                .shards
-                .iter()
-                .map(|record| record.group)
-                .collect()
+            let shards = state.table.distinct().into_iter();
+            shards.map(|record| record.group).collect()
         })
     }
 
@@ -170,9 +173,12 @@ impl Directory {
     /// Members of `group` to try, the likely leader first.
     fn candidates(&self, group: GroupId) -> Vec<Peer> {
         self.with(|state| {
-            let mut members: Vec<GroupMember> = state
+            let coming = state.coming.iter();
+            let known = state
                 .table
                 .group(group)
+                .or_else(|| coming.into_iter().find(|record| record.group == group));
+            let mut members: Vec<GroupMember> = known
                 .map(|record| record.members.clone())
                 .unwrap_or_default();
             if let Some(leader) = state.leaders.get(&group) {

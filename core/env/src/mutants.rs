@@ -309,6 +309,20 @@ catalogue! {
     MoveUnconditional = "move-unconditional",
     /// A relocation makes itself the version of what it moves.
     MoveNewVersion = "move-new-version",
+    /// A split leaves the marks of writers behind: what was applied may be applied again.
+    MarksLeftBehind = "marks-left-behind",
+    /// A split leaves the floors of disks behind.
+    FloorsLeftBehind = "floors-left-behind",
+    /// The old shard of a split goes on serving what moved.
+    OldShardServesOn = "old-shard-serves-on",
+    /// A new shard serves before it has adopted what it is to have.
+    OpenedBeforeAdopted = "opened-before-adopted",
+    /// A new shard counts positions from the beginning of its own log.
+    SplitBaseForgotten = "split-base-forgotten",
+    /// What the root keeps for each shard it does not keep for one that a split makes.
+    SplitWithoutPendingFloors = "split-without-pending-floors",
+    /// What moved is never cleared from the old shard.
+    SplitNotCleared = "split-not-cleared",
 }
 
 #[cfg(feature = "mutants")]

@@ -76,6 +76,10 @@ phases! {
     SnapshotSend = "snapshot send",
     /// A Raft replica that installs a snapshot.
     SnapshotInstall = "snapshot install",
+    /// A root's leader that has a shard split, up to the point where the new one serves.
+    SplitCopy = "split: copy",
+    /// A root's leader that has cleared what moved.
+    SplitClear = "split: clear",
     /// A Raft replica that fetches lost entries from its peers' logs.
     Refill = "log refill",
     /// A group's leader that changes its members.

@@ -334,6 +334,10 @@ impl Reader {
     fn look(&mut self) {
         let now = self.context.env.now();
         for (expected, patient) in self.feed.begin(now, LOOKED_FOR) {
+            if self.is_elsewhere(expected.name.container) {
+                self.feed.attempted(now, expected.name, Attempt::Gone);
+                continue;
+            }
             let context = Arc::clone(&self.context);
             let local = Arc::clone(&self.local);
             let attempted = self.attempted.clone();
@@ -344,6 +348,13 @@ impl Reader {
                 let _gone = attempted.send((name, attempt)).await;
             });
         }
+    }
+
+    /// Whether the container is another shard's by now: the feed of that one, which is read from its
+    /// beginning, tells all of it.
+    fn is_elsewhere(&self, container: ContainerId) -> bool {
+        let group = self.context.shards.shard_of(container);
+        group.is_some_and(|group| group != self.group)
     }
 
     async fn persist(&mut self, position: u64) -> Result<(), HBlockRefusal> {
@@ -466,6 +477,8 @@ impl Reader {
         for ((name, _), known) in names.iter().zip(known) {
             if known {
                 self.feed.confirmed(*name);
+            } else if self.is_elsewhere(name.container) {
+                self.feed.gone(*name);
             } else if self.feed.unknown(now, *name) {
                 doubtful.push(*name);
             }

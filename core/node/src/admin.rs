@@ -127,6 +127,9 @@ impl AdminService {
             AdminRequest::SetDraining { node, draining } => {
                 self.set_draining(&node, draining).await
             }
+            AdminRequest::ShowSplit => Ok(AdminReply::Split(self.split_under_way().await?)),
+            AdminRequest::ListShards => self.list_shards().await,
+            AdminRequest::SplitShard { group, epoch } => self.split_shard(group, epoch).await,
             AdminRequest::StatusInFull => Ok(AdminReply::StatusInFull(self.status().await?)),
         }
     }

@@ -24,6 +24,7 @@ mod roles;
 mod rollback;
 mod room;
 mod service;
+mod splitting;
 mod status;
 mod stores;
 

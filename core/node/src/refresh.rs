@@ -48,7 +48,7 @@ pub(crate) async fn keep_replicas(env: Env, directory: Arc<Directory>, running: 
     loop {
         env.sleep(PERIOD).await;
         let table = directory.table();
-        for record in std::iter::once(table.root).chain(table.shards) {
+        for record in std::iter::once(&table.root).chain(table.distinct()) {
             let Some(store) = running.pages_store() else {
                 continue;
             };

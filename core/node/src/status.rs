@@ -70,10 +70,10 @@ impl AdminService {
     }
 
     /// Asks every shard, and adds to the sums of `view`.
-    async fn shards(&self, view: &mut StatusView) -> Vec<ShardView> {
+    pub(crate) async fn shards(&self, view: &mut StatusView) -> Vec<ShardView> {
         let directory = self.groups.directory();
         let mut shards = Vec::new();
-        for record in directory.table().shards {
+        for record in directory.table().distinct() {
             let shard = record.group;
             let request = ShardRequest::Statistics;
             let reply = self.groups.shard(shard, request, GROUP_LIMIT).await;

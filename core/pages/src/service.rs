@@ -13,7 +13,7 @@ mod proposals;
 mod reads;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use hedgerow_env::{BoxFuture, Env, GroupId, Instant};
@@ -23,7 +23,7 @@ use hedgerow_protocol::{
     ShardReply, ShardRequest, decode, encode,
 };
 
-use crate::shard::query;
+use crate::shard::{moving, query, split};
 use crate::{GroupReplica, Leadership, ProposeError, StateError, View, root};
 
 use proposals::{Proposals, RootKind, ShardKind};
@@ -71,6 +71,24 @@ struct Front {
     root: Proposals<RootKind>,
     shard: Proposals<ShardKind>,
     reads: Reads,
+    /// What lies between log indices and positions, once a pull has seen it: a shard that serves
+    /// never changes it.
+    base: Arc<OnceLock<u64>>,
+}
+
+impl Front {
+    /// Whether `after` is the position of the entry that was applied last.
+    fn stands_at(&self, applied: u64, after: u64) -> bool {
+        let base = self.base.get();
+        base.is_some_and(|base| applied + base == after)
+    }
+
+    /// Remembers what a pull saw, if it was of a shard that serves.
+    fn note(&self, index: u64, position: u64, reply: &ShardReply) {
+        if matches!(reply, ShardReply::Changes { .. }) {
+            self.base.get_or_init(|| position - index);
+        }
+    }
 }
 
 /// Serves groups. Clones share everything.
@@ -137,6 +155,7 @@ impl GroupService {
             root: Proposals::new(self.0.env.clone()),
             shard: Proposals::new(self.0.env.clone()),
             reads: Reads::new(self.0.env.clone()),
+            base: Arc::default(),
         });
         front.clone()
     }
@@ -278,19 +297,27 @@ impl Asked<'_> {
                 };
                 self.substitute(&wish).await
             }
-            ShardRequest::Pull {
+            request @ ShardRequest::Pull {
                 store,
                 after,
                 limit,
             } => {
-                if self.replica.applied_index() == after {
+                if self.front.stands_at(self.replica.applied_index(), after) {
                     // Most pulls of an idle shard: answered without a look at the state.
                     return Ok(query::no_changes(after));
                 }
                 // A feed is a prefix of the log: one that is not the newest misleads nobody.
-                let ask =
-                    move |view: &dyn View, index| query::pull(view, index, store, after, limit);
-                reads::local(&self.replica, ask).await
+                let ask = move |view: &dyn View, index| {
+                    if let Some(refusal) = moving::refusal_of(view, &request)? {
+                        return Ok((index, index, ShardReply::Refused(refusal)));
+                    }
+                    let position = split::position(view, index)?;
+                    let reply = query::pull(view, position, store, after, limit)?;
+                    Ok((index, position, reply))
+                };
+                let (index, position, reply) = reads::local(&self.replica, ask).await?;
+                self.front.note(index, position, &reply);
+                Ok(reply)
             }
             other => {
                 self.read(move |view, index| ask_shard(view, index, other))
@@ -302,6 +329,10 @@ impl Asked<'_> {
 
 /// Answers the questions that take nothing but the state.
 fn ask_shard(view: &dyn View, index: u64, request: ShardRequest) -> Result<ShardReply, StateError> {
+    if let Some(refusal) = moving::refusal_of(view, &request)? {
+        return Ok(ShardReply::Refused(refusal));
+    }
+    let index = split::position(view, index)?;
     match request {
         ShardRequest::Lookup {
             container,
@@ -328,6 +359,7 @@ fn ask_shard(view: &dyn View, index: u64, request: ShardRequest) -> Result<Shard
         } => query::sparse(view, index, container, layer, first_block),
         ShardRequest::Holdings { store, after } => query::holdings(view, store, after),
         ShardRequest::Statistics => Ok(ShardReply::Statistics(query::statistics(view)?)),
+        ShardRequest::Moving { to, from } => moving::page(view, to, &from),
         ShardRequest::Propose(_)
         | ShardRequest::EnsurePlaced { .. }
         | ShardRequest::Substitute { .. }

@@ -1,10 +1,10 @@
 //! Operators' requests, answered by any node.
 
-use hedgerow_env::{Generation, GroupId, NodeId, VirtualDiskId};
+use hedgerow_env::{Generation, GroupId, MapEpoch, NodeId, VirtualDiskId};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::envelope;
-use crate::{DiskRecord, NodeRecord, Policy};
+use crate::{DiskRecord, NodeRecord, Policy, ShardRange};
 
 /// A request of an operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +70,17 @@ pub enum AdminRequest {
         /// Whether it is to drain.
         draining: bool,
     },
+    /// The shards and the split that is under way.
+    ListShards,
+    /// The split that is under way.
+    ShowSplit,
+    /// Split a shard, as the requester saw the table.
+    SplitShard {
+        /// The shard.
+        group: GroupId,
+        /// The epoch of the table that the requester saw.
+        epoch: MapEpoch,
+    },
 }
 
 /// A disk with what this cluster exports of it.
@@ -82,7 +93,7 @@ pub struct DiskView {
 }
 
 /// The state of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StatusView {
     /// The cluster's identity, in hexadecimal.
     pub cluster: String,
@@ -123,6 +134,38 @@ pub struct FullStatus {
     pub shards: Vec<ShardView>,
 }
 
+/// How far a split is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitView {
+    /// The shard that is split.
+    pub from: GroupId,
+    /// The new shard.
+    pub to: GroupId,
+    /// Whether the new shard serves, and what moved is being removed from the old one. Else it is
+    /// being copied.
+    pub opened: bool,
+}
+
+/// A shard of the table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardSlots {
+    /// Who leads it, and what it holds.
+    pub view: ShardView,
+    /// Which containers are its own.
+    pub range: ShardRange,
+}
+
+/// The shards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardList {
+    /// The epoch of the table.
+    pub epoch: MapEpoch,
+    /// The shards, by number.
+    pub shards: Vec<ShardSlots>,
+    /// The split that is under way.
+    pub split: Option<SplitView>,
+}
+
 /// The answer to an operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AdminReply {
@@ -145,6 +188,12 @@ pub enum AdminReply {
     Working(String),
     /// To `StatusInFull`.
     StatusInFull(FullStatus),
+    /// To `ListShards`.
+    Shards(ShardList),
+    /// To `SplitShard`: it is under way.
+    Splitting(SplitView),
+    /// To `ShowSplit`.
+    Split(Option<SplitView>),
 }
 
 envelope! { AdminRequest = 60 v 1, AdminReply = 61 v 1 }

@@ -4,7 +4,7 @@ use hedgerow_env::{ClusterId, GroupId, MapEpoch, NodeId, VirtualDiskId};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::envelope;
-use crate::{GroupMember, MemberId, NodeRecord, ShardTable, Topology};
+use crate::{GroupMember, MemberId, NodeRecord, ShardTable, SplitRecord, Topology};
 
 /// A request to a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,4 +101,7 @@ pub enum NodeReply {
     Exports(Vec<Export>),
 }
 
-envelope! { NodeRequest = 50 v 1, NodeReply = 51 v 1, ShardTable = 52 v 1, Topology = 53 v 1 }
+envelope! {
+    NodeRequest = 50 v 1, NodeReply = 51 v 1, ShardTable = 52 v 1, Topology = 53 v 1,
+    SplitRecord = 54 v 1
+}

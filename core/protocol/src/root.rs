@@ -1,14 +1,15 @@
 //! The root group: identity, nodes, shard table, virtual disks, generations, writers and leases.
 
 use hedgerow_env::{
-    ClusterId, FamilyId, Generation, GroupId, LayerId, NodeId, ReplicaNumber, StoreId, TenantId,
-    VirtualDiskId, WriterId,
+    ClusterId, FamilyId, Generation, GroupId, LayerId, MapEpoch, NodeId, ReplicaNumber, StoreId,
+    TenantId, VirtualDiskId, WriterId,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::codec::envelope;
 use crate::{
-    GroupMember, GroupRecord, MemberId, NodeRecord, NodeState, Policy, ShardTable, Topology,
+    GroupMember, GroupRecord, MemberId, NodeRecord, NodeState, Policy, ShardTable, SplitRecord,
+    Topology,
 };
 
 /// Default size of a container, in bytes.
@@ -260,6 +261,24 @@ pub enum RootCommand {
         /// Why.
         reason: String,
     },
+    /// Begins to split a shard, if the table is still of the epoch that the requester saw; answered
+    /// [`RootOutcome::Splitting`]. One split at a time.
+    SplitShard {
+        /// The shard.
+        group: GroupId,
+        /// The epoch of the table that the requester saw.
+        epoch: MapEpoch,
+    },
+    /// The shard that a split makes serves: the table shows it from here on.
+    ShardOpened {
+        /// The new shard.
+        group: GroupId,
+    },
+    /// Nothing of what moved is left in the old shard: the split is over.
+    SplitDone {
+        /// The new shard.
+        group: GroupId,
+    },
 }
 
 /// Why the root refused; nothing was changed.
@@ -327,6 +346,18 @@ pub enum RootRefusal {
         /// The size to which it is being cut.
         size_bytes: u64,
     },
+    /// Look again: the shard table is not as the requester saw it.
+    #[error("the shard table was changed meanwhile: it is of map {epoch}")]
+    TableChanged {
+        /// Its present epoch.
+        epoch: MapEpoch,
+    },
+    /// Wait for the end of that split.
+    #[error("{} is being split: one split at a time", split.from)]
+    SplitUnderWay {
+        /// The split.
+        split: SplitRecord,
+    },
 }
 
 /// The result of a root command.
@@ -354,6 +385,8 @@ pub enum RootOutcome {
         /// The end of what lies beyond the disk's and is not zeroed yet, in bytes.
         cut_from_bytes: Option<u64>,
     },
+    /// The split stands.
+    Splitting(SplitRecord),
 }
 
 /// A linearizable question to the root.
@@ -375,6 +408,8 @@ pub enum RootQuery {
     PendingDrops,
     /// The cluster's identity.
     Cluster,
+    /// The split that is under way.
+    Split,
 }
 
 /// A floor or drop that some shards have not applied.
@@ -403,6 +438,8 @@ pub enum RootAnswer {
     Pending(Vec<PendingShardWork>),
     /// The cluster's identity, once initialised.
     Cluster(Option<ClusterId>),
+    /// The split that is under way.
+    Split(Option<SplitRecord>),
 }
 
 /// A request to the root's leader.
@@ -459,7 +496,7 @@ pub enum GroupReply {
     /// No replica of the group runs here; get a newer table.
     NoSuchGroup {
         /// The epoch of the table known here.
-        epoch: hedgerow_env::MapEpoch,
+        epoch: MapEpoch,
     },
     /// Retry later: the group has no leader, or its queue is full. The outcome of a proposal
     /// answered so is *not applied*.

@@ -3,13 +3,13 @@
 //! Commands are those of DESIGN section 3. Blocks are units of 512 bytes within the container.
 
 use hedgerow_env::{
-    BlobName, ContainerId, ContainerIndex, FamilyId, Generation, LayerId, PlacementEpoch, Sequence,
-    StoreId, VirtualDiskId, WriterId,
+    BlobName, ContainerId, ContainerIndex, FamilyId, Generation, GroupId, LayerId, MapEpoch,
+    PlacementEpoch, Sequence, StoreId, VirtualDiskId, WriterId,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::codec::envelope;
-use crate::{Digest, Layout, Placement, PlacementMember, Policy, Version};
+use crate::{Digest, Layout, Placement, PlacementMember, Policy, ShardRange, Version};
 
 /// Most extents in one commit: 1 MiB in 512-byte pieces of distinct units never needs more.
 pub const MAXIMUM_EXTENTS: usize = 2048;
@@ -226,6 +226,45 @@ pub enum ShardCommand {
     },
     /// Moves what is left of mostly dead blobs; answered [`ShardOutcome::Committed`].
     Relocate(Relocate),
+    /// From here on the containers of `range` are another shard's, and what is kept of them stands
+    /// still until it is cleared; answered [`ShardOutcome::Split`], also when it is repeated.
+    Split {
+        /// The shard to which they move.
+        to: GroupId,
+        /// What moves: half of what this shard has.
+        range: ShardRange,
+        /// The map epoch that those who ask for such a container are told.
+        epoch: MapEpoch,
+    },
+    /// The first command of a shard that a split makes: it receives rows, and serves nobody yet.
+    /// Answered [`ShardOutcome::Adopted`], also when it is repeated.
+    Begin {
+        /// What it will have.
+        range: ShardRange,
+        /// The position of the split in the old shard's log: positions are counted on from it.
+        base: u64,
+        /// The map epoch that those who ask for another container are told.
+        epoch: MapEpoch,
+    },
+    /// Rows of the old shard, in order; answered [`ShardOutcome::Adopted`]. Repeated, it changes
+    /// nothing.
+    Adopt {
+        /// Where the page begins.
+        from: Vec<u8>,
+        /// Keys and values as they stand there.
+        rows: Vec<(Vec<u8>, Vec<u8>)>,
+        /// Where the next page begins; none after the last.
+        next: Option<Vec<u8>>,
+    },
+    /// Everything was adopted: serve. Refused before that.
+    Open,
+    /// One bounded step of removing what moved to `to`; answered [`ShardOutcome::Cleared`].
+    Clear {
+        /// The shard that has it now.
+        to: GroupId,
+        /// The map epoch from which the table shows it.
+        epoch: MapEpoch,
+    },
 }
 
 /// How an attempt ended.
@@ -313,6 +352,15 @@ pub enum ShardRefusal {
         /// What is missing.
         reason: String,
     },
+    /// The container is another shard's: get a table of this epoch or a later one, and ask again.
+    #[error("the container moved to another shard by map {epoch}")]
+    Moved {
+        /// The map epoch known here.
+        epoch: MapEpoch,
+    },
+    /// The shard still receives what it will have: ask again later.
+    #[error("the shard does not serve yet")]
+    NotServing,
 }
 
 /// The result of a shard command.
@@ -347,6 +395,21 @@ pub enum ShardOutcome {
     Collected(Vec<Sequence>),
     /// Refused; nothing changed.
     Refused(ShardRefusal),
+    /// The split stands.
+    Split {
+        /// Its position in this shard's log.
+        position: u64,
+    },
+    /// The rows before this key were adopted.
+    Adopted {
+        /// Where the next page begins; none when all were.
+        next: Option<Vec<u8>>,
+    },
+    /// A step of clearing; `finished` when nothing is left of what moved.
+    Cleared {
+        /// Nothing is left.
+        finished: bool,
+    },
 }
 
 /// What a range of blocks of a disk refers to.
@@ -538,6 +601,14 @@ pub enum ShardRequest {
         /// Look from this block on.
         first_block: u32,
     },
+    /// Rows that move to another shard by a split, some at a time: answered
+    /// [`ShardReply::Moving`].
+    Moving {
+        /// The shard to which they move.
+        to: GroupId,
+        /// Where the page begins; empty: at the first row.
+        from: Vec<u8>,
+    },
 }
 
 /// Counters of a shard.
@@ -607,6 +678,13 @@ pub enum ShardReply {
         view: MapView,
         /// The block to go on from; none at the end of the layer.
         next: Option<u32>,
+    },
+    /// Rows that move.
+    Moving {
+        /// Keys and values as they stand.
+        rows: Vec<(Vec<u8>, Vec<u8>)>,
+        /// Where the next page begins; none after the last.
+        next: Option<Vec<u8>>,
     },
 }
 

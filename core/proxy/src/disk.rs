@@ -5,7 +5,7 @@
 //! [`IoError::Fenced`], whose outcome is unknown, and a new attachment begins anew. Whoever has to
 //! tell an outcome uses [`crate::Proxy::change`], which sees a write through beyond the loss.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,12 +15,13 @@ use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
 use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{
-    ContainerId, ContainerIndex, Env, Generation, GroupId, LayerId, Phase, VirtualDiskId, WriterId,
-    event,
+    ContainerId, ContainerIndex, Env, Generation, GroupId, LayerId, Phase, Sequence, VirtualDiskId,
+    WriterId, event,
 };
 use hedgerow_net::{GroupClient, Rpc};
 use hedgerow_protocol::{
-    DiskRecord, Grant, ShardCommand, ShardOutcome, ShardRefusal, ShardReply, ShardRequest,
+    DiskRecord, Grant, RootAnswer, RootQuery, ShardCommand, ShardOutcome, ShardRefusal, ShardReply,
+    ShardRequest,
 };
 use tokio::sync::Notify;
 
@@ -98,6 +99,8 @@ pub(crate) struct Shared {
     pub(crate) looking_again: AtomicBool,
     lost: AtomicBool,
     lost_signal: Notify,
+    /// A newer map is being got.
+    following: AtomicBool,
     under_way: AtomicU64,
     idle_signal: Notify,
 }
@@ -145,6 +148,7 @@ impl VirtualDisk {
             looking_again: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             lost_signal: Notify::new(),
+            following: AtomicBool::new(false),
             under_way: AtomicU64::new(0),
             idle_signal: Notify::new(),
         }));
@@ -368,26 +372,43 @@ impl VirtualDisk {
                 let mark = state.sequences.low_water();
                 (state.sequences.is_idle() && mark > state.told_low_water).then_some(mark)
             });
-            let (Some(low_water), Some(group)) = (due, self.0.group_of(&container)) else {
-                continue;
-            };
-            let command = ShardCommand::Void {
-                container: container.id,
-                writer: self.0.writer,
-                sequences: Vec::new(),
-                low_water,
-            };
-            if matches!(
-                self.0.committers.propose(group, command).await,
-                Ok(ShardOutcome::Ended(_) | ShardOutcome::Done)
-            ) {
-                container.with(|state| state.told_low_water = state.told_low_water.max(low_water));
+            if let Some(low_water) = due {
+                self.0.tell_mark(&container, low_water).await;
             }
         }
     }
 }
 
 impl Shared {
+    /// Tells the shard of `container` a low-water mark; where the container moves, its new shard. Any
+    /// other answer is left to a later round.
+    async fn tell_mark(&self, container: &Container, low_water: Sequence) {
+        let mut pause = RETRY_FIRST;
+        while let Some(group) = self.group_of(container) {
+            let command = ShardCommand::Void {
+                container: container.id,
+                writer: self.writer,
+                sequences: Vec::new(),
+                low_water,
+            };
+            match self.committers.propose(group, command).await {
+                Ok(ShardOutcome::Ended(_) | ShardOutcome::Done) => {
+                    container.with(|state| {
+                        state.told_low_water = state.told_low_water.max(low_water);
+                    });
+                    return;
+                }
+                Ok(ShardOutcome::Refused(
+                    refusal @ (ShardRefusal::Moved { .. } | ShardRefusal::NotServing),
+                )) if !self.is_lost() => {
+                    self.follow(&refusal).await;
+                    self.pause(&mut pause, None).await;
+                }
+                _ => return,
+            }
+        }
+    }
+
     pub(crate) fn begin(&self) -> UnderWay<'_> {
         self.under_way.fetch_add(1, Ordering::SeqCst);
         UnderWay(self)
@@ -521,7 +542,10 @@ impl Shared {
                     }
                     container.with(|state| state.fenced = true);
                 }
-                Ok(ShardOutcome::Refused(refusal)) => self.refused(&refusal)?,
+                Ok(ShardOutcome::Refused(refusal)) => {
+                    self.refused(&refusal)?;
+                    self.follow(&refusal).await;
+                }
                 Ok(_) | Err(_) => {}
             }
             if !container.with(|state| state.fenced) {
@@ -545,6 +569,20 @@ impl Shared {
         }
     }
 
+    /// Gets a newer map where a refusal says that there is one: the container has moved. Until the
+    /// new shard serves no map shows it, and the old one still refuses.
+    pub(crate) async fn follow(&self, refusal: &ShardRefusal) {
+        let ShardRefusal::Moved { epoch } = refusal else {
+            return;
+        };
+        let is_known = self.groups.directory().epoch() >= *epoch;
+        if is_known || self.following.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.refresh_directory().await;
+        self.following.store(false, Ordering::SeqCst);
+    }
+
     pub(crate) async fn refresh_directory(&self) {
         self.groups
             .refresh(self.env.now() + Duration::from_secs(1))
@@ -563,10 +601,20 @@ impl Shared {
             self.refresh_directory().await;
             self.pause(&mut pause, None).await;
         }
-        for group in self.groups.directory().shards() {
-            if self.fence_existing_in(group).await.is_err() {
-                return;
+        let mut walked = BTreeSet::new();
+        let mut groups = self.groups.directory().shards();
+        while !groups.is_empty() {
+            for group in groups {
+                if self.fence_existing_in(group).await.is_err() {
+                    return;
+                }
+                walked.insert(group);
             }
+            let Some(shards) = self.present_shards().await else {
+                return;
+            };
+            groups = shards;
+            groups.retain(|group| !walked.contains(group));
         }
         self.fenced_all.store(true, Ordering::SeqCst);
         self.fenced_signal.notify_waiters();
@@ -577,6 +625,24 @@ impl Shared {
             "{}: every container fenced",
             self.record.name
         );
+    }
+
+    /// The shards by the root's own word. A container that a walk over an old shard did not find
+    /// because it was moved and cleared is in a shard that the root has shown since before that.
+    /// None: the attachment is lost.
+    async fn present_shards(&self) -> Option<Vec<GroupId>> {
+        let mut pause = RETRY_FIRST;
+        while !self.is_lost() {
+            let asked = self.groups.root_query(RootQuery::Table, FENCE_LIMIT).await;
+            if let Ok(RootAnswer::Table(table)) = asked {
+                let shards = table.distinct().into_iter();
+                let shards = shards.map(|shard| shard.group).collect();
+                self.groups.directory().learn_table(table);
+                return Some(shards);
+            }
+            self.pause(&mut pause, None).await;
+        }
+        None
     }
 
     async fn fence_existing_in(&self, group: GroupId) -> Result<(), IoError> {

@@ -107,6 +107,7 @@ impl Shared {
             other => {
                 if let Ok(ShardReply::Refused(refusal)) = other {
                     self.refused(&refusal)?;
+                    self.follow(&refusal).await;
                 }
                 return Ok(None);
             }

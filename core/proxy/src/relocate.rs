@@ -150,6 +150,7 @@ impl Shared {
             }
             Ok(ShardReply::Refused(refusal)) => {
                 self.refused(&refusal)?;
+                self.follow(&refusal).await;
                 Ok(None)
             }
             Ok(_) | Err(_) => Ok(None),

@@ -23,7 +23,7 @@ use hedgerow_protocol::{
     GroupMember, GroupRecord, GroupReply, GroupRequest, HBlockRefusal, HBlockReply, HBlockRequest,
     Layout, Location, MapExtent, MapTarget, MapView, MemberId, MemberState, MovedRange, NodeRecord,
     NodeState, Placement, PlacementMember, Policy, ProxySession, ROOT_GROUP, Relocate, Residence,
-    Roles, RootAnswer, RootCommand, RootOutcome, RootRefusal, RootReply, RootRequest,
+    Roles, RootAnswer, RootCommand, RootOutcome, RootQuery, RootRefusal, RootReply, RootRequest,
     SERVICE_GROUP, SERVICE_HBLOCK, ShardCommand, ShardOutcome, ShardRefusal, ShardReply,
     ShardRequest, ShardTable, StoreRecord, Topology, UnitRecord, Version, decode, encode,
 };
@@ -141,8 +141,14 @@ impl Other {
     }
 
     fn root(&self, request: RootRequest) -> RootReply {
-        let RootRequest::Propose(commands) = request else {
-            return RootReply::Answer(RootAnswer::Disk(Some(Self::record())));
+        let commands = match request {
+            RootRequest::Propose(commands) => commands,
+            RootRequest::Query(RootQuery::Table) => {
+                return RootReply::Answer(RootAnswer::Table(table()));
+            }
+            RootRequest::Query(_) => {
+                return RootReply::Answer(RootAnswer::Disk(Some(Self::record())));
+            }
         };
         let outcome = |command: &RootCommand| match command {
             RootCommand::Attach { .. } => self.grant(),
@@ -398,6 +404,14 @@ fn group(group: GroupId) -> GroupRecord {
     }
 }
 
+fn table() -> ShardTable {
+    ShardTable {
+        epoch: MapEpoch(1),
+        root: group(ROOT_GROUP),
+        shards: vec![group(SHARD)],
+    }
+}
+
 fn topology() -> Topology {
     let store = |id| StoreRecord {
         store: StoreId(id),
@@ -449,11 +463,7 @@ impl Stage {
         rpc.serve(ServiceId(SERVICE_HBLOCK), Arc::new(Stores(other.clone())));
         let directory = Arc::new(Directory::new(vec![ADDRESS.into()]));
         directory.learn_topology(topology());
-        directory.learn_table(ShardTable {
-            epoch: MapEpoch(1),
-            root: group(ROOT_GROUP),
-            shards: vec![group(SHARD)],
-        });
+        directory.learn_table(table());
         let groups = GroupClient::new(env.clone(), rpc.clone(), directory);
         let proxy = Proxy::start(env.clone(), rpc, groups, NODE, ProxyConfig::default());
         Self { env, other, proxy }

@@ -502,6 +502,7 @@ impl Shared {
             }
             Ok(ShardReply::Refused(refusal)) => {
                 self.refused(&refusal)?;
+                self.follow(&refusal).await;
                 if container.tell_waiting(refusal.to_string()) {
                     event!(self.env, Warn, "proxy", "{}: {refusal}", container.id);
                 }
@@ -619,6 +620,7 @@ impl Shared {
             Ok(_) | Err(_) => return Ok(None),
         };
         self.refused(&refusal)?;
+        self.follow(&refusal).await;
         match refusal {
             ShardRefusal::StaleEpoch { current } => {
                 attempt
@@ -671,7 +673,10 @@ impl Shared {
                             None => {}
                         }
                     }
-                    Ok(ShardOutcome::Refused(refusal)) => self.refused(&refusal)?,
+                    Ok(ShardOutcome::Refused(refusal)) => {
+                        self.refused(&refusal)?;
+                        self.follow(&refusal).await;
+                    }
                     Ok(_) | Err(_) => {}
                 }
             }

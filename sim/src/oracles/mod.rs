@@ -6,3 +6,4 @@ pub mod copies;
 pub mod linearizability;
 mod map;
 pub mod replicas;
+pub mod shards;

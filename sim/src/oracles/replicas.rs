@@ -18,9 +18,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Pairs read at once.
 const PAGE: usize = 512;
 
-type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(super) type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
 
-async fn contents(replica: &dyn GroupReplica) -> Option<(u64, Contents)> {
+pub(super) async fn contents(replica: &dyn GroupReplica) -> Option<(u64, Contents)> {
     let found = Arc::new(Mutex::new(None));
     let filling = Arc::clone(&found);
     replica
@@ -75,7 +75,7 @@ pub async fn check_groups(world: &World, cluster: &Cluster) -> Result<(), Failur
 }
 
 fn records(table: ShardTable) -> Vec<GroupRecord> {
-    let mut records = table.shards;
+    let mut records: Vec<GroupRecord> = table.distinct().into_iter().cloned().collect();
     records.push(table.root);
     records
 }

@@ -16,6 +16,7 @@ mod plan;
 mod restoration;
 mod run;
 mod script;
+mod splits;
 mod stories;
 pub mod survival;
 
@@ -25,3 +26,4 @@ pub use plan::{Abandonment, Move, Plan, Restoration};
 pub use run::{Failure, FailureKind, Report, run_plan, run_script};
 pub(crate) use run::{converge, on_node};
 pub use script::{SERVICE_SUCCESSES, Script};
+pub use splits::Split;

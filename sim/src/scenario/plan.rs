@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::world::{NodeIndex, TimedFault};
 
+use super::splits::{self, Split};
 use super::{disk_nemesis, nemesis, stories};
 
 /// The disk moves to another proxy.
@@ -114,6 +115,9 @@ pub struct Plan {
     /// A store that is rolled back in the end.
     #[serde(default)]
     pub restoration: Option<Restoration>,
+    /// Shards that an operator has split.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub splits: Vec<Split>,
 }
 
 fn stream(seed: u64, label: u64) -> Random {
@@ -145,6 +149,7 @@ impl Plan {
             faults: Vec::new(),
             abandonment: None,
             restoration: None,
+            splits: Vec::new(),
         }
     }
 
@@ -262,6 +267,7 @@ impl Plan {
             faults,
             abandonment: draw_abandonment(&mut stream(seed, 11), nodes),
             restoration: draw_restoration(&mut stream(seed, 10), ground, replication_factor),
+            splits: splits::draw(&mut stream(seed, 20), ground.safety),
         };
         if let Some(story) = story {
             story.tell(&mut plan);

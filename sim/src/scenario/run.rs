@@ -25,6 +25,7 @@ use super::operations::{ClientOperation, Operations, identity_seed};
 use super::plan::{Move, Plan};
 use super::restoration;
 use super::script::Script;
+use super::splits::Splitter;
 use super::survival::{self, Survival};
 
 /// A cluster forms within this time; faults may strike in its first twelve seconds.
@@ -275,6 +276,7 @@ async fn phases(
     converge(world, &cluster).await?;
     oracles::linearizability::check(&agents.history())?;
     oracles::replicas::check_groups(world, &cluster).await?;
+    oracles::shards::check(world, &cluster).await?;
     let patience = match survival::touches_copies(script) {
         true => oracles::copies::PATIENCE,
         false => Duration::ZERO,
@@ -382,10 +384,12 @@ async fn strike(
     let end = began + nanoseconds(plan.safety);
     let mut moves = plan.moves.iter().peekable();
     let mut operator = Operator::default();
+    let mut splitter = Splitter::new(&plan.splits);
     while world.now_ns() < end {
         world.sleep(LOOK_PAUSE).await;
         no_invariant_broke(world, cluster)?;
         operator.look(world, cluster);
+        splitter.look(world, cluster, began);
         if let (None, Some(due)) = (&image, &plan.restoration)
             && began + due.image_at_ns <= world.now_ns()
         {

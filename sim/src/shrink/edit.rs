@@ -112,6 +112,8 @@ pub enum Feature {
     Abandonment,
     /// No image is restored.
     Restoration,
+    /// No shard is split.
+    Splits,
     /// Clients have the lowest numbers, blocks too.
     Numbers,
 }
@@ -211,6 +213,7 @@ impl Feature {
         match self {
             Self::Abandonment => plan.abandonment = None,
             Self::Restoration => plan.restoration = None,
+            Self::Splits => plan.splits.clear(),
             Self::Shards => plan.shards = 1,
             Self::DataCentres => plan.data_centres = 1,
             Self::Racks => plan.racks = 1,

@@ -184,6 +184,7 @@ fn shapes() -> Vec<Vec<Edit>> {
         vec![Edit::NobodyGoesOn],
         vec![Edit::Plain(Feature::Abandonment)],
         vec![Edit::Plain(Feature::Restoration)],
+        vec![Edit::Plain(Feature::Splits)],
     ]
 }
 

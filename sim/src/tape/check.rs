@@ -20,6 +20,8 @@ pub const OPERATIONS_MAXIMUM: usize = 1_000_000;
 const NUMBERS_MAXIMUM: u64 = 1 << 40;
 /// Writes that are under way at once when the disk is abandoned.
 const WRITES_MAXIMUM: u32 = 1_024;
+/// Most splits of shards: each costs the nodes a group more.
+const SPLITS_MAXIMUM: u32 = 64;
 /// Faults strike for so long at most: the run as a whole has 1,200 s.
 const SAFETY_MAXIMUM_S: u64 = 600;
 /// Nothing is scheduled later than the whole run may last.
@@ -57,6 +59,12 @@ pub(crate) fn check(script: &Script) -> Result<(), TapeError> {
         known(nodes, restoration.node, || format!("{place}.node"))?;
         let at_ns = restoration.image_at_ns;
         within(&format!("{place}.image_at_ns"), at_ns, 0, TIME_MAXIMUM_NS)?;
+    }
+    let splits = u64::try_from(script.plan.splits.len()).unwrap_or(u64::MAX);
+    within("plan.splits", splits, 0, SPLITS_MAXIMUM)?;
+    for (at, split) in script.plan.splits.iter().enumerate() {
+        let place = format!("plan.splits[{at}].at_ns");
+        within(&place, split.at_ns, 0, TIME_MAXIMUM_NS)?;
     }
     for (list, faults) in [
         ("formation", &script.plan.formation),

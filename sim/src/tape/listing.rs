@@ -32,6 +32,10 @@ pub fn describe(tape: &Tape) -> String {
         events.push((fault.at_ns, place, what));
     }
     events.extend(plan.moves.iter().map(move_words));
+    for split in &plan.splits {
+        let what = format!("an operator asks for the split of shard {}", split.which);
+        events.push((split.at_ns, String::new(), what));
+    }
     for operation in tape.script.operations.iter().flatten() {
         let seen = tape.failure.as_ref().is_some_and(|failure| {
             let tag = operation.tag().to_string();

@@ -18,7 +18,7 @@ use futures_util::future::join_all;
 use hedgerow_env::{ContainerId, ContainerIndex, NodeId, PlacementEpoch, StoreId, event};
 use hedgerow_protocol::{
     DiskRecord, NodeRecord, NodeState, Placement, ROOT_GROUP, RootAnswer, RootCommand, RootQuery,
-    ShardReply, ShardRequest,
+    ShardRefusal, ShardReply, ShardRequest,
 };
 
 /// One question to a shard; a container of which nothing was heard counts as not drained.
@@ -167,6 +167,10 @@ impl Drivers {
         let asked = self.substitute(disk, container, PlacementEpoch(0), Vec::new());
         let mut placement = match asked.await {
             Some(ShardReply::Placed { placement }) => placement,
+            // Its new shard tells where it is, in a later walk.
+            Some(ShardReply::Refused(ShardRefusal::Moved { .. } | ShardRefusal::NotServing)) => {
+                return Heard::Nothing;
+            }
             Some(ShardReply::Refused(_)) => return Heard::Members(Vec::new(), false),
             _ => return Heard::Nothing,
         };
@@ -178,6 +182,9 @@ impl Drivers {
                 .await
             {
                 Some(ShardReply::Placed { placement: next }) => placement = next,
+                Some(ShardReply::Refused(
+                    ShardRefusal::Moved { .. } | ShardRefusal::NotServing,
+                )) => return Heard::Nothing,
                 Some(ShardReply::Refused(refusal)) => {
                     event!(self.env, Info, "pages", "{container}: draining: {refusal}");
                     is_stuck = true;

@@ -19,7 +19,7 @@ use crate::placement::{choose_group_members, replicas_wanted};
 /// How many replicas each node holds, by the table.
 pub(super) fn load_of(table: &ShardTable) -> BTreeMap<NodeId, usize> {
     let mut load = BTreeMap::new();
-    let groups = std::iter::once(&table.root).chain(&table.shards);
+    let groups = std::iter::once(&table.root).chain(table.distinct());
     for member in groups.flat_map(|group| &group.members) {
         *load.entry(member.node).or_default() += 1;
     }

@@ -2,7 +2,7 @@
 //! that are led here.
 //!
 //! `leases` and `health` decide when time is up; `growth` decides who joins and leaves a group;
-//! `drain` has members on nodes that drain substituted;
+//! `drain` has members on nodes that drain substituted; `split` makes two shards of one;
 //! `root` and `shard` are the loops. `rejoin` alone runs for members that are retired.
 //!
 //! Invariants: whatever a driver proposes is conditional, so a leader of the past does no harm;
@@ -18,6 +18,7 @@ mod members;
 mod rejoin;
 mod root;
 mod shard;
+mod split;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -88,6 +89,7 @@ impl Drivers {
         env.spawn("pages-health", drivers.clone().health());
         env.spawn("pages-root-work", drivers.clone().root_work());
         env.spawn("pages-drain", drivers.clone().draining());
+        env.spawn("pages-split", drivers.clone().splitting());
         let shards = drivers.clone();
         env.spawn("pages-shard-work", async move {
             let is_shard = |group| group != ROOT_GROUP;

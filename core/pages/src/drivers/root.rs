@@ -105,7 +105,7 @@ impl Drivers {
         }
     }
 
-    async fn topology(&self, replica: &Arc<dyn GroupReplica>) -> Option<Topology> {
+    pub(super) async fn topology(&self, replica: &Arc<dyn GroupReplica>) -> Option<Topology> {
         match self.root_answer(replica, RootQuery::Topology).await {
             Some(RootAnswer::Topology(topology)) => Some(topology),
             _ => None,
@@ -190,11 +190,13 @@ impl Drivers {
             let floors = self.root_answer(&replica, RootQuery::PendingFloors).await;
             rests &= floors == Some(RootAnswer::Pending(Vec::new()));
             if let Some(RootAnswer::Pending(work)) = floors {
+                let work = self.opened(&replica, work).await;
                 join_all(pairs(&work).map(|(disk, group)| self.floor(disk, group))).await;
             }
             let drops = self.root_answer(&replica, RootQuery::PendingDrops).await;
             rests &= drops == Some(RootAnswer::Pending(Vec::new()));
             if let Some(RootAnswer::Pending(work)) = drops {
+                let work = self.opened(&replica, work).await;
                 join_all(pairs(&work).map(|(disk, group)| self.drop_disk(disk, group))).await;
             }
             at_rest = rests.then_some(now);
@@ -261,7 +263,11 @@ impl Drivers {
             .await;
     }
 
-    async fn shard_command(&self, group: GroupId, command: ShardCommand) -> Option<ShardOutcome> {
+    pub(super) async fn shard_command(
+        &self,
+        group: GroupId,
+        command: ShardCommand,
+    ) -> Option<ShardOutcome> {
         let asked = self
             .client
             .shard_commands(group, vec![command], SHARD_LIMIT);
@@ -295,10 +301,8 @@ impl Drivers {
             }
             return false;
         }
-        let unseen = table
-            .shards
-            .iter()
-            .filter(|shard| !alive.contains(&shard.group));
+        let shards = table.distinct().into_iter();
+        let unseen = shards.filter(|shard| !alive.contains(&shard.group));
         let started = join_all(unseen.map(|shard| self.start_shard(shard, &topology, &table)));
         alive.extend(started.await.into_iter().flatten());
         table
@@ -312,7 +316,7 @@ impl Drivers {
     /// The members stand in the root's log before any is started, and only the first of them ever
     /// begins a group: it then has a log, as whoever is recorded in its place later, and a second
     /// beginning changes nothing.
-    async fn start_shard(
+    pub(super) async fn start_shard(
         &self,
         shard: &GroupRecord,
         topology: &Topology,

@@ -8,7 +8,8 @@
 use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{ClusterId, GroupId, NodeId, ReplicaNumber, StoreId};
 use hedgerow_protocol::{
-    GroupMember, GroupRecord, NodeRecord, NodeState, ROOT_GROUP, RootOutcome, RootRefusal, encode,
+    GroupMember, GroupRecord, MAXIMUM_SLOTS, NodeRecord, NodeState, ROOT_GROUP, RootOutcome,
+    RootRefusal, encode,
 };
 
 use super::keys;
@@ -20,8 +21,6 @@ use crate::{StateError, Update};
 const MAXIMUM_STORES: usize = 64;
 /// Longest name, address, rack, data centre or reason, in bytes.
 const MAXIMUM_TEXT_BYTES: usize = 512;
-/// Most shards: each costs every Pages node a share of a log.
-const MAXIMUM_SHARDS: usize = 1024;
 /// Most members of a group: five voters, and as many that are joining.
 const MAXIMUM_GROUP_MEMBERS: usize = 10;
 
@@ -291,9 +290,9 @@ pub(super) fn create_shards(
         // Made once; whoever asks again goes by the table.
         return Ok(RootOutcome::Done);
     }
-    if !shards.len().is_power_of_two() || shards.len() > MAXIMUM_SHARDS {
+    if !shards.len().is_power_of_two() || shards.len() > MAXIMUM_SLOTS {
         let reason = format!(
-            "{} shards: use a power of two to {MAXIMUM_SHARDS}",
+            "{} shards: use a power of two to {MAXIMUM_SLOTS}",
             shards.len()
         );
         return Err(invalid(reason).into());
@@ -319,17 +318,17 @@ pub(super) fn set_group_members(
 ) -> Result<RootOutcome, Stop> {
     check_members(record)?;
     let mut table = tables::table(state)?;
-    let standing = if record.group == ROOT_GROUP {
-        Some(&mut table.root)
-    } else {
-        let mut shards = table.shards.iter_mut();
-        shards.find(|shard| shard.group == record.group)
-    };
-    let Some(standing) = standing else {
+    let mut known: Vec<&mut GroupRecord> = std::iter::once(&mut table.root)
+        .chain(&mut table.shards)
+        .filter(|standing| standing.group == record.group)
+        .collect();
+    if known.is_empty() {
         return Err(invalid(format!("no group {}", record.group)).into());
-    };
-    if standing != record {
-        standing.clone_from(record);
+    }
+    if known.iter().any(|standing| **standing != *record) {
+        for standing in &mut known {
+            standing.clone_from(record);
+        }
         tables::note_replicas(state, record)?;
         tables::write_table(state, table)?;
     }
@@ -344,7 +343,10 @@ pub(super) fn next_replica(
     store: StoreId,
 ) -> Result<RootOutcome, Stop> {
     let table = tables::table(state)?;
-    let Some(record) = table.group(group) else {
+    let split = tables::split(state)?;
+    let made = split.as_ref().map(|split| &split.to);
+    let made = made.filter(|record| record.group == group);
+    let Some(record) = table.group(group).or(made) else {
         return Err(invalid(format!("no group {group}")).into());
     };
     let offered = keys::offered(group, store);

@@ -246,11 +246,11 @@ pub(super) fn delete(state: &mut dyn Update, disk: VirtualDiskId) -> Result<Root
     for (key, _) in tables::rows(state, &keys::pending_of(keys::PENDING_FLOOR, disk))? {
         state.delete(&key)?;
     }
-    let table = tables::table(state)?;
-    for shard in &table.shards {
-        state.put(&keys::pending(keys::PENDING_DROP, disk, shard.group), &[])?;
+    let shards = tables::every_shard(state)?;
+    for group in &shards {
+        state.put(&keys::pending(keys::PENDING_DROP, disk, *group), &[])?;
     }
-    if table.shards.is_empty() {
+    if shards.is_empty() {
         forget(state, disk)?;
     }
     Ok(RootOutcome::Disk(record))

@@ -21,6 +21,7 @@
 //! | 17 offered | group, store | replica number, how often |
 //! | 18 cut | disk | the end of what is not zeroed yet, in bytes |
 //! | 19 start | node, system store | its newest start count |
+//! | 20 split | | the split that is under way |
 
 use hedgerow_env::{GroupId, NodeId, StoreId, VirtualDiskId};
 use hedgerow_protocol::ProxySession;
@@ -86,6 +87,10 @@ pub(super) fn cut(disk: VirtualDiskId) -> Vec<u8> {
 
 pub(super) fn start(node: NodeId, store: StoreId) -> Vec<u8> {
     Put::new(19).u64(node.0).u64(store.0).done()
+}
+
+pub(super) fn split() -> Vec<u8> {
+    kind(20)
 }
 
 pub(super) fn nonce_of(disk: VirtualDiskId) -> Vec<u8> {

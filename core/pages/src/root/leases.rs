@@ -178,8 +178,8 @@ pub(super) fn expire(
 
 /// The present generation of the disk fences every container, in every shard.
 pub(super) fn floor_pending(state: &mut dyn Update, record: &DiskRecord) -> Result<(), StateError> {
-    for shard in &tables::table(state)?.shards {
-        let key = keys::pending(keys::PENDING_FLOOR, record.disk, shard.group);
+    for group in tables::every_shard(state)? {
+        let key = keys::pending(keys::PENDING_FLOOR, record.disk, group);
         tables::write_number(state, &key, record.generation.0)?;
     }
     Ok(())

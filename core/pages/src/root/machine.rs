@@ -6,7 +6,7 @@ use hedgerow_protocol::{
 };
 
 use super::tables::{self, Stop};
-use super::{cluster, disks, keys, leases};
+use super::{cluster, disks, keys, leases, split};
 use crate::{Machine, StateError, Update, View};
 
 /// The state machine of the root group.
@@ -143,6 +143,9 @@ fn apply_one(
             group,
         } => leases::floor_applied(state, *disk, *generation, *group),
         RootCommand::Finalise { feature_level } => finalise(state, *feature_level),
+        RootCommand::SplitShard { group, epoch } => split::begin(state, *group, *epoch),
+        RootCommand::ShardOpened { group } => split::opened(state, *group),
+        RootCommand::SplitDone { group } => split::done(state, *group),
     }
 }
 

@@ -30,6 +30,7 @@ pub fn answer(view: &dyn View, query: &RootQuery) -> Result<RootAnswer, StateErr
         RootQuery::PendingFloors => RootAnswer::Pending(pending(view, keys::PENDING_FLOOR)?),
         RootQuery::PendingDrops => RootAnswer::Pending(pending(view, keys::PENDING_DROP)?),
         RootQuery::Cluster => RootAnswer::Cluster(tables::cluster(view)?),
+        RootQuery::Split => RootAnswer::Split(tables::split(view)?),
     })
 }
 

@@ -1,9 +1,10 @@
 //! Typed reads and writes of the root's tables.
 
-use hedgerow_env::{ClusterId, VirtualDiskId};
+use hedgerow_env::mutants::{Mutant, active};
+use hedgerow_env::{ClusterId, GroupId, VirtualDiskId};
 use hedgerow_protocol::{
-    DiskRecord, Envelope, GroupRecord, NodeRecord, ProxySession, RootRefusal, ShardTable, decode,
-    encode,
+    DiskRecord, Envelope, GroupRecord, NodeRecord, ProxySession, RootRefusal, ShardTable,
+    SplitRecord, decode, encode,
 };
 
 use super::keys::{self, Counter};
@@ -96,6 +97,25 @@ pub(super) fn table(view: &dyn View) -> Result<ShardTable, StateError> {
 pub(super) fn write_table(state: &mut dyn Update, mut table: ShardTable) -> Result<(), StateError> {
     table.epoch.0 += 1;
     state.put(&keys::table(), &encode(&table))
+}
+
+/// The split that is under way.
+pub(super) fn split(view: &dyn View) -> Result<Option<SplitRecord>, StateError> {
+    read(view, &keys::split())
+}
+
+/// The shards for which something waits when it waits for each: those of the table, and one that a
+/// split is about to add.
+pub(super) fn every_shard(view: &dyn View) -> Result<Vec<GroupId>, StateError> {
+    let table = table(view)?;
+    let mut groups: Vec<GroupId> = table.distinct().iter().map(|shard| shard.group).collect();
+    if let Some(split) = split(view)?
+        && !groups.contains(&split.to.group)
+        && !active(Mutant::SplitWithoutPendingFloors)
+    {
+        groups.push(split.to.group);
+    }
+    Ok(groups)
 }
 
 pub(super) fn nodes(view: &dyn View) -> Result<Vec<NodeRecord>, StateError> {

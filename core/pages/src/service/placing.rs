@@ -11,7 +11,7 @@ use hedgerow_protocol::{
 
 use super::{Asked, Failure, reads};
 use crate::placement::{Decision, Unplaceable, place_new, substitute};
-use crate::shard::query;
+use crate::shard::{moving, query};
 
 /// A race is lost to another placement, which is then the answer; more are odd.
 const ATTEMPTS: usize = 4;
@@ -47,10 +47,16 @@ impl Asked<'_> {
         if let Err(reason) = policy.check() {
             return Ok(ShardReply::Refused(ShardRefusal::Malformed { reason }));
         }
-        let ask = move |view: &dyn crate::View, _| query::placement(view, container);
-        // A placement never goes away while its disk is there: the local state is good enough.
-        if let Some(placement) = reads::local(&self.replica, ask).await? {
-            return Ok(ShardReply::Placed { placement });
+        let ask = move |view: &dyn crate::View, _| {
+            let refusal = moving::refusal(view, container)?;
+            Ok((refusal, query::placement(view, container)?))
+        };
+        // A placement never goes away while its disk is there: the local state is good enough, also
+        // where the container has moved since.
+        match reads::local(&self.replica, ask).await? {
+            (Some(refusal), _) => return Ok(ShardReply::Refused(refusal)),
+            (None, Some(placement)) => return Ok(ShardReply::Placed { placement }),
+            (None, None) => {}
         }
         let topology = self.service.0.directory.topology();
         let decision = match place_new(container, &topology, policy) {
@@ -81,10 +87,14 @@ impl Asked<'_> {
         let mut reply = ShardReply::Refused(ShardRefusal::NotPlaced);
         for _ in 0..ATTEMPTS {
             let ask = move |view: &dyn crate::View, _| {
+                let refusal = moving::refusal(view, container)?;
                 let placement = query::placement(view, container)?;
-                Ok((placement, query::retiring(view, container)?))
+                Ok((refusal, placement, query::retiring(view, container)?))
             };
-            let (placement, retiring) = self.read(ask).await?;
+            let (refusal, placement, retiring) = self.read(ask).await?;
+            if let Some(refusal) = refusal {
+                return Ok(ShardReply::Refused(refusal));
+            }
             let Some(current) = placement else {
                 return Ok(ShardReply::Refused(ShardRefusal::NotPlaced));
             };

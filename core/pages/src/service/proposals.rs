@@ -86,6 +86,10 @@ impl Kind for ShardKind {
             }
             ShardCommand::Confirm { names, .. } => 50 * names.len(),
             ShardCommand::Drop { layers, .. } => 10 * layers.len(),
+            ShardCommand::Adopt { rows, .. } => {
+                let bytes = rows.iter().map(|(key, value)| key.len() + value.len() + 8);
+                bytes.sum()
+            }
             _ => 0,
         };
         128 + more

@@ -13,7 +13,9 @@ use hedgerow_protocol::ShardRefusal;
 
 use super::keys::{self, Position};
 use super::marks::Marks;
+use super::moving::Own;
 use super::rows::{BlobRow, ContainerRow, FeedRow, FloorRow, Listed};
+use super::split::ShardRow;
 use super::tables;
 use crate::fields::after_prefix;
 use crate::{StateError, Update, View};
@@ -51,7 +53,10 @@ struct Kept<T> {
 /// One log entry being applied.
 pub(super) struct Apply<'a> {
     state: &'a mut dyn Update,
-    index: u64,
+    /// The entry's index in the log.
+    entry: u64,
+    /// What a split made of the shard, if one did.
+    shard: Option<ShardRow>,
     next_sub: u32,
     containers: BTreeMap<ContainerId, Kept<Option<ContainerRow>>>,
     marks: BTreeMap<(ContainerId, WriterId), Kept<Marks>>,
@@ -59,20 +64,40 @@ pub(super) struct Apply<'a> {
 }
 
 impl<'a> Apply<'a> {
-    pub(super) fn new(state: &'a mut dyn Update, index: u64) -> Self {
-        Self {
+    /// The entry at `entry` of the log.
+    pub(super) fn new(state: &'a mut dyn Update, entry: u64) -> Result<Self, StateError> {
+        let shard = tables::shard(&*state)?;
+        Ok(Self {
             state,
-            index,
+            entry,
+            shard,
             next_sub: 0,
             containers: BTreeMap::new(),
             marks: BTreeMap::new(),
             floors: BTreeMap::new(),
-        }
+        })
     }
 
-    /// The log index of the entry.
+    /// The index of the entry, counted on from the log of the shard that this one was split from.
     pub(super) fn index(&self) -> u64 {
-        self.index
+        self.entry + self.shard.as_ref().map_or(0, |row| row.base)
+    }
+
+    /// What the shard has to do with splits.
+    pub(super) fn shard(&self) -> Option<&ShardRow> {
+        self.shard.as_ref()
+    }
+
+    pub(super) fn set_shard(&mut self, row: ShardRow) -> Result<(), StateError> {
+        self.state.put(&keys::shard(), &row.encode())?;
+        self.shard = Some(row);
+        Ok(())
+    }
+
+    /// Whether `container` is this shard's to change.
+    pub(super) fn owns(&self, container: ContainerId) -> bool {
+        let row = self.shard.as_ref();
+        row.is_none_or(|row| row.refusal(container).is_none())
     }
 
     /// The next position within this entry.
@@ -80,7 +105,7 @@ impl<'a> Apply<'a> {
         let sub = self.next_sub;
         self.next_sub += 1;
         Position {
-            index: self.index,
+            index: self.index(),
             sub,
         }
     }
@@ -282,9 +307,8 @@ impl<'a> Apply<'a> {
 
     /// Goes on with the first sweep of `store`: for each blob its feed comes to say what is true.
     pub(super) fn sweep_step(&mut self, store: StoreId) -> Result<(), StateError> {
-        let prefix = keys::sweeps_of(store);
-        let page = self.state.scan(&prefix, &after_prefix(&prefix), 1)?;
-        let Some((key, from)) = page.into_iter().next() else {
+        let own = Own::of(&*self.state)?;
+        let Some((key, from)) = own.sweep_of(&*self.state, store)? else {
             return Ok(());
         };
         let (_, container) = keys::sweep_of_key(&key)?;

@@ -11,6 +11,7 @@ use hedgerow_protocol::{MAXIMUM_NAMES, NameState, ShardOutcome, ShardRefusal};
 
 use super::apply::{Apply, Stop};
 use super::keys::{self, Position};
+use super::moving::Own;
 use super::query::FULL_LISTING;
 use super::rows::{CollectedRow, ContainerRow, FloorRow, StoreRow};
 use super::tables::{self, highest_writer, standing_fence};
@@ -20,6 +21,10 @@ use crate::{StateError, View};
 /// Rows that a store's collected feed may hold: about a day of one store's deletions. A store that
 /// is further behind is told to check every name that it holds.
 const MAXIMUM_COLLECTED_ROWS: u32 = 65_536;
+
+/// Rows that are looked at for the oldest one that may go. The first may, but in a shard that hands
+/// its older half over; its feed is then longer for a while.
+const OLDEST_ROWS: usize = 64;
 
 /// Rows that one HANDLED forgets; the next one goes on.
 const HANDLED_STEP_ROWS: usize = 1024;
@@ -53,6 +58,9 @@ fn confirm_one(
     name: BlobName,
     epoch: PlacementEpoch,
 ) -> Result<bool, StateError> {
+    if !apply.owns(name.container) {
+        return Ok(false);
+    }
     let Some(mut blob) = tables::blob(apply.view(), name)? else {
         return Ok(false);
     };
@@ -103,9 +111,13 @@ pub(super) fn handled(
                 sub: 0,
             },
         );
-        for (key, _) in apply.view().scan(&from, &to, HANDLED_STEP_ROWS)? {
-            apply.delete(&key)?;
-            row.collected -= 1;
+        let own = Own::of(apply.view())?;
+        for (key, value) in apply.view().scan(&from, &to, HANDLED_STEP_ROWS)? {
+            // What moves to another shard stands still, and is cleared as a whole.
+            if own.has_row(&key, &value)? {
+                apply.delete(&key)?;
+                row.collected -= 1;
+            }
         }
         apply.put(&keys::store(store), &row.encode())?;
     }
@@ -190,7 +202,15 @@ fn tell_collected(
     if row.collected >= MAXIMUM_COLLECTED_ROWS {
         let from = keys::collected(store, Position::default());
         let [_, (_, to)] = keys::feed_from(store, 0);
-        if let Some((key, _)) = apply.view().scan(&from, &to, 1)?.into_iter().next() {
+        let own = Own::of(apply.view())?;
+        let mut oldest = None;
+        for (key, value) in apply.view().scan(&from, &to, OLDEST_ROWS)? {
+            if own.has_row(&key, &value)? {
+                oldest = Some(key);
+                break;
+            }
+        }
+        if let Some(key) = oldest {
             row.dropped = keys::feed_position(&key)?.index;
             row.collected -= 1;
             apply.delete(&key)?;

@@ -13,6 +13,7 @@ use super::apply::{Apply, Stop};
 use super::blobs::delete_rows;
 use super::fence::delete_floor;
 use super::map::{self, LayerAt};
+use super::moving::Own;
 use super::rows::ContainerRow;
 use super::{keys, place, tables};
 
@@ -38,6 +39,7 @@ pub(super) fn drop_step(
         delete_floor(apply, disk)?;
     }
     apply.write_back()?;
+    let own = Own::of(apply.view())?;
     let mut containers = Vec::new();
     tables::walk(
         apply.view(),
@@ -45,7 +47,7 @@ pub(super) fn drop_step(
         None,
         |(key, value)| {
             let container = keys::container_of_key(key)?;
-            if container.disk == disk {
+            if container.disk == disk && own.has(container) {
                 containers.push((container, ContainerRow::decode(value)?));
             }
             Ok(containers.len() <= DROP_STEP_ROWS)

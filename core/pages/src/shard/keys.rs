@@ -15,6 +15,7 @@
 //! | 11 retiring | container, store | epoch in which it left, feed row |
 //! | 12 sweep | store, container | where its listing goes on |
 //! | 13 feature level | | level |
+//! | 14 shard | | what it answers for, and what it does |
 
 use hedgerow_env::{
     BlobName, ContainerId, ContainerIndex, FamilyId, LayerId, Sequence, StoreId, VirtualDiskId,
@@ -37,6 +38,35 @@ const STORE: u8 = 10;
 const RETIRING: u8 = 11;
 pub(super) const SWEEP: u8 = 12;
 const FEATURE: u8 = 13;
+const SHARD: u8 = 14;
+
+/// Where a row says which container it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Home {
+    /// Family and index stand in front.
+    InKey,
+    /// The container stands behind a store.
+    BehindStore,
+    /// In the value of a feed's row.
+    InFeed,
+    /// In the value of a collected feed's row.
+    InCollected,
+    /// Each shard has such rows for every container.
+    Everywhere,
+    /// The shard's own.
+    Nowhere,
+}
+
+pub(super) fn home_of_kind(key: &[u8]) -> Home {
+    match key.first() {
+        Some(&(CONTAINER | MAP | BLOB | MARKS | FREE | HOLE | RETIRING)) => Home::InKey,
+        Some(&SWEEP) => Home::BehindStore,
+        Some(&FEED) => Home::InFeed,
+        Some(&COLLECTED) => Home::InCollected,
+        Some(&(FLOOR | STORE | FEATURE)) => Home::Everywhere,
+        _ => Home::Nowhere,
+    }
+}
 
 /// A position in a store's feed. Also orders commits and placements: `sub` numbers what one log
 /// entry does.
@@ -298,6 +328,36 @@ pub(super) fn sweep_of_key(key: &[u8]) -> Result<(StoreId, ContainerId), StateEr
 
 pub(super) fn feature() -> Vec<u8> {
     Put::new(FEATURE).done()
+}
+
+pub(super) fn shard() -> Vec<u8> {
+    Put::new(SHARD).done()
+}
+
+pub(super) fn is_marks(key: &[u8]) -> bool {
+    key.first() == Some(&MARKS)
+}
+
+pub(super) fn is_floor(key: &[u8]) -> bool {
+    key.first() == Some(&FLOOR)
+}
+
+/// The store of a feed key.
+pub(super) fn store_of_feed(key: &[u8]) -> Result<StoreId, StateError> {
+    let mut take = Take::new(key, "feed key");
+    take.u8()?;
+    Ok(StoreId(take.u64()?))
+}
+
+/// The store of a store key; none for another key.
+pub(super) fn store_of_key(key: &[u8]) -> Result<Option<StoreId>, StateError> {
+    let mut take = Take::new(key, "store key");
+    if take.u8()? != STORE {
+        return Ok(None);
+    }
+    let store = StoreId(take.u64()?);
+    take.end()?;
+    Ok(Some(store))
 }
 
 /// Whether a feed key belongs to the collected feed.

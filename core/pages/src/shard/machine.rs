@@ -7,7 +7,7 @@ use hedgerow_protocol::{
 
 use super::apply::{Apply, Stop};
 use super::place::Proposal;
-use super::{blobs, commit, drop, fence, keys, place, relocate};
+use super::{blobs, commit, drop, fence, keys, place, relocate, split};
 use crate::fields::{Put, Take};
 use crate::{Machine, StateError, Update, View};
 
@@ -25,7 +25,7 @@ impl ShardMachine {
         index: u64,
         commands: &[ShardCommand],
     ) -> Result<Vec<ShardOutcome>, StateError> {
-        let mut apply = Apply::new(state, index);
+        let mut apply = Apply::new(state, index)?;
         let mut outcomes = Vec::with_capacity(commands.len());
         for command in commands {
             outcomes.push(match apply_one(&mut apply, command) {
@@ -65,6 +65,7 @@ impl Machine for ShardMachine {
 }
 
 fn apply_one(apply: &mut Apply<'_>, command: &ShardCommand) -> Result<ShardOutcome, Stop> {
+    split::check_serves(apply, command)?;
     match command {
         ShardCommand::Place {
             container,
@@ -125,6 +126,23 @@ fn apply_one(apply: &mut Apply<'_>, command: &ShardCommand) -> Result<ShardOutco
         } => drop::drop_step(apply, *disk, *family, layers),
         ShardCommand::Relocate(command) => relocate::relocate(apply, command),
         ShardCommand::Finalise { feature_level } => finalise(apply, *feature_level),
+        ShardCommand::Split { .. }
+        | ShardCommand::Begin { .. }
+        | ShardCommand::Adopt { .. }
+        | ShardCommand::Open
+        | ShardCommand::Clear { .. } => apply_split(apply, command),
+    }
+}
+
+/// The commands of a split.
+fn apply_split(apply: &mut Apply<'_>, command: &ShardCommand) -> Result<ShardOutcome, Stop> {
+    match command {
+        ShardCommand::Split { to, range, epoch } => split::split(apply, *to, *range, *epoch),
+        ShardCommand::Begin { range, base, epoch } => split::begin(apply, *range, *base, *epoch),
+        ShardCommand::Adopt { from, rows, next } => split::adopt(apply, from, rows, next.as_ref()),
+        ShardCommand::Open => split::open(apply),
+        ShardCommand::Clear { to, epoch } => split::clear(apply, *to, *epoch),
+        _ => unreachable!("called for these commands alone"),
     }
 }
 

@@ -18,6 +18,7 @@ use hedgerow_protocol::{
 use super::blobs::name_state;
 use super::keys::{self, Position};
 use super::map::{self, Entry, LayerAt};
+use super::moving::Own;
 use super::rows::{BlobRow, CollectedRow, ContainerRow, FeedRow, PlacementRow};
 use super::tables::{self, standing_fence, walk};
 use crate::fields::after_prefix;
@@ -224,8 +225,13 @@ pub fn pull(
     let full = goes_on || behind;
     let from = if behind { 0 } else { position + 1 };
     let (rows, end) = feed_page(view, store, from, limit.clamp(1, MAXIMUM_PULL_CHANGES))?;
+    let own = Own::of(view)?;
     let mut changes = Vec::with_capacity(rows.len());
     for (key, value) in rows {
+        // Its new shard tells all of it, and more by now: two tales would come in any order.
+        if !own.has_row(&key, &value)? {
+            continue;
+        }
         changes.extend(resolve(view, store, &key, &value)?);
     }
     let next = match end {
@@ -350,7 +356,8 @@ pub fn names(view: &dyn View, names: &[BlobName]) -> Result<ShardReply, StateErr
 }
 
 /// The containers of a disk that anybody has touched, in order: also those with holes only, whose
-/// fences count as much.
+/// fences count as much; also those that move to another shard, until they are cleared: whoever goes
+/// by an older table then misses none, for the new one stands before any is cleared.
 ///
 /// # Errors
 /// [`StateError`].
@@ -399,9 +406,11 @@ pub fn holdings(
     let mut names = Vec::new();
     let (mut looked_at, mut next) = (0, None);
     let mut home: Option<(ContainerId, Option<u32>)> = None;
+    let own = Own::of(view)?;
     walk(view, &keys::blobs(), from, |(key, value)| {
         let name = keys::name_of_key(key)?;
         let slot = match home {
+            _ if !own.has(name.container) => None,
             Some((container, slot)) if container == name.container => slot,
             _ => {
                 let row = tables::container(view, name.container)?;
@@ -455,7 +464,11 @@ pub fn retiring(view: &dyn View, container: ContainerId) -> Result<Vec<StoreId>,
 /// [`StateError`].
 pub fn statistics(view: &dyn View) -> Result<ShardStatistics, StateError> {
     let mut sum = ShardStatistics::default();
-    walk(view, &keys::kind(keys::CONTAINER), None, |(_, value)| {
+    let own = Own::of(view)?;
+    walk(view, &keys::kind(keys::CONTAINER), None, |(key, value)| {
+        if !own.has_row(key, value)? {
+            return Ok(true);
+        }
         let row = ContainerRow::decode(value)?;
         sum.blobs += row.live_blobs;
         sum.stored_bytes += row.stored_bytes;

@@ -6,6 +6,7 @@ use hedgerow_env::{BlobName, ContainerId, StoreId, VirtualDiskId, WriterId};
 use super::keys;
 use super::marks::Marks;
 use super::rows::{BlobRow, ContainerRow, Fence, FloorRow, PlacementRow, RetiringRow, StoreRow};
+use super::split::ShardRow;
 use crate::fields::after_prefix;
 use crate::{Pair, StateError, View};
 
@@ -55,6 +56,12 @@ pub(super) fn retiring(
 ) -> Result<Option<RetiringRow>, StateError> {
     let bytes = view.get(&keys::retiring(container, store))?;
     bytes.map(|bytes| RetiringRow::decode(&bytes)).transpose()
+}
+
+/// What the shard has to do with splits, if anything.
+pub(super) fn shard(view: &dyn View) -> Result<Option<ShardRow>, StateError> {
+    let bytes = view.get(&keys::shard())?;
+    bytes.map(|bytes| ShardRow::decode(&bytes)).transpose()
 }
 
 /// The fence that stands: the newer one of the container's own and its disk's floor.

@@ -13,6 +13,7 @@ use hedgerow_protocol::{
 
 use super::blobs::name_state;
 use super::keys;
+use super::moving::Own;
 use super::rows::{ContainerRow, MemberRow, PlacementRow};
 use super::tables::{self, has_quorum_of_whole, is_drained_to, standing_fence};
 use crate::fields::after_prefix;
@@ -48,9 +49,13 @@ fn page(
 /// # Errors
 /// [`StateError`].
 pub fn collectable(view: &dyn View, cursor: &mut Cursor) -> Result<Vec<ShardCommand>, StateError> {
+    let own = Own::of(view)?;
     let mut found = BTreeMap::<(ContainerId, WriterId), Vec<Sequence>>::new();
     for (key, _) in page(view, keys::FREE, cursor, STEP_ROWS)? {
         let name = keys::name_of_key(&key)?;
+        if !own.has(name.container) {
+            continue;
+        }
         let floor = tables::floor(view, name.container.disk)?;
         let row = tables::container(view, name.container)?;
         let low_water = tables::marks(view, name.container, name.writer)?.low_water();
@@ -80,13 +85,16 @@ pub fn collectable(view: &dyn View, cursor: &mut Cursor) -> Result<Vec<ShardComm
 pub fn sweeping(view: &dyn View) -> Result<Vec<ShardCommand>, StateError> {
     let mut from = keys::kind(keys::SWEEP);
     let end = after_prefix(&from);
+    let own = Own::of(view)?;
     let mut commands = Vec::new();
     while let Some((key, _)) = view.scan(&from, &end, 1)?.into_iter().next() {
         let (store, _) = keys::sweep_of_key(&key)?;
-        commands.push(ShardCommand::Confirm {
-            store,
-            names: Vec::new(),
-        });
+        if own.sweep_of(view, store)?.is_some() {
+            commands.push(ShardCommand::Confirm {
+                store,
+                names: Vec::new(),
+            });
+        }
         from = after_prefix(&keys::sweeps_of(store));
     }
     Ok(commands)
@@ -102,8 +110,12 @@ pub fn resting(
     cursor: &mut Cursor,
     is_up: &dyn Fn(StoreId) -> bool,
 ) -> Result<Vec<ShardCommand>, StateError> {
+    let own = Own::of(view)?;
     let mut commands = Vec::new();
     for (key, value) in page(view, keys::CONTAINER, cursor, STEP_ROWS)? {
+        if !own.has(keys::container_of_key(&key)?) {
+            continue;
+        }
         let row = ContainerRow::decode(&value)?;
         let Some(placement) = &row.placement else {
             continue;

@@ -9,6 +9,7 @@ mod fences;
 mod model;
 mod placements;
 mod relocations;
+mod splits;
 
 use hedgerow_env::{
     BlobName, ContainerId, ContainerIndex, FamilyId, Generation, LayerId, NodeId, PlacementEpoch,

@@ -1,0 +1,73 @@
+//! After convergence every split has ended, and each row that belongs to a container is in the shard
+//! that the table names for it, and in no other.
+
+use std::time::Duration;
+
+use hedgerow_pages::shard::moving;
+use hedgerow_protocol::{ROOT_GROUP, RootAnswer, RootQuery, ShardTable};
+
+use super::replicas::contents;
+use crate::scenario::{Cluster, Failure, on_node};
+use crate::world::World;
+
+const ORACLE: &str = "shards";
+/// A split of the few rows of a run has ended so long after the faults.
+const LIMIT: Duration = Duration::from_secs(60);
+/// One question to the root.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
+
+/// Waits for the end of splits, then looks at every row of every replica.
+///
+/// # Errors
+/// A split does not end, or a row is in another shard than the table's.
+pub async fn check(world: &World, cluster: &Cluster) -> Result<(), Failure> {
+    let table = ended(world, cluster).await?;
+    for (index, node) in cluster.nodes() {
+        for replica in node.replicas() {
+            let group = replica.group();
+            if group == ROOT_GROUP {
+                continue;
+            }
+            let Some((_, contents)) = contents(&*replica).await else {
+                continue;
+            };
+            for (key, value) in &contents {
+                let home = moving::home_of(key, value).map_err(|error| {
+                    Failure::correctness(ORACLE, format!("{group}: key {key:02x?}: {error}"))
+                })?;
+                let Some((family, at)) = home else { continue };
+                let named = table.shard_of(family, at).map(|shard| shard.group);
+                if named != Some(group) {
+                    let text =
+                        format!("{group} on node {index}: key {key:02x?} is of {named:?} by now");
+                    return Err(Failure::correctness(ORACLE, text));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The table, once no split is under way.
+async fn ended(world: &World, cluster: &Cluster) -> Result<ShardTable, Failure> {
+    let give_up_ns = world.now_ns() + u64::try_from(LIMIT.as_nanos()).expect("a minute");
+    let mut last = String::from("no node runs");
+    while world.now_ns() < give_up_ns {
+        for (_, node) in cluster.nodes() {
+            let groups = node.groups().clone();
+            let asked = on_node(world, &node, async move {
+                let split = groups.root_query(RootQuery::Split, ASK_LIMIT).await.ok()?;
+                let table = groups.root_query(RootQuery::Table, ASK_LIMIT).await.ok()?;
+                Some((split, table))
+            });
+            match asked.await.flatten() {
+                Some((RootAnswer::Split(None), RootAnswer::Table(table))) => return Ok(table),
+                Some((split, _)) => last = format!("{split:?}"),
+                None => "the root does not answer".clone_into(&mut last),
+            }
+        }
+        world.sleep(LIMIT / 120).await;
+    }
+    let text = format!("after {LIMIT:?} a split is under way: {last}");
+    Err(Failure::liveness(ORACLE, text))
+}
