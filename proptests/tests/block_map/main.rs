@@ -3,7 +3,8 @@
 //! Two containers of one disk; an honest root that raises generations and keeps or drops writers;
 //! everything else arrives in any order, late, twice, or from the past: commits, relocations, voids,
 //! fences, floors, collects, confirmations, changes of placement. After each log entry the map, the names
-//! and the accounting are what the model says.
+//! and the accounting are what the model says. At some point the shard is split, and one of the containers
+//! goes on in the new one: the model does not know of that.
 //!
 //! Beside where the bytes of a block are, the model knows what is in them: whatever is moved, a block
 //! has in it what the write of its version put there.
@@ -12,6 +13,7 @@
 
 mod model;
 mod relocate;
+mod shards;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,12 +22,10 @@ use hedgerow_env::{
     BlobName, FamilyId, Generation, LayerId, PlacementEpoch, Sequence, StoreId, VirtualDiskId,
     WriterId,
 };
-use hedgerow_pages::shard::{ShardMachine, query};
-use hedgerow_pages::{Machine, MemoryState};
 use hedgerow_proptests::config;
 use hedgerow_protocol::{
     AttemptEnd, Change, Commit, CommitExtent, CommitTarget, Digest, MapTarget, MapView, NameState,
-    ShardBatch, ShardCommand, ShardOutcome, ShardReply, ShardStatistics, decode, encode,
+    ShardCommand, ShardOutcome, ShardStatistics,
 };
 use proptest::prelude::*;
 
@@ -33,13 +33,13 @@ use model::{
     Attempts, BLOCKS, Block, CONTAINERS, Container, Fence, Place, QUORUM, STORES, id,
     place_command, some_of,
 };
+use shards::Shards;
 use steps::{PlannedCommit, Step, step};
 
 const LAYER: LayerId = LayerId(1);
 
 struct Run {
-    state: MemoryState,
-    index: u64,
+    shards: Shards,
     containers: Vec<Container>,
     floor: Option<Fence>,
     /// The root's generations, the newest last.
@@ -64,8 +64,7 @@ struct Asked<'a> {
 impl Run {
     fn new() -> Self {
         let mut run = Self {
-            state: MemoryState::default(),
-            index: 0,
+            shards: Shards::new(),
             containers: (0..CONTAINERS).map(|_| Container::new()).collect(),
             floor: None,
             root: vec![(1, BTreeSet::from([1, 2]))],
@@ -81,18 +80,9 @@ impl Run {
         run
     }
 
-    /// One log entry, through the codec as the log has it.
+    /// One log entry.
     fn apply(&mut self, command: ShardCommand) -> ShardOutcome {
-        self.index += 1;
-        let before = self.state.clone();
-        let batch = encode(&ShardBatch(vec![command]));
-        let outcomes = ShardMachine.apply(&mut self.state, self.index, &batch);
-        let outcomes: Vec<ShardOutcome> = decode(&outcomes.expect("memory")).expect("outcomes");
-        let [outcome] = <[ShardOutcome; 1]>::try_from(outcomes).expect("one for each");
-        if matches!(outcome, ShardOutcome::Refused(_)) {
-            assert_eq!(self.state, before, "a refusal changes nothing");
-        }
-        outcome
+        self.shards.apply(&command)
     }
 
     fn container(&mut self, at: u32) -> &mut Container {
@@ -181,6 +171,7 @@ impl Run {
             } => {
                 self.confirm(*container, *store, *skip, *is_stale);
             }
+            Step::Split { twice } => self.shards.split(*twice),
             Step::Collect { container, writer } => {
                 let writer = self.writer(*writer);
                 self.collect(*container, writer);
@@ -308,12 +299,15 @@ impl Run {
         let outcome = self.apply(ShardCommand::Commit(commit.clone()));
         match (&expected, &outcome) {
             (Ok(Some(())), ShardOutcome::Committed { index }) => {
-                assert_eq!(*index, self.index);
+                let position = self.shards.position(commit.container.index.0);
+                assert_eq!(*index, position);
                 let collected = &self.containers[commit.container.index.0 as usize].collected;
                 assert!(!collected.contains(&name), "{name:?} was collected");
                 self.overwrite(commit);
             }
-            (Ok(None), ShardOutcome::Committed { index }) => assert!(*index < self.index),
+            (Ok(None), ShardOutcome::Committed { index }) => {
+                assert!(*index < self.shards.position(commit.container.index.0));
+            }
             (Err(_), ShardOutcome::Refused(_)) => {}
             _ => panic!("{commit:?}: expected {expected:?}, found {outcome:?}"),
         }
@@ -520,10 +514,7 @@ impl Run {
     }
 
     fn changes(&self, store: u64) -> Vec<Change> {
-        match query::pull(&self.state, self.index, StoreId(store), 0, 4096) {
-            Ok(ShardReply::Changes { changes, .. }) => changes,
-            other => panic!("{other:?}"),
-        }
+        self.shards.changes(store)
     }
 
     fn confirm(&mut self, at: u32, store: u64, skip: usize, is_stale: bool) {
@@ -599,18 +590,7 @@ impl Run {
     }
 
     fn view(&self, at: u32, first_block: u32, blocks: u32) -> MapView {
-        let reply = query::look_up(
-            &self.state,
-            self.index,
-            id(at),
-            &[LAYER],
-            first_block,
-            blocks,
-        );
-        match reply {
-            Ok(ShardReply::View(view)) => view,
-            other => panic!("{other:?}"),
-        }
+        self.shards.view(at, LAYER, first_block, blocks)
     }
 
     fn compare(&self) {
@@ -632,7 +612,7 @@ impl Run {
                 expected.under_replicated_bytes += lacking * u64::from(*bytes);
             }
         }
-        assert_eq!(query::statistics(&self.state), Ok(expected));
+        assert_eq!(self.shards.statistics(), expected);
     }
 
     fn compare_map(&self, at: u32, first: u32, blocks: u32) {
@@ -717,9 +697,7 @@ impl Run {
                     sequence: Sequence(sequence),
                 })
                 .collect();
-            let Ok(ShardReply::Names(states)) = query::names(&self.state, &names) else {
-                panic!("names are answered");
-            };
+            let states = self.shards.names(at, &names);
             for (sequence, state) in sequences.zip(states) {
                 let is_live = own.is_live((writer, sequence));
                 assert_eq!(state == NameState::Live, is_live, "w{writer}:{sequence}");

@@ -131,10 +131,12 @@ impl Run {
         let outcome = self.apply(ShardCommand::Relocate(command.clone()));
         match (&expected, &outcome) {
             (Ok(Some(())), ShardOutcome::Committed { index }) => {
-                assert_eq!(*index, self.index);
+                assert_eq!(*index, self.shards.position(command.container.index.0));
                 self.moved(&planned);
             }
-            (Ok(None), ShardOutcome::Committed { index }) => assert!(*index < self.index),
+            (Ok(None), ShardOutcome::Committed { index }) => {
+                assert!(*index < self.shards.position(command.container.index.0));
+            }
             (Err(_), ShardOutcome::Refused(_)) => {}
             _ => panic!("{planned:?}: expected {expected:?}, found {outcome:?}"),
         }

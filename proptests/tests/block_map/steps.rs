@@ -23,6 +23,10 @@ pub(crate) enum Step {
         is_fresh: bool,
         stores: u8,
     },
+    /// The shard is split, unless it was before.
+    Split {
+        twice: u8,
+    },
     Void {
         container: u32,
         writer: usize,
@@ -152,5 +156,6 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
             }),
         4 => (container(), any::<usize>())
             .prop_map(|(container, writer)| Step::Collect { container, writer }),
+        1 => any::<u8>().prop_map(|twice| Step::Split { twice }),
     ]
 }

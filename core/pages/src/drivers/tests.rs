@@ -386,3 +386,67 @@ async fn a_node_that_does_not_answer_is_down_after_a_while() {
     let late = states(cluster.ask(RootQuery::Topology).await);
     assert_eq!(late, [NodeState::Up, NodeState::Down]);
 }
+
+/// Afterwards the lease ends: the new shard gets the floor, too.
+#[tokio::test(start_paused = true)]
+async fn a_shard_is_split_and_both_go_on() {
+    let cluster = Cluster::start().await;
+    cluster.seconds(4).await;
+    let (grant, first, _) = cluster.attached().await;
+    let directory = cluster.client.directory();
+    let at = |index| ContainerId {
+        index: ContainerIndex(index),
+        ..first
+    };
+    let of_one = |container: &ContainerId| directory.shard_of(*container) == Some(GroupId(1));
+    let containers: Vec<ContainerId> = (0..64).map(at).filter(of_one).take(6).collect();
+    for container in &containers {
+        cluster.overwritten(&grant, *container).await;
+    }
+    let RootAnswer::Table(table) = cluster.ask(RootQuery::Table).await else {
+        panic!("the table was asked for");
+    };
+    let split = RootCommand::SplitShard {
+        group: GroupId(1),
+        epoch: table.epoch,
+    };
+    let begun = cluster.root(split).await;
+    assert!(matches!(begun, RootOutcome::Splitting(_)), "{begun:?}");
+    cluster.root(RootCommand::Renew(SESSION)).await;
+    cluster.seconds(3).await;
+    assert_eq!(cluster.ask(RootQuery::Split).await, RootAnswer::Split(None));
+    let RootAnswer::Table(table) = cluster.ask(RootQuery::Table).await else {
+        panic!("the table was asked for");
+    };
+    assert_eq!(table.distinct().len(), 3);
+    directory.learn_table(table.clone());
+    let mut moved = 0;
+    for container in containers {
+        let group = directory.shard_of(container).unwrap();
+        moved += usize::from(group == GroupId(3));
+        let fenced = cluster
+            .shard(group, Cluster::fence(&grant, container))
+            .await;
+        let ShardOutcome::Fenced { last_change, .. } = fenced else {
+            panic!("{fenced:?}");
+        };
+        assert!(last_change > 0, "its map came along");
+        let other = GroupId(if group == GroupId(3) { 1 } else { 3 });
+        let refused = cluster
+            .shard(other, Cluster::fence(&grant, container))
+            .await;
+        assert!(
+            matches!(
+                refused,
+                ShardOutcome::Refused(ShardRefusal::Moved { epoch }) if epoch <= table.epoch
+            ),
+            "{refused:?}"
+        );
+    }
+    assert!(moved > 0, "some of six move");
+    cluster.seconds(4).await;
+    // The lease has ended: every shard has the floor, and the new one, too.
+    cluster.seconds(4).await;
+    let pending = cluster.ask(RootQuery::PendingFloors).await;
+    assert_eq!(pending, RootAnswer::Pending(Vec::new()));
+}

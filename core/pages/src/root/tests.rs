@@ -10,6 +10,8 @@ use hedgerow_protocol::{
     encode,
 };
 
+mod splits;
+
 use super::{RootMachine, query};
 use crate::{Machine, MemoryState};
 
