@@ -15,7 +15,7 @@ use hedgerow_protocol::{
     AdminReply, AdminRequest, BlobHeader, CodecError, DiskRecord, Envelope, GroupRecord,
     GroupReply, GroupRequest, HBlockReply, HBlockRequest, LogFetch, LogFetched,
     MAXIMUM_ENCODED_BYTES, NodeRecord, NodeReply, NodeRequest, Placement, QuietAnswers,
-    QuietOffers, RootBatch, RootOutcome, ShardBatch, ShardOutcome, ShardTable, Topology, decode,
+    QuietOffers, RootBatch, RootOutcome, ShardBatch, ShardOutcome, ShardTable, SplitRecord, Topology, decode,
     encode,
 };
 use proptest::prelude::*;
@@ -26,7 +26,7 @@ macro_rules! for_each_kind {
     ($action:ident $(, $argument:expr)*) => {
         // Small ones first: a variant is shown by the first kind that has it.
         for_each_kind!(@ $action ($($argument),*)
-            BlobHeader, Placement, GroupRecord, NodeRecord, DiskRecord, ShardTable, Topology,
+            BlobHeader, Placement, GroupRecord, NodeRecord, DiskRecord, ShardTable, SplitRecord, Topology,
             ShardBatch, Vec<ShardOutcome>, RootBatch, Vec<RootOutcome>, HBlockRequest, HBlockReply,
             NodeRequest, NodeReply, AdminRequest, AdminReply, GroupRequest, GroupReply, LogFetch,
             LogFetched, QuietOffers, QuietAnswers)

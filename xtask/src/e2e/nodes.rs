@@ -2,7 +2,8 @@
 //!
 //! Node 1 exports. The disk is one container, so one shard is in use; `status` says which, and who
 //! leads it. In the first copy that leader is killed; should it be node 1, node 1 is restarted first,
-//! so that the lead goes to another. In the second copy it is the node that is left.
+//! so that the lead goes to another. In the second copy it is the node that is left; before that the shard
+//! in use is split until the disk is in a new one.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -25,6 +26,10 @@ const DISK: &str = "volume";
 const EXPORTER: usize = 0;
 /// A node that is restarted loses what it leads, unless an election happens to bring it back.
 const RESTARTS: usize = 4;
+
+/// A shard's half has the disk's one container or has not: so many splits in a row keep it in its place
+/// by no chance.
+const SPLITS: usize = 8;
 
 /// Who is killed.
 #[derive(Clone, Copy)]
@@ -52,8 +57,11 @@ pub(super) fn tell(folder: &Path) -> anyhow::Result<String> {
     let (leader, first) = cluster.lose_one(folder, 0, Victim::Leader)?;
     let mut others = (0..cluster.nodes.len()).filter(|node| ![EXPORTER, leader].contains(node));
     let other = others.next().context("there are three nodes")?;
+    let splits = step("split the shard in use until the disk has moved", || {
+        cluster.move_by_splits()
+    })?;
     let (_, second) = cluster.lose_one(folder, 1, Victim::Node(other))?;
-    let figures = [first, second];
+    let figures = [first, splits, second];
     for node in &mut cluster.nodes {
         step(&format!("SIGTERM to {}", node.name.clone()), || {
             node.terminate()
@@ -89,20 +97,55 @@ fn start(folder: &Path) -> anyhow::Result<Cluster> {
     Ok(Cluster { nodes, url })
 }
 
+/// The shard which holds the disk's one container; nothing while one has no leader.
+fn in_use(status: &Value) -> anyhow::Result<Option<&Value>> {
+    let shards = status["shards"].as_array().context("status: shards")?;
+    let used = |shard: &&Value| shard["containers"].as_u64().is_some_and(|count| count > 0);
+    let in_use: Vec<&Value> = shards.iter().filter(used).collect();
+    let [shard] = in_use[..] else {
+        // A shard without a leader does not tell what it holds.
+        if shards.iter().any(|shard| shard["leader"].is_null()) {
+            return Ok(None);
+        }
+        bail!("one shard should be in use: {shards:?}");
+    };
+    Ok(Some(shard))
+}
+
 impl Cluster {
+    /// The number of the shard in use.
+    fn shard_in_use(&self) -> anyhow::Result<u64> {
+        let status = || ask_node(&self.nodes[EXPORTER].address, &["status"]);
+        let number = |status: &Value| in_use(status).ok()??["shard"].as_u64();
+        wait_until(FORM_LIMIT, status, number)
+    }
+
+    /// Splits the shard in use, and again the one in use then, until the disk is in a new one.
+    fn move_by_splits(&self) -> anyhow::Result<String> {
+        let address = &self.nodes[EXPORTER].address;
+        let first = self.shard_in_use()?;
+        for count in 1..=SPLITS {
+            let number = first.to_string();
+            let done = ask_node(address, &["shard", "split", &number])?;
+            let new = done["split"]["to"].as_u64().context("the new shard")?;
+            let list = ask_node(address, &["shard", "list"])?;
+            let shards = list["shards"].as_array().context("shards")?;
+            if !shards.iter().any(|shard| shard["shard"] == new) || !list["split"].is_null() {
+                bail!("after the split: {list}");
+            }
+            if self.shard_in_use()? == new {
+                return Ok(format!("moved by {count} splits"));
+            }
+        }
+        bail!("the disk is in shard {first} after {SPLITS} splits")
+    }
+
     /// The node that leads the shard which holds the disk's one container; nothing while it has no
     /// leader.
     fn leader_in_use(&self, asked: usize) -> anyhow::Result<Option<usize>> {
         let status = ask_node(&self.nodes[asked].address, &["status"])?;
-        let shards = status["shards"].as_array().context("status: shards")?;
-        let used = |shard: &&Value| shard["containers"].as_u64().is_some_and(|count| count > 0);
-        let in_use: Vec<&Value> = shards.iter().filter(used).collect();
-        let [shard] = in_use[..] else {
-            // A shard without a leader does not tell what it holds.
-            if shards.iter().any(|shard| shard["leader"].is_null()) {
-                return Ok(None);
-            }
-            bail!("one shard should be in use: {shards:?}");
+        let Some(shard) = in_use(&status)? else {
+            return Ok(None);
         };
         let members = shard["members"].as_array().map_or(0, Vec::len);
         if members != self.nodes.len() {
