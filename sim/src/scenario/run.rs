@@ -265,6 +265,7 @@ async fn phases(
     agents.run(false);
     no_invariant_broke(world, &cluster)?;
     converge(world, &cluster).await?;
+    oracles::shards::check(world, &cluster).await?;
     if let Some(abandonment) = &plan.abandonment {
         abandonment::abandon(world, &cluster, agents, abandonment).await?;
     }
