@@ -38,7 +38,9 @@ pub(super) fn begin(
     }
     let old = table.shards.iter().find(|shard| shard.group == group);
     let (Some(old), Some(range)) = (old, table.range_of(group)) else {
-        return Err(invalid(format!("no shard {group}")).into());
+        let number = group.0;
+        let reason = format!("there is no shard {number}: `hedgerow shard list` shows them");
+        return Err(invalid(reason).into());
     };
     let (_, moves) = range.halves();
     if 1 << moves.bits > MAXIMUM_SLOTS {
