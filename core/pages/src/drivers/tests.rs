@@ -412,8 +412,10 @@ async fn a_shard_is_split_and_both_go_on() {
     };
     let begun = cluster.root(split).await;
     assert!(matches!(begun, RootOutcome::Splitting(_)), "{begun:?}");
-    cluster.root(RootCommand::Renew(SESSION)).await;
-    cluster.seconds(3).await;
+    for _ in 0..6 {
+        cluster.root(RootCommand::Renew(SESSION)).await;
+        cluster.seconds(1).await;
+    }
     assert_eq!(cluster.ask(RootQuery::Split).await, RootAnswer::Split(None));
     let RootAnswer::Table(table) = cluster.ask(RootQuery::Table).await else {
         panic!("the table was asked for");

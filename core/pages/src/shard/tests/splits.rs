@@ -67,6 +67,10 @@ fn busy() -> Shard {
         shard.run(commit_of(container, write(6, 0, 4)));
         shard.run(of(container, void(&[4], 6)));
         shard.run(of(container, collect(1, &[2])));
+        shard.run(commit_of(container, unmap(8, 40, 2)));
+        // More blobs than one step of a sweep looks at.
+        let more = (10..610_u32).map(|at| commit_of(container, write(u64::from(at), at * 8, 8)));
+        shard.entry(more.collect());
         let substitute = [
             (1, MemberState::Active),
             (2, MemberState::Active),
@@ -298,11 +302,9 @@ fn what_moved_is_refused_by_the_old_shard_from_the_split_on() {
         family: FamilyId(1),
         layers: vec![LayerId(1)],
     };
-    assert_eq!(
-        old.run(drop),
-        ShardOutcome::Dropped { finished: true },
-        "of what it has"
-    );
+    let finished = ShardOutcome::Dropped { finished: true };
+    let ended = (0..8).any(|_| old.run(drop.clone()) == finished);
+    assert!(ended, "of what it has");
     assert_eq!(old.rows_of(true), before);
 }
 
