@@ -15,8 +15,8 @@ use hedgerow_protocol::{
     AdminReply, AdminRequest, BlobHeader, CodecError, DiskRecord, Envelope, GroupRecord,
     GroupReply, GroupRequest, HBlockReply, HBlockRequest, LogFetch, LogFetched,
     MAXIMUM_ENCODED_BYTES, NodeRecord, NodeReply, NodeRequest, Placement, QuietAnswers,
-    QuietOffers, RootBatch, RootOutcome, ShardBatch, ShardOutcome, ShardTable, SplitRecord, Topology, decode,
-    encode,
+    QuietOffers, RootBatch, RootOutcome, ShardBatch, ShardOutcome, ShardTable, SplitRecord,
+    Topology, decode, encode,
 };
 use proptest::prelude::*;
 
