@@ -9,7 +9,7 @@ use hedgerow_env::Random;
 
 use crate::world::{DiskArea, DiskFaults, FaultAction, NodeIndex, TimedFault};
 
-use super::nemesis::Ground;
+use super::nemesis::{Ground, Numbers};
 use super::survival;
 
 /// The kinds, each with its weight in the mix.
@@ -47,6 +47,7 @@ struct Draw<'a> {
     nodes: u16,
     victims: Vec<NodeIndex>,
     faults: Vec<TimedFault>,
+    numbers: Numbers,
 }
 
 /// Draws the faults of a safety phase: in two seeds of three. A seed of twelve goes beyond what
@@ -88,6 +89,7 @@ pub(super) fn draw(random: &mut Random, ground: Ground, replication_factor: u8) 
         nodes: ground.nodes,
         victims,
         faults: Vec::new(),
+        numbers: Numbers::DISKS,
     };
     while at < end {
         let kind = weights[draw.random.index(weights.len())];
@@ -101,6 +103,7 @@ pub(super) fn draw(random: &mut Random, ground: Ground, replication_factor: u8) 
 /// only while they are full; a node that starts meanwhile starts.
 pub(super) fn draw_full(random: &mut Random, ground: Ground) -> Vec<TimedFault> {
     let mut faults = Vec::new();
+    let mut numbers = Numbers::FULL;
     if !random.chance(1, 4) {
         return faults;
     }
@@ -119,10 +122,8 @@ pub(super) fn draw_full(random: &mut Random, ground: Ground) -> Vec<TimedFault> 
         };
         for node in 0..ground.nodes {
             if all || u64::from(node) == only {
-                for (at_ns, rules) in [(at_ns, full), (until_ns, DiskFaults::default())] {
-                    let action = FaultAction::Disk(NodeIndex(node), rules);
-                    faults.push(TimedFault { at_ns, action });
-                }
+                let deed = FaultAction::Disk(NodeIndex(node), full);
+                faults.extend(numbers.standing(at_ns, until_ns, deed));
             }
         }
     }
@@ -157,8 +158,8 @@ impl Draw<'_> {
             Kind::RottenBlobs => return self.rot(DiskArea::Extents, at, node),
         }
         let until = at + 1_000_000 * (100 + self.random.below(6_000));
-        self.push(at, FaultAction::Disk(node, rules));
-        self.push(until, FaultAction::Disk(node, DiskFaults::default()));
+        let deed = FaultAction::Disk(node, rules);
+        self.faults.extend(self.numbers.standing(at, until, deed));
         // A failed write has stopped the node: its operator starts it again.
         self.push(until + 1_000_000, FaultAction::Restart(node));
     }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use hedgerow_env::Random;
 
-use crate::world::{Crash, DiskFaults, FaultAction, LinkRules, LinkState, NodeIndex, TimedFault};
+use crate::world::{
+    Crash, DiskFaults, FaultAction, FaultNumber, LinkRules, LinkState, NodeIndex, TimedFault,
+};
 
 use super::plan::Move;
 
@@ -121,6 +123,44 @@ pub(super) struct Draw<'a> {
     pub(super) end: u64,
     /// Until when an ambush goes on: a second one would only spoil it.
     pub(super) ambushed_until: u64,
+    numbers: Numbers,
+}
+
+/// Gives out the numbers of faults that stand until they are ended; each drawer has its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Numbers(u32);
+
+impl Numbers {
+    /// Of the faults while the cluster forms.
+    pub(super) const FORMATION: Self = Self(10_000);
+    /// Of the mix, or the story in its place.
+    pub(super) const MIX: Self = Self(20_000);
+    /// Of disks.
+    pub(super) const DISKS: Self = Self(30_000);
+    /// Of full disks.
+    pub(super) const FULL: Self = Self(40_000);
+
+    /// The next one.
+    pub(super) fn next(&mut self) -> FaultNumber {
+        self.0 += 1;
+        FaultNumber(self.0)
+    }
+
+    /// `deed` that stands from `at_ns` until `until_ns`, whatever else there is meanwhile.
+    pub(super) fn standing(
+        &mut self,
+        at_ns: u64,
+        until_ns: u64,
+        deed: FaultAction,
+    ) -> [TimedFault; 2] {
+        let number = self.next();
+        let timed = |at_ns, action| TimedFault { at_ns, action };
+        let begin = FaultAction::Begin(number, Box::new(deed));
+        [
+            timed(at_ns, begin),
+            timed(until_ns, FaultAction::End(number)),
+        ]
+    }
 }
 
 /// Draws what strikes while the cluster forms: in one seed of three, and over soon.
@@ -136,6 +176,7 @@ pub(super) fn draw_formation(random: &mut Random, nodes: u16) -> Vec<TimedFault>
         safety: Duration::from_nanos(FORMATION_NS),
     };
     let mut draw = Draw::new(random, ground, &mut moves);
+    draw.numbers = Numbers::FORMATION;
     const SHORT: [Kind; 6] = [
         Kind::Kill,
         Kind::PowerLoss,
@@ -197,6 +238,7 @@ impl<'a> Draw<'a> {
             faults: Vec::new(),
             end: u64::try_from(ground.safety.as_nanos()).expect("a run is short"),
             ambushed_until: 0,
+            numbers: Numbers::MIX,
         }
     }
 }
@@ -232,20 +274,15 @@ impl Draw<'_> {
                 self.push(at, FaultAction::CrashAfterCalls(node, calls, Crash::RESET));
                 self.push(until, FaultAction::Restart(node));
             }
-            Kind::Pause => {
-                self.push(at, FaultAction::Pause(node));
-                self.push(until, FaultAction::Resume(node));
-            }
+            Kind::Pause => self.stand(at, until, FaultAction::Pause(node)),
             Kind::PauseTwo => {
                 for node in [node, self.node()] {
-                    self.push(at, FaultAction::Pause(node));
-                    self.push(until, FaultAction::Resume(node));
+                    self.stand(at, until, FaultAction::Pause(node));
                 }
             }
             Kind::Isolate | Kind::Split | Kind::Bridge | Kind::Ring => {
                 let groups = self.groups(kind, node);
-                self.push(at, FaultAction::Partition(groups));
-                self.push(until, FaultAction::HealLinks);
+                self.stand(at, until, FaultAction::Partition(groups));
             }
             Kind::CutPairs | Kind::GrayLinks | Kind::LateMessages => self.links(kind, at, until),
             Kind::AmbushHolder | Kind::LateRenewal => self.ambush(kind, at),
@@ -359,8 +396,12 @@ impl Draw<'_> {
         to: NodeIndex,
         rules: LinkRules,
     ) {
-        self.push(at, FaultAction::Link(from, to, rules));
-        self.push(until, FaultAction::Link(from, to, LinkRules::default()));
+        self.stand(at, until, FaultAction::Link(from, to, rules));
+    }
+
+    /// Something that lasts, beside whatever else there is meanwhile.
+    pub(super) fn stand(&mut self, at: u64, until: u64, deed: FaultAction) {
+        self.faults.extend(self.numbers.standing(at, until, deed));
     }
 
     pub(super) fn down(&mut self, at: u64, until: u64, node: NodeIndex, crash: Crash) {
@@ -375,8 +416,7 @@ impl Draw<'_> {
             Kind::StuckDisk => faults.stuck = true,
             _ => faults.sync_error_ppm = 200_000,
         }
-        self.push(at, FaultAction::Disk(node, faults));
-        self.push(until, FaultAction::Disk(node, DiskFaults::default()));
+        self.stand(at, until, FaultAction::Disk(node, faults));
         // A failed sync has stopped the node: its operator starts it again.
         self.push(until + 1_000_000, FaultAction::Restart(node));
     }
@@ -385,9 +425,8 @@ impl Draw<'_> {
         let inward = self.random.chance(1, 2);
         for other in self.all().into_iter().filter(|other| *other != node) {
             let (from, to) = if inward { (other, node) } else { (node, other) };
-            self.push(at, FaultAction::Link(from, to, CUT));
+            self.link(at, until, from, to, CUT);
         }
-        self.push(until, FaultAction::HealLinks);
     }
 
     fn lossy(&mut self, at: u64, until: u64, node: NodeIndex) {
@@ -403,10 +442,8 @@ impl Draw<'_> {
             ..LinkRules::default()
         };
         for other in self.all().into_iter().filter(|other| *other != node) {
-            self.push(at, FaultAction::Link(node, other, rules));
-            self.push(at, FaultAction::Link(other, node, rules));
-            self.push(until, FaultAction::Link(node, other, LinkRules::default()));
-            self.push(until, FaultAction::Link(other, node, LinkRules::default()));
+            self.link(at, until, node, other, rules);
+            self.link(at, until, other, node, rules);
         }
     }
 }

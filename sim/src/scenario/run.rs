@@ -408,7 +408,7 @@ async fn strike(
 fn shifted(faults: &[TimedFault], began_ns: u64, cluster: &Cluster) -> Vec<TimedFault> {
     let shift = |fault: &TimedFault| {
         let mut action = fault.action.clone();
-        if let FaultAction::Partition(groups) = &mut action {
+        if let FaultAction::Partition(groups) = action.deed_mut() {
             for group in groups {
                 group.push(cluster.machine());
             }
@@ -455,6 +455,7 @@ impl Operator {
 
 /// Ends every fault and starts every node.
 fn heal(world: &World, plan: &Plan, cluster: &Cluster) {
+    world.end_all_standing();
     world.reset_links();
     for index in cluster.indexes() {
         world.set_disk_faults(index, DiskFaults::default());

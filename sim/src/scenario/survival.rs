@@ -67,7 +67,7 @@ impl Survival {
 
     /// Takes in that `action` is done.
     pub fn strikes(&mut self, action: &FaultAction) {
-        let node = match action {
+        let node = match action.deed() {
             FaultAction::Rot(node, _)
             | FaultAction::RotIn(node, ..)
             | FaultAction::WipeDisk(node) => *node,
@@ -121,7 +121,7 @@ impl Survival {
 /// look that took it for damage.
 #[must_use]
 pub fn touches_copies(script: &Script) -> bool {
-    let looks_damaged = |fault: &TimedFault| match &fault.action {
+    let looks_damaged = |fault: &TimedFault| match fault.action.deed() {
         FaultAction::Disk(_, faults) => faults.read_error_ppm + faults.flip_on_read_ppm > 0,
         _ => false,
     };

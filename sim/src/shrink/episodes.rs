@@ -42,7 +42,10 @@ pub(super) fn delete_orphans(faults: &mut Vec<TimedFault>) {
 
 fn is_end(action: &FaultAction) -> bool {
     match action {
-        FaultAction::Restart(_) | FaultAction::Resume(_) | FaultAction::HealLinks => true,
+        FaultAction::Restart(_)
+        | FaultAction::Resume(_)
+        | FaultAction::HealLinks
+        | FaultAction::End(_) => true,
         FaultAction::Link(_, _, rules) => *rules == LinkRules::default(),
         FaultAction::Disk(_, faults) => *faults == DiskFaults::default(),
         _ => false,
@@ -59,7 +62,10 @@ fn ended_by(faults: &[TimedFault], found: &[Episode], end: &FaultAction) -> Opti
 }
 
 fn ends(end: &FaultAction, begun: &FaultAction) -> bool {
-    match (end, begun) {
+    if let (FaultAction::End(number), FaultAction::Begin(begun, _)) = (end, begun) {
+        return number == begun;
+    }
+    match (end, begun.deed()) {
         (
             FaultAction::Restart(node),
             FaultAction::Crash(begun, _)
@@ -80,13 +86,13 @@ fn ends(end: &FaultAction, begun: &FaultAction) -> bool {
 
 /// The episode of links that change at this same moment.
 fn same_moment(faults: &[TimedFault], found: &[Episode], fault: &TimedFault) -> Option<usize> {
-    if !matches!(fault.action, FaultAction::Link(..)) {
+    if !matches!(fault.action.deed(), FaultAction::Link(..)) {
         return None;
     }
     let alike = |episode: &Episode| {
         let first = &faults[episode[0]];
         first.at_ns == fault.at_ns
-            && matches!(first.action, FaultAction::Link(..))
+            && matches!(first.action.deed(), FaultAction::Link(..))
             && !is_end(&first.action)
     };
     found.iter().rposition(alike)
@@ -95,7 +101,7 @@ fn same_moment(faults: &[TimedFault], found: &[Episode], fault: &TimedFault) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::world::{Crash, NodeIndex};
+    use crate::world::{Crash, FaultNumber, NodeIndex};
 
     const A: NodeIndex = NodeIndex(0);
     const B: NodeIndex = NodeIndex(1);
@@ -142,6 +148,28 @@ mod tests {
                 (4, FaultAction::Link(A, B, LinkRules::default())),
             ],
             &[&[0, 1, 4], &[2, 3]],
+        );
+    }
+
+    #[test]
+    fn what_stands_under_a_number_is_ended_by_it_alone() {
+        let slow = DiskFaults {
+            slow_factor: 5,
+            ..DiskFaults::default()
+        };
+        let begin = |number| {
+            let slow = Box::new(FaultAction::Disk(A, slow));
+            FaultAction::Begin(FaultNumber(number), slow)
+        };
+        check(
+            &[
+                (1, begin(1)),
+                (2, begin(2)),
+                (3, FaultAction::End(FaultNumber(1))),
+                (4, FaultAction::Restart(A)),
+                (5, FaultAction::End(FaultNumber(2))),
+            ],
+            &[&[0, 2], &[1, 3, 4]],
         );
     }
 

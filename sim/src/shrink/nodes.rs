@@ -57,7 +57,7 @@ fn renumber_action(
     action: &mut FaultAction,
     renumbered: impl Fn(NodeIndex) -> Option<NodeIndex> + Copy,
 ) -> bool {
-    if let FaultAction::Partition(groups) = action {
+    if let FaultAction::Partition(groups) = action.deed_mut() {
         for group in groups.iter_mut() {
             group.retain_mut(|node| renumber(node, renumbered));
         }
@@ -93,7 +93,7 @@ pub(super) fn named(script: &Script) -> Vec<NodeIndex> {
     let mut named = vec![NodeIndex(0)];
     for fault in script.plan.formation.iter().chain(&script.plan.faults) {
         let mut action = fault.action.clone();
-        if !matches!(action, FaultAction::Partition(_)) {
+        if !matches!(action.deed(), FaultAction::Partition(_)) {
             named.extend(action.nodes_mut().into_iter().map(|node| *node));
         }
     }

@@ -7,6 +7,7 @@ use crate::world::{DiskArea, DiskFaults, FaultAction, LinkRules};
 
 /// Takes every chance from an action; what it does for certain stays. True if it had any.
 pub(super) fn without_rates(action: &mut FaultAction) -> bool {
+    let action = action.deed_mut();
     let rates = match action {
         FaultAction::Link(_, _, rules) => vec![
             &mut rules.loss_ppm,
@@ -51,12 +52,21 @@ pub(super) fn has_rates(script: &Script) -> bool {
 
 /// Where an action's rules stand in its serialised form, and what they are when nothing is wrong.
 fn rules(action: &FaultAction) -> Option<(&'static str, Value)> {
-    let plain = match action {
-        FaultAction::Link(..) => ("/Link/2", serde_json::to_value(LinkRules::default())),
-        FaultAction::Disk(..) => ("/Disk/1", serde_json::to_value(DiskFaults::default())),
+    let stands = matches!(action, FaultAction::Begin(..));
+    let (place, plain) = match (action.deed(), stands) {
+        (FaultAction::Link(..), false) => ("/Link/2", serde_json::to_value(LinkRules::default())),
+        (FaultAction::Disk(..), false) => ("/Disk/1", serde_json::to_value(DiskFaults::default())),
+        (FaultAction::Link(..), true) => {
+            let place = "/Begin/1/Link/2";
+            (place, serde_json::to_value(LinkRules::default()))
+        }
+        (FaultAction::Disk(..), true) => {
+            let place = "/Begin/1/Disk/1";
+            (place, serde_json::to_value(DiskFaults::default()))
+        }
         _ => return None,
     };
-    Some((plain.0, plain.1.expect("rules are plain data")))
+    Some((place, plain.expect("rules are plain data")))
 }
 
 /// The fields of an action's rules that break something.

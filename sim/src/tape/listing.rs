@@ -212,6 +212,11 @@ fn action_words(action: &FaultAction) -> (String, String) {
             format!("its connections with {other} break, which is not told"),
         ),
         FaultAction::Disk(node, faults) => (node.to_string(), disk_words(faults)),
+        FaultAction::Begin(number, begun) => {
+            let (place, what) = action_words(begun);
+            (place, format!("{what} (fault {})", number.0))
+        }
+        FaultAction::End(number) => (String::new(), format!("fault {} ends", number.0)),
         FaultAction::Drift(node, ppm) => {
             (node.to_string(), format!("its clock runs {ppm} ppm fast"))
         }

@@ -130,8 +130,10 @@ fn begins(action: &FaultAction) -> Option<(&'static str, Vec<NodeIndex>, String)
         FaultAction::Rot(node, _) => ("rot", vec![*node], "a bit rots".to_owned()),
         FaultAction::RotIn(node, area, _) => ("rot", vec![*node], format!("a bit rots: {area:?}")),
         FaultAction::WipeDisk(node) => ("wipe", vec![*node], "its disk is wiped".to_owned()),
+        FaultAction::Begin(_, begun) => return begins(begun),
         FaultAction::Restart(_)
         | FaultAction::Resume(_)
+        | FaultAction::End(_)
         | FaultAction::HealLinks
         | FaultAction::Link(..)
         | FaultAction::Disk(..) => return None,
@@ -145,7 +147,7 @@ fn begins(action: &FaultAction) -> Option<(&'static str, Vec<NodeIndex>, String)
 
 fn lasts(action: &FaultAction) -> bool {
     matches!(
-        action,
+        action.deed(),
         FaultAction::Crash(..)
             | FaultAction::CrashAfterCalls(..)
             | FaultAction::Pause(_)
@@ -158,6 +160,7 @@ fn lasts(action: &FaultAction) -> bool {
 /// Whether `later` ends what `action` began.
 fn ends(action: &FaultAction, later: &FaultAction) -> bool {
     match (action, later) {
+        (FaultAction::Begin(number, _), FaultAction::End(other)) => number == other,
         (
             FaultAction::Crash(node, _) | FaultAction::CrashAfterCalls(node, ..),
             FaultAction::Restart(other),

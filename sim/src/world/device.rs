@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::World;
 use super::cached_file::{SECTOR_BYTES, Survival};
-use super::faults::{DiskCall, DiskCallId, DiskFault};
+use super::faults::{DiskCall, DiskCallId, DiskFault, FaultNumber};
 use super::file_system::{FileId, FileSystem};
 use super::seeds::Dice;
 
@@ -62,7 +62,7 @@ impl Default for DiskSpec {
 }
 
 /// How syncs behave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub enum SyncMode {
     /// As promised.
     #[default]
@@ -141,6 +141,65 @@ pub struct DiskFaults {
     pub survival: Option<Survival>,
 }
 
+impl DiskFaults {
+    /// What two faults come to together, but for the rates: each rate strikes its own files.
+    fn and(self, other: Self) -> Self {
+        let capacities = [self.capacity_bytes, other.capacity_bytes];
+        Self {
+            read_error_ppm: self.read_error_ppm.max(other.read_error_ppm),
+            write_error_ppm: self.write_error_ppm.max(other.write_error_ppm),
+            sync_error_ppm: self.sync_error_ppm.max(other.sync_error_ppm),
+            phantom_write_ppm: self.phantom_write_ppm.max(other.phantom_write_ppm),
+            misdirected_write_ppm: self.misdirected_write_ppm.max(other.misdirected_write_ppm),
+            stale_read_ppm: self.stale_read_ppm.max(other.stale_read_ppm),
+            flip_on_read_ppm: self.flip_on_read_ppm.max(other.flip_on_read_ppm),
+            area: if self.area == other.area {
+                self.area
+            } else {
+                DiskArea::Everything
+            },
+            sync: self.sync.max(other.sync),
+            slow_factor: self.slow_factor.max(other.slow_factor),
+            stuck: self.stuck || other.stuck,
+            lost: self.lost || other.lost,
+            capacity_bytes: capacities.into_iter().flatten().min(),
+            survival: other.survival.or(self.survival),
+        }
+    }
+}
+
+/// What a disk does wrong: what was set, and what stands besides until it is ended.
+#[derive(Debug, Default)]
+pub(super) struct StandingFaults {
+    /// What was set.
+    pub(super) set: DiskFaults,
+    /// What stands besides.
+    pub(super) standing: BTreeMap<FaultNumber, DiskFaults>,
+}
+
+impl StandingFaults {
+    fn together(&self) -> DiskFaults {
+        let standing = self.standing.values();
+        standing.fold(self.set, |all, other| all.and(*other))
+    }
+
+    fn each_mut(&mut self) -> impl Iterator<Item = &mut DiskFaults> {
+        std::iter::once(&mut self.set).chain(self.standing.values_mut())
+    }
+
+    /// The fault that chance has for a call on `path`, each fault's by itself.
+    fn chance(&self, dice: Dice, call: DiskCall, path: &str) -> Option<DiskFault> {
+        let of = |dice, faults: &DiskFaults| {
+            let struck = faults.area.holds(path);
+            struck.then(|| chance(dice, call, faults)).flatten()
+        };
+        of(dice, &self.set).or_else(|| {
+            let mut standing = self.standing.iter();
+            standing.find_map(|(number, faults)| of(dice.of(u64::from(number.0)), faults))
+        })
+    }
+}
+
 /// A disk's durable contents at some moment, to be restored there or on another node.
 #[derive(Debug, Clone)]
 pub struct DiskImage(FileSystem);
@@ -155,6 +214,8 @@ pub(super) struct Device {
 
 struct DeviceState {
     files: FileSystem,
+    wrong: StandingFaults,
+    /// All of `wrong` together.
     faults: DiskFaults,
     /// When each channel is free again.
     channels: Vec<u64>,
@@ -196,6 +257,7 @@ impl Device {
             spec,
             state: Mutex::new(DeviceState {
                 files: FileSystem::new(spec.capacity_bytes),
+                wrong: StandingFaults::default(),
                 faults: DiskFaults::default(),
                 channels: vec![0; usize::from(spec.channels.max(1))],
                 numbers: BTreeMap::new(),
@@ -223,17 +285,13 @@ impl Device {
         let number = *count;
         *count += 1;
         let dice = self.dice.of(path_hash).of(call as u64).of(number);
-        let faults = state.faults;
         let id = || DiskCallId {
             disk: self.name.clone(),
             path: path.to_owned(),
             call,
             number,
         };
-        let by_chance = || {
-            let struck = faults.area.holds(path);
-            struck.then(|| chance(dice, call, &faults)).flatten()
-        };
+        let by_chance = || state.wrong.chance(dice, call, path);
         let fault = world.0.faults.disk_call(id, by_chance);
         if let Some(fault) = fault {
             world.disk_struck(&self.name, fault);
@@ -523,20 +581,25 @@ impl Device {
         survival
     }
 
-    pub(super) fn set_faults(&self, faults: DiskFaults) {
-        let wakers = {
+    /// Changes what the disk does wrong; answers all of it together.
+    pub(super) fn change_faults(&self, change: impl FnOnce(&mut StandingFaults)) -> DiskFaults {
+        let (faults, wakers) = {
             let mut state = self.lock();
+            change(&mut state.wrong);
+            let faults = state.wrong.together();
             state.faults = faults;
             state.refused = 0;
             let capacity = faults.capacity_bytes.unwrap_or(self.spec.capacity_bytes);
             state.files.set_capacity(capacity);
-            if faults.stuck {
+            let wakers = if faults.stuck {
                 Vec::new()
             } else {
                 std::mem::take(&mut state.stuck)
-            }
+            };
+            (faults, wakers)
         };
         wakers.into_iter().for_each(Waker::wake);
+        faults
     }
 
     pub(super) fn faults(&self) -> DiskFaults {
@@ -595,6 +658,10 @@ impl Device {
             .capacity_bytes
             .unwrap_or(self.spec.capacity_bytes);
         state.files = FileSystem::new(capacity);
+        state
+            .wrong
+            .each_mut()
+            .for_each(|faults| faults.lost = false);
         state.faults.lost = false;
     }
 
@@ -632,14 +699,17 @@ impl DeviceState {
 
     /// Whether the next sync fails, and whether it lies.
     fn sync_outcome(&mut self, fault: Option<DiskFault>) -> (bool, bool) {
-        let mode = self.faults.sync;
-        if mode == SyncMode::FailThenLie {
-            self.faults.sync = SyncMode::Lie;
+        let (mut fails, mut lies) = (false, false);
+        for faults in self.wrong.each_mut() {
+            fails |= matches!(faults.sync, SyncMode::Fail | SyncMode::FailThenLie);
+            lies |= faults.sync == SyncMode::Lie;
+            if faults.sync == SyncMode::FailThenLie {
+                faults.sync = SyncMode::Lie;
+            }
         }
-        let failed = self.faults.lost
-            || fault == Some(DiskFault::Error)
-            || matches!(mode, SyncMode::Fail | SyncMode::FailThenLie);
-        let lied = fault == Some(DiskFault::Phantom) || mode == SyncMode::Lie;
+        self.faults.sync = self.wrong.together().sync;
+        let failed = self.faults.lost || fault == Some(DiskFault::Error) || fails;
+        let lied = fault == Some(DiskFault::Phantom) || lies;
         (failed, lied && !failed)
     }
 }

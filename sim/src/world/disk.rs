@@ -14,8 +14,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::World;
 pub use super::cached_file::{SECTOR_BYTES, Survival};
 use super::coverage::FaultKind;
-use super::device::{Device, Handle, Taken};
+use super::device::{Device, Handle, StandingFaults, Taken};
 pub use super::device::{DiskArea, DiskFaults, DiskImage, DiskSpec, SyncMode};
+use super::faults::FaultNumber;
 use super::file_system::plain;
 use super::lifecycle::Crash;
 use super::node::{NodeEnv, NodeStatus};
@@ -81,19 +82,38 @@ impl World {
         self.node(node).disk.calls.load(Ordering::Relaxed)
     }
 
-    /// Sets what a node's disk does wrong from now on; the default is nothing.
+    /// Sets what a node's disk does wrong from now on, beside what stands there under a number; the
+    /// default is nothing.
     pub fn set_disk_faults(&self, node: NodeIndex, faults: DiskFaults) {
-        self.node(node).disk.device.set_faults(faults);
+        self.change_disk_faults(node, |all| all.set = faults);
+    }
+
+    /// Has a node's disk do this wrong, too, until [`World::end_disk_faults`].
+    pub fn begin_disk_faults(&self, node: NodeIndex, number: FaultNumber, faults: DiskFaults) {
+        self.change_disk_faults(node, |all| {
+            all.standing.insert(number, faults);
+        });
+    }
+
+    /// Ends what a node's disk does wrong under a number.
+    pub fn end_disk_faults(&self, node: NodeIndex, number: FaultNumber) {
+        self.change_disk_faults(node, |all| {
+            all.standing.remove(&number);
+        });
+    }
+
+    fn change_disk_faults(&self, node: NodeIndex, change: impl FnOnce(&mut StandingFaults)) {
+        let faults = self.node(node).disk.device.change_faults(change);
         self.disk_faults_stand(node, &faults);
     }
 
-    /// What a node's disk does wrong now.
+    /// What a node's disk does wrong now, all together.
     #[must_use]
     pub fn disk_faults(&self, node: NodeIndex) -> DiskFaults {
         self.node(node).disk.device.faults()
     }
 
-    /// Calls of a node's disk that found no space, since [`World::set_disk_faults`].
+    /// Calls of a node's disk that found no space, since what it does wrong last changed.
     #[must_use]
     pub fn writes_refused(&self, node: NodeIndex) -> u64 {
         self.node(node).disk.device.refused()

@@ -119,6 +119,8 @@ pub(super) struct Faults {
     scripted: AtomicBool,
     script: Mutex<Script>,
     noted: Mutex<Vec<Strike>>,
+    /// What stands under a number.
+    standing: Mutex<BTreeMap<FaultNumber, FaultAction>>,
 }
 
 #[derive(Debug, Default)]
@@ -178,6 +180,13 @@ impl Faults {
     }
 }
 
+/// The number of a fault that stands until it is ended by that number. Others may stand beside it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct FaultNumber(pub u32);
+
 /// Something done to the world at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FaultAction {
@@ -209,6 +218,12 @@ pub enum FaultAction {
     RotIn(NodeIndex, DiskArea, u64),
     /// [`World::wipe_disk`], of a node that is down.
     WipeDisk(NodeIndex),
+    /// The disk, link, partition or pause stands under a number until that ends, beside all others:
+    /// [`World::begin_disk_faults`], [`World::begin_link`], [`World::begin_partition`]. Any other
+    /// action is done as if it had no number.
+    Begin(FaultNumber, Box<FaultAction>),
+    /// What began under the number ends.
+    End(FaultNumber),
     /// [`World::set_drift`], in parts per million.
     Drift(NodeIndex, i32),
     /// [`World::step_wall`], in milliseconds.
@@ -234,7 +249,25 @@ impl FaultAction {
             | Self::BreakConnections(one, other)
             | Self::HalfOpen(one, other) => vec![one, other],
             Self::Partition(groups) => groups.iter_mut().flatten().collect(),
-            Self::HealLinks => Vec::new(),
+            Self::Begin(_, begun) => begun.nodes_mut(),
+            Self::HealLinks | Self::End(_) => Vec::new(),
+        }
+    }
+
+    /// What is done, whether or not it stands under a number.
+    #[must_use]
+    pub fn deed(&self) -> &Self {
+        match self {
+            Self::Begin(_, begun) => begun.deed(),
+            other => other,
+        }
+    }
+
+    /// See [`FaultAction::deed`].
+    pub fn deed_mut(&mut self) -> &mut Self {
+        match self {
+            Self::Begin(_, begun) => begun.deed_mut(),
+            other => other,
         }
     }
 }
@@ -308,9 +341,65 @@ impl World {
                 return self.rot_somewhere(*node, *area, *choice);
             }
             FaultAction::WipeDisk(node) => return self.wipe_disk(*node),
+            FaultAction::Begin(number, begun) => return self.begin(*number, begun),
+            FaultAction::End(number) => return self.end(*number),
             FaultAction::Drift(node, drift_ppm) => self.set_drift(*node, *drift_ppm),
             FaultAction::StepWall(node, step_ms) => self.step_wall(*node, *step_ms),
         }
         true
+    }
+
+    /// Has a fault stand beside all others. One that has the number already ends before.
+    fn begin(&self, number: FaultNumber, begun: &FaultAction) -> bool {
+        self.end(number);
+        match begun {
+            FaultAction::Disk(node, faults) => self.begin_disk_faults(*node, number, *faults),
+            FaultAction::Link(from, to, rules) => self.begin_link(*from, *to, number, *rules),
+            FaultAction::Partition(groups) => self.begin_partition(number, groups),
+            FaultAction::Pause(node) => {
+                self.pause(*node);
+            }
+            other => return self.apply(other),
+        }
+        let standing = &self.0.faults.standing;
+        let mut standing = standing.lock().expect("no panic while faults are counted");
+        standing.insert(number, begun.clone());
+        true
+    }
+
+    fn end(&self, number: FaultNumber) -> bool {
+        let (ended, paused) = {
+            let standing = &self.0.faults.standing;
+            let mut standing = standing.lock().expect("no panic while faults are counted");
+            let ended = standing.remove(&number);
+            let paused = ended.as_ref().is_some_and(|ended| {
+                let pauses = matches!(ended, FaultAction::Pause(_));
+                pauses && standing.values().any(|other| other == ended)
+            });
+            (ended, paused)
+        };
+        match ended {
+            Some(FaultAction::Disk(node, _)) => self.end_disk_faults(node, number),
+            Some(FaultAction::Link(from, to, _)) => self.end_link(from, to, number),
+            Some(FaultAction::Partition(_)) => self.end_partition(number),
+            Some(FaultAction::Pause(node)) if !paused => {
+                self.resume(node);
+            }
+            Some(_) => {}
+            None => return false,
+        }
+        true
+    }
+
+    /// Ends everything that stands under a number, at links, disks and nodes.
+    pub fn end_all_standing(&self) {
+        let numbers: Vec<FaultNumber> = {
+            let standing = &self.0.faults.standing;
+            let standing = standing.lock().expect("no panic while faults are counted");
+            standing.keys().copied().collect()
+        };
+        for number in numbers {
+            self.end(number);
+        }
     }
 }

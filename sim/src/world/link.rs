@@ -3,11 +3,13 @@
 //! Whether a message is lost, doubled, delayed or corrupted is decided from its identity (the link
 //! and the message's number on it) or by a script, never from a shared random stream.
 
+use std::collections::BTreeMap;
+
 use hedgerow_env::StreamKind;
 use serde::{Deserialize, Serialize};
 
 use super::World;
-use super::faults::{Faults, MessageFault, MessageId};
+use super::faults::{FaultNumber, Faults, MessageFault, MessageId};
 use super::seeds::Dice;
 use super::topology::{Latency, NodeIndex};
 
@@ -25,7 +27,7 @@ const TAG_REORDER_DELAY: u64 = 8;
 const TAG_CORRUPT_BIT: u64 = 9;
 
 /// Whether anything passes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub enum LinkState {
     /// Messages pass.
     #[default]
@@ -62,6 +64,30 @@ pub struct LinkRules {
     pub bytes_per_second: u64,
 }
 
+impl LinkRules {
+    /// Both at once: the worse of each pair of rates and states, and the sum of the delays.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let bandwidth = [self.bytes_per_second, other.bytes_per_second];
+        Self {
+            state: self.state.max(other.state),
+            loss_ppm: self.loss_ppm.max(other.loss_ppm),
+            duplicate_ppm: self.duplicate_ppm.max(other.duplicate_ppm),
+            duplicate_ns: self.duplicate_ns.max(other.duplicate_ns),
+            reorder_ppm: self.reorder_ppm.max(other.reorder_ppm),
+            reorder_ns: self.reorder_ns.max(other.reorder_ns),
+            corrupt_ppm: self.corrupt_ppm.max(other.corrupt_ppm),
+            delay_ns: self.delay_ns.saturating_add(other.delay_ns),
+            jitter_ns: self.jitter_ns.saturating_add(other.jitter_ns),
+            bytes_per_second: bandwidth
+                .into_iter()
+                .filter(|rate| *rate > 0)
+                .min()
+                .unwrap_or(0),
+        }
+    }
+}
+
 /// What became of messages on a directed link: the evidence that its rules struck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LinkTally {
@@ -84,7 +110,12 @@ pub struct LinkTally {
 /// One directed link.
 #[derive(Debug)]
 pub(super) struct Link {
+    /// What was set and all that stands, together.
     pub(super) rules: LinkRules,
+    /// What was set.
+    set: LinkRules,
+    /// What stands besides until it is ended.
+    standing: BTreeMap<FaultNumber, LinkRules>,
     pub(super) tally: LinkTally,
     latency: Latency,
     dice: Dice,
@@ -109,6 +140,8 @@ impl Link {
     pub(super) fn new(latency: Latency, dice: Dice) -> Self {
         Self {
             rules: LinkRules::default(),
+            set: LinkRules::default(),
+            standing: BTreeMap::new(),
             tally: LinkTally::default(),
             latency,
             dice,
@@ -201,7 +234,7 @@ impl Link {
 }
 
 impl World {
-    /// The rules of a directed link.
+    /// The rules of a directed link: what was set, and all that stands besides.
     #[must_use]
     pub fn link(&self, from: NodeIndex, to: NodeIndex) -> LinkRules {
         self.with_link(from, to, |link| link.rules)
@@ -218,9 +251,40 @@ impl World {
         self.with_link(from, to, |link| link.tally.blocked += 1);
     }
 
-    /// Sets the rules of a directed link. What waited passes when it opens.
+    /// Sets the rules of a directed link, beside whatever stands there under a number. What waited
+    /// passes when it opens.
     pub fn set_link(&self, from: NodeIndex, to: NodeIndex, rules: LinkRules) {
-        let before = self.with_link(from, to, |link| std::mem::replace(&mut link.rules, rules));
+        self.change_link(from, to, |link| link.set = rules);
+    }
+
+    /// Has rules stand at a directed link until [`World::end_link`], beside all others.
+    pub fn begin_link(
+        &self,
+        from: NodeIndex,
+        to: NodeIndex,
+        number: FaultNumber,
+        rules: LinkRules,
+    ) {
+        self.change_link(from, to, |link| {
+            link.standing.insert(number, rules);
+        });
+    }
+
+    /// Ends what stands at a directed link under a number.
+    pub fn end_link(&self, from: NodeIndex, to: NodeIndex, number: FaultNumber) {
+        self.change_link(from, to, |link| {
+            link.standing.remove(&number);
+        });
+    }
+
+    fn change_link(&self, from: NodeIndex, to: NodeIndex, change: impl FnOnce(&mut Link)) {
+        let (before, rules) = self.with_link(from, to, |link| {
+            let before = link.rules;
+            change(link);
+            let standing = link.standing.values();
+            link.rules = standing.fold(link.set, |rules, other| rules.and(*other));
+            (before, link.rules)
+        });
         if before.state != LinkState::Open && rules.state == LinkState::Open {
             self.release_link(from, to);
         }
@@ -233,17 +297,17 @@ impl World {
     pub fn set_link_state(&self, from: NodeIndex, to: NodeIndex, state: LinkState) {
         let rules = LinkRules {
             state,
-            ..self.link(from, to)
+            ..self.with_link(from, to, |link| link.set)
         };
         self.set_link(from, to, rules);
     }
 
-    /// Changes the rules of every link between two different nodes.
+    /// Changes the rules that were set of every link between two different nodes.
     pub fn update_links(&self, change: impl Fn(NodeIndex, NodeIndex, &mut LinkRules)) {
         let nodes = self.node_indexes();
         for from in &nodes {
             for to in nodes.iter().filter(|to| *to != from) {
-                let mut rules = self.link(*from, *to);
+                let mut rules = self.with_link(*from, *to, |link| link.set);
                 change(*from, *to, &mut rules);
                 self.set_link(*from, *to, rules);
             }
@@ -265,6 +329,34 @@ impl World {
         });
     }
 
+    /// Divides the nodes for as long as this stands, beside all other partitions: two nodes talk
+    /// only when some group holds both.
+    pub fn begin_partition(&self, number: FaultNumber, groups: &[Vec<NodeIndex>]) {
+        let cut = LinkRules {
+            state: LinkState::Cut,
+            ..LinkRules::default()
+        };
+        let nodes = self.node_indexes();
+        for from in &nodes {
+            for to in nodes.iter().filter(|to| *to != from) {
+                let both = |group: &Vec<NodeIndex>| group.contains(from) && group.contains(to);
+                if !groups.iter().any(both) {
+                    self.begin_link(*from, *to, number, cut);
+                }
+            }
+        }
+    }
+
+    /// Ends a partition.
+    pub fn end_partition(&self, number: FaultNumber) {
+        let nodes = self.node_indexes();
+        for from in &nodes {
+            for to in nodes.iter().filter(|to| *to != from) {
+                self.end_link(*from, *to, number);
+            }
+        }
+    }
+
     /// Divides the nodes: two nodes talk exactly when some group holds both. Overlapping groups
     /// make bridges and rings; a node in no group is alone.
     pub fn partition(&self, groups: &[Vec<NodeIndex>]) {
@@ -280,13 +372,19 @@ impl World {
         });
     }
 
-    /// Opens every link; other rules stay.
+    /// Opens every link that was set; other rules, and whatever stands under a number, stay.
     pub fn heal_links(&self) {
         self.update_links(|_, _, rules| rules.state = LinkState::Open);
     }
 
-    /// Gives every link plain rules.
+    /// Gives every link plain rules, and ends whatever stands at one.
     pub fn reset_links(&self) {
+        let nodes = self.node_indexes();
+        for from in &nodes {
+            for to in nodes.iter().filter(|to| *to != from) {
+                self.change_link(*from, *to, |link| link.standing.clear());
+            }
+        }
         self.update_links(|_, _, rules| *rules = LinkRules::default());
     }
 }

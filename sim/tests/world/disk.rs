@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use hedgerow_env::{DiskError, Env, File, OpenMode};
 use hedgerow_sim::world::{
-    Crash, DiskArea, DiskCall, DiskCallId, DiskFault, DiskFaults, DiskSpec, NodeIndex,
-    SECTOR_BYTES, Strike, Survival, SyncMode, World, WorldConfig,
+    Crash, DiskArea, DiskCall, DiskCallId, DiskFault, DiskFaults, DiskSpec, FaultAction,
+    FaultNumber, NodeIndex, SECTOR_BYTES, Strike, Survival, SyncMode, World, WorldConfig,
 };
 
 use crate::{check, check_with, nodes};
@@ -651,5 +651,49 @@ fn a_disk_that_failed_a_call_is_known_until_the_next_start() {
         assert!(world.disk_failed(a), "it may be why the node is down");
         world.start_idle(a);
         assert!(!world.disk_failed(a));
+    });
+}
+
+#[test]
+fn faults_that_stand_are_ended_one_by_one() {
+    check(31, |world| async move {
+        let (a, _env, file) = durable_ones(&world).await;
+        let begin = |number, faults| {
+            let deed = Box::new(FaultAction::Disk(a, faults));
+            assert!(world.apply(&FaultAction::Begin(FaultNumber(number), deed)));
+        };
+        let failing = DiskFaults {
+            read_error_ppm: 1_000_000,
+            area: DiskArea::Extents,
+            ..DiskFaults::default()
+        };
+        let scarce = DiskFaults {
+            capacity_bytes: Some(1),
+            slow_factor: 3,
+            ..DiskFaults::default()
+        };
+        begin(1, failing);
+        begin(2, scarce);
+        begin(
+            3,
+            DiskFaults {
+                slow_factor: 7,
+                ..failing
+            },
+        );
+        let all = world.disk_faults(a);
+        assert_eq!((all.capacity_bytes, all.slow_factor), (Some(1), 7));
+        // Each rate strikes its own files: nothing lies in the folder of extents.
+        assert!(file.read_at(0, 1).await.is_ok());
+        assert!(world.apply(&FaultAction::End(FaultNumber(3))));
+        assert_eq!(world.disk_faults(a).slow_factor, 3);
+        assert!(world.apply(&FaultAction::End(FaultNumber(2))));
+        assert_eq!(world.disk_faults(a), failing);
+        assert!(
+            !world.apply(&FaultAction::End(FaultNumber(2))),
+            "it has ended"
+        );
+        world.end_all_standing();
+        assert_eq!(world.disk_faults(a), DiskFaults::default());
     });
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use hedgerow_env::{Env, NetworkError, Stream, StreamKind, StreamReader};
 use hedgerow_sim::world::{
-    Crash, LinkRules, LinkState, MessageFault, MessageId, NodeIndex, NodeSpec, Strike, World,
+    Crash, FaultAction, FaultNumber, LinkRules, LinkState, MessageFault, MessageId, NodeIndex,
+    NodeSpec, NodeStatus, Strike, World,
 };
 
 use crate::{check, nodes};
@@ -498,5 +499,51 @@ fn overlapping_groups_make_a_bridge() {
         assert_eq!(state(a, b), LinkState::Cut);
         world.heal_links();
         assert_eq!(state(a, c), LinkState::Open);
+    });
+}
+
+#[test]
+fn a_link_opens_when_the_last_that_cut_it_has_ended() {
+    check(24, |world| async move {
+        let [a, b, c] = nodes(&world);
+        let begin = |number, deed| {
+            world.apply(&FaultAction::Begin(FaultNumber(number), Box::new(deed)));
+        };
+        let end = |number| world.apply(&FaultAction::End(FaultNumber(number)));
+        let state = |from, to| world.link(from, to).state;
+        begin(1, FaultAction::Partition(vec![vec![a], vec![b, c]]));
+        begin(2, FaultAction::Partition(vec![vec![a, b], vec![c]]));
+        let gray = LinkRules {
+            delay_ns: 5,
+            ..LinkRules::default()
+        };
+        begin(3, FaultAction::Link(a, b, gray));
+        begin(4, FaultAction::Link(a, b, gray));
+        assert_eq!([state(a, b), state(a, c), state(b, c)], [LinkState::Cut; 3]);
+        assert!(end(1));
+        assert_eq!([state(a, c), state(b, c)], [LinkState::Cut; 2]);
+        assert_eq!(world.link(a, b), gray.and(gray));
+        assert_eq!(world.link(a, b).delay_ns, 10);
+        assert!(end(3) && end(2));
+        assert_eq!([state(a, c), state(b, c)], [LinkState::Open; 2]);
+        assert_eq!(world.link(a, b), gray);
+        world.reset_links();
+        assert_eq!(world.link(a, b), LinkRules::default());
+    });
+}
+
+#[test]
+fn a_node_goes_on_when_the_last_pause_has_ended() {
+    check(25, |world| async move {
+        let [a] = nodes(&world);
+        world.start_idle(a);
+        for number in [1, 2] {
+            let pause = Box::new(FaultAction::Pause(a));
+            world.apply(&FaultAction::Begin(FaultNumber(number), pause));
+        }
+        world.apply(&FaultAction::End(FaultNumber(1)));
+        assert_eq!(world.status(a), NodeStatus::Paused);
+        world.apply(&FaultAction::End(FaultNumber(2)));
+        assert_ne!(world.status(a), NodeStatus::Paused);
     });
 }
