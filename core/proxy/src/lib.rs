@@ -20,6 +20,7 @@ mod disk;
 mod gather;
 mod lasting;
 mod lease;
+mod loose_ends;
 mod metacache;
 mod pieces;
 mod proxy;

@@ -17,6 +17,7 @@ use crate::commit::Committers;
 use crate::disk::VirtualDisk;
 use crate::lasting::Lasting;
 use crate::lease::Lease;
+use crate::loose_ends::LooseEnd;
 
 /// How long a clean stop tries to settle and release each disk. The root and a quorum answer in
 /// milliseconds when they answer at all, and the lease ends five seconds after the last renewal.
@@ -75,6 +76,7 @@ struct State {
     lease: Arc<Mutex<Lease>>,
     disks: BTreeMap<VirtualDiskId, VirtualDisk>,
     lasting: BTreeMap<VirtualDiskId, Weak<Lasting>>,
+    loose: BTreeMap<VirtualDiskId, LooseEnd>,
     random: Random,
     stopping: bool,
 }
@@ -110,6 +112,7 @@ impl Proxy {
                 lease: Arc::default(),
                 disks: BTreeMap::new(),
                 lasting: BTreeMap::new(),
+                loose: BTreeMap::new(),
                 random,
                 stopping: false,
             }),
@@ -130,7 +133,7 @@ impl Proxy {
     }
 
     /// What outlasts attachments of this disk; forgotten when nobody has one or changes anything.
-    fn lasting(&self, disk: VirtualDiskId) -> Arc<Lasting> {
+    pub(crate) fn lasting(&self, disk: VirtualDiskId) -> Arc<Lasting> {
         self.with(|state| {
             state.lasting.retain(|_, known| known.strong_count() > 0);
             let known = state.lasting.get(&disk).and_then(Weak::upgrade);
@@ -212,19 +215,16 @@ impl Proxy {
         if let Some(disk) = self.attachment_of(record.disk) {
             return Ok(disk);
         }
-        let (session, lease, nonce) =
-            self.with(|state| (state.session, Arc::clone(&state.lease), state.random.bits()));
-        let command = RootCommand::Attach {
-            disk: record.disk,
-            session,
-            nonce,
-        };
+        let (session, lease) = self.with(|state| (state.session, Arc::clone(&state.lease)));
         let sent = self.0.env.now();
-        let outcome = self
-            .0
-            .groups
-            .root_command(command, self.0.config.attach_limit)
-            .await;
+        let outcome = self.grant(record.disk).await;
+        self.with(|state| {
+            if outcome.is_ok() {
+                state.loose.remove(&record.disk);
+            } else {
+                state.loose.insert(record.disk, LooseEnd::Grant);
+            }
+        });
         match outcome.map_err(try_again)? {
             RootOutcome::Granted(grant) => {
                 let received = self.0.env.now();
@@ -248,6 +248,42 @@ impl Proxy {
                 "unexpected answer {other:?}"
             ))),
         }
+    }
+
+    /// Asks the root for a disk, under a nonce of its own.
+    pub(crate) async fn grant(&self, disk: VirtualDiskId) -> Result<RootOutcome, GroupError> {
+        let (session, nonce) = self.with(|state| (state.session, state.random.bits()));
+        let attach = RootCommand::Attach {
+            disk,
+            session,
+            nonce,
+        };
+        self.root(attach).await
+    }
+
+    pub(crate) async fn root(&self, command: RootCommand) -> Result<RootOutcome, GroupError> {
+        let limit = self.0.config.attach_limit;
+        self.0.groups.root_command(command, limit).await
+    }
+
+    /// What the root did not answer yet.
+    pub(crate) fn loose_ends(&self) -> Vec<(VirtualDiskId, LooseEnd)> {
+        self.with(|state| {
+            state
+                .loose
+                .iter()
+                .map(|(disk, end)| (*disk, *end))
+                .collect()
+        })
+    }
+
+    /// The root has answered, unless something else of the disk is loose by now.
+    pub(crate) fn tied(&self, disk: VirtualDiskId, end: LooseEnd) {
+        self.with(|state| {
+            if state.loose.get(&disk) == Some(&end) {
+                state.loose.remove(&disk);
+            }
+        });
     }
 
     fn keep(
@@ -286,7 +322,7 @@ impl Proxy {
     ///
     /// # Errors
     /// [`AttachError::TryAgain`]: a shard or the root did not answer. The disk may then still be
-    /// held; the lease ends by itself.
+    /// held: the root is asked again until it answers, or the lease ends.
     pub async fn detach(&self, disk: &VirtualDisk) -> Result<(), AttachError> {
         disk.idle().await;
         let settled = self
@@ -319,18 +355,14 @@ impl Proxy {
                 state.disks.remove(&disk.id());
             }
         });
-        let command = RootCommand::Detach {
-            disk: disk.id(),
-            writer: disk.writer(),
-        };
-        let outcome = self
-            .0
-            .groups
-            .root_command(command, self.0.config.attach_limit)
-            .await;
-        outcome
-            .map(|_| ())
-            .map_err(|error| AttachError::TryAgain(error.to_string()))
+        let (disk, writer) = (disk.id(), disk.writer());
+        let end = LooseEnd::Release(writer);
+        self.with(|state| state.loose.insert(disk, end));
+        self.root(RootCommand::Detach { disk, writer })
+            .await
+            .map_err(try_again)?;
+        self.tied(disk, end);
+        Ok(())
     }
 
     /// Releases everything, within [`RELEASE_LIMIT`]; for a clean stop. What cannot be released by
@@ -363,6 +395,8 @@ impl Proxy {
                 .ended();
             state.session.incarnation = state.random.bits();
             state.lease = Arc::default();
+            // Whatever the root had of it is gone.
+            state.loose.clear();
             std::mem::take(&mut state.disks).into_values().collect()
         });
         if active(Mutant::EndedLeaseKeepsDisks) {
@@ -402,6 +436,7 @@ impl Proxy {
             for disk in self.attached() {
                 disk.tell_low_water().await;
             }
+            self.tie_loose_ends().await;
         }
     }
 

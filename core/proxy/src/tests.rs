@@ -71,6 +71,8 @@ struct State {
     unfenceable: BTreeSet<u32>,
     fenced: BTreeSet<u32>,
     detached: bool,
+    /// Commands to the root are not answered.
+    mute_root: bool,
     /// So often the disk was attached.
     attached: u64,
     /// Rises of the generation that are not of our attachments.
@@ -369,6 +371,10 @@ impl Service for Groups {
         _deadline: Instant,
     ) -> BoxFuture<'static, Result<Message, Refusal>> {
         let request: GroupRequest = decode(&request.head).unwrap();
+        let proposes = matches!(&request.body, GroupBody::Root(RootRequest::Propose(_)));
+        if proposes && self.0.with(|state| state.mute_root) {
+            return Box::pin(std::future::pending());
+        }
         let reply = match request.body {
             GroupBody::Root(request) => GroupReply::Root(self.0.root(request)),
             GroupBody::Shard(request) => GroupReply::Shard(self.0.shard(request)),
@@ -512,6 +518,32 @@ async fn a_disk_is_detached_only_when_every_container_of_it_is_fenced() {
         stage.other.with(|state| state.fenced.clone()),
         [0, 7].into()
     );
+}
+
+/// One lease covers all disks of a proxy: what the root did not answer would stand as long as it holds
+/// any other disk.
+#[tokio::test(start_paused = true)]
+async fn a_release_without_an_answer_is_asked_for_again() {
+    let stage = Stage::set().await;
+    let disk = stage.attach().await;
+    stage.seconds(1).await;
+    stage.other.with(|state| state.mute_root = true);
+    assert!(stage.proxy.detach(&disk).await.is_err());
+    assert!(!stage.other.with(|state| state.detached));
+    stage.other.with(|state| state.mute_root = false);
+    stage.seconds(15).await;
+    assert!(stage.other.with(|state| state.detached));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_without_an_answer_is_given_back() {
+    let stage = Stage::set().await;
+    stage.other.with(|state| state.mute_root = true);
+    assert!(stage.proxy.attach("demo").await.is_err());
+    stage.other.with(|state| state.mute_root = false);
+    stage.seconds(25).await;
+    assert!(stage.other.with(|state| state.detached));
+    assert!(stage.proxy.attached().is_empty());
 }
 
 /// Two containers exist of a disk that had, before it was cut to 1 MiB, a million of them.
