@@ -116,7 +116,7 @@ pub struct Plan {
     #[serde(default)]
     pub restoration: Option<Restoration>,
     /// Shards that an operator has split.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub splits: Vec<Split>,
 }
 
