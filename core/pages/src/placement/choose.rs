@@ -1,9 +1,10 @@
 //! Members for a new container, and substitutes for members that do not answer.
 //!
 //! Invariants: a new container names as many members as its policy asks for, of which W are on
-//! nodes that are up, or that drain where there are too few others; a substitution leaves W members that take new blobs on nodes that are not down
-//! and were not complained about; a resting member that is up is taken back before anyone new is
-//! named; nobody on a node that an operator empties is substituted for another or taken back.
+//! nodes that are up, or that drain where there are too few others; a substitution leaves W members
+//! that take new blobs on nodes that are not down and were not complained about; a resting member
+//! that is up is taken back before anyone new is named; nobody on a node that an operator empties is
+//! substituted for another or taken back.
 
 use std::collections::BTreeSet;
 
