@@ -43,6 +43,7 @@ pub fn plan_of(test: &TestPlan) -> (Plan, Vec<String>) {
     plan.pause = Duration::from_millis(pause_ms.clamp(1, 1000));
     plan.safety = Duration::from_millis(test.duration_ms);
     plan.faults = Vec::new();
+    plan.operators = Vec::new();
     for timed in &test.faults {
         if matches!(timed.fault, Fault::Join { .. } | Fault::Drain { .. }) {
             left_out.push(timed.fault.text());

@@ -1,6 +1,6 @@
 //! After quiescence no store holds a blob that nothing refers to: what was overwritten, given up, or
 //! left behind by a writer that never returned is freed within a bound, and so is what a store kept
-//! of a container that it left. (That nothing is freed too soon is what `copies` asks.)
+//! of a container that it left, or of a disk that is no more. (That nothing is freed too soon is what `copies` asks.)
 //!
 //! By then every client has stopped and released the disk, or died and lost its lease: no writer is
 //! left whose outstanding names could excuse a blob. The map is asked of the shards and the names are
@@ -39,10 +39,10 @@ struct Stray {
 ///
 /// # Errors
 /// Some store still does after [`LIMIT`].
-pub async fn check(world: &World, cluster: &Cluster, disk: &DiskRecord) -> Result<(), Failure> {
+pub async fn check(world: &World, cluster: &Cluster, disks: &[DiskRecord]) -> Result<(), Failure> {
     let give_up_ns = world.now_ns() + u64::try_from(LIMIT.as_nanos()).expect("a minute");
     loop {
-        let strays = strays(cluster, disk).await?;
+        let strays = strays(cluster, disks).await?;
         if strays.is_empty() {
             return Ok(());
         }
@@ -53,13 +53,15 @@ pub async fn check(world: &World, cluster: &Cluster, disk: &DiskRecord) -> Resul
     }
 }
 
-async fn strays(cluster: &Cluster, disk: &DiskRecord) -> Result<Vec<Stray>, Failure> {
+async fn strays(cluster: &Cluster, disks: &[DiskRecord]) -> Result<Vec<Stray>, Failure> {
     let mut named: BTreeSet<BlobName> = BTreeSet::new();
     let mut placements: BTreeMap<ContainerId, Placement> = BTreeMap::new();
-    for container in map::containers(disk) {
-        let found = map::named(cluster, disk, container, ORACLE).await?;
-        named.extend(found.blobs.into_keys());
-        placements.extend(found.placements);
+    for disk in disks {
+        for container in map::containers(disk) {
+            let found = map::named(cluster, disk, container, ORACLE).await?;
+            named.extend(found.blobs.into_keys());
+            placements.extend(found.placements);
+        }
     }
     let mut strays = Vec::new();
     for (node, running) in cluster.nodes() {

@@ -22,7 +22,7 @@ const ORACLE: &str = "copies";
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
 
-/// Checks every container of `disk`. Disks that damaged copies give the cluster `patience`: the
+/// Checks every container of `disks`. Disks that damaged copies give the cluster `patience`: the
 /// damage is to be found, by whoever reads or by the scrub, and repaired.
 ///
 /// # Errors
@@ -30,13 +30,13 @@ const LOOK_PAUSE: Duration = Duration::from_millis(500);
 pub async fn check(
     world: &World,
     cluster: &Cluster,
-    disk: &DiskRecord,
+    disks: &[DiskRecord],
     patience: Duration,
 ) -> Result<(), Failure> {
     let patience_ns = u64::try_from(patience.as_nanos()).expect("a minute");
     let give_up_ns = world.now_ns() + patience_ns;
     loop {
-        match check_now(cluster, disk).await {
+        match check_all(cluster, disks).await {
             Err(failure) if world.now_ns() >= give_up_ns => return Err(failure),
             Err(_) => world.sleep(LOOK_PAUSE).await,
             Ok(()) => return Ok(()),
@@ -44,7 +44,14 @@ pub async fn check(
     }
 }
 
-async fn check_now(cluster: &Cluster, disk: &DiskRecord) -> Result<(), Failure> {
+async fn check_all(cluster: &Cluster, disks: &[DiskRecord]) -> Result<(), Failure> {
+    for disk in disks {
+        check_disk(cluster, disk).await?;
+    }
+    Ok(())
+}
+
+async fn check_disk(cluster: &Cluster, disk: &DiskRecord) -> Result<(), Failure> {
     for container in map::containers(disk) {
         let named = map::named(cluster, disk, container, ORACLE).await?;
         for view in &named.views {

@@ -18,6 +18,7 @@ use hedgerow_proxy::{IoError, OperationTag, VirtualDisk};
 use crate::world::{NodeIndex, World};
 
 use super::operations::{ClientId, ClientOperation, Deed, Operations, identity_seed};
+use super::other_disks::{self, OtherDisk};
 use super::plan::{Move, Plan};
 
 /// A client that waits looks this often whether it is to stop; no pause is longer.
@@ -58,6 +59,8 @@ struct State {
     began_ns: u64,
     next_process: u64,
     succeeded: u64,
+    /// The disks that operators make.
+    others: BTreeMap<u32, OtherDisk>,
 }
 
 impl Agents {
@@ -78,6 +81,7 @@ impl Agents {
                 began_ns: 0,
                 next_process: 1,
                 succeeded: 0,
+                others: other_disks::planned(plan),
             }),
         })
     }
@@ -197,6 +201,30 @@ impl Agents {
             .zip(bytes.chunks(size))
             .map(tag)
             .collect()
+    }
+
+    /// Looks at the disks that operators make.
+    pub(super) fn with_others<T>(&self, act: impl FnOnce(&mut BTreeMap<u32, OtherDisk>) -> T) -> T {
+        self.with(|state| act(&mut state.others))
+    }
+
+    /// Whether clients are to work.
+    pub(super) fn is_running(&self) -> bool {
+        self.with(|state| state.running)
+    }
+
+    /// The plan's seed.
+    pub(super) fn seed(&self) -> u64 {
+        self.plan.seed
+    }
+
+    /// As [`Agents::finish`], of an operation that does not show whether the first disk is served.
+    pub(super) fn finish_aside(&self, id: OpId, outcome: Outcome) {
+        let time = self.world.now_ns();
+        self.with(|state| {
+            let ended = state.history.finish(id, time, outcome);
+            ended.expect("an operation ends once, in time");
+        });
     }
 
     pub(super) fn begin(&self, process: u64, op: BlockOp) -> OpId {
@@ -410,12 +438,12 @@ fn pattern(tag: u64, block: u64) -> [u8; 16] {
 }
 
 /// A block's bytes; sizes of blocks are multiples of a pattern's.
-fn content(tag: u64, block: u64, size: usize) -> Vec<u8> {
+pub(super) fn content(tag: u64, block: u64, size: usize) -> Vec<u8> {
     pattern(tag, block).repeat(size / 16)
 }
 
 /// The tag of a block's bytes: 0 for zeros, [`GARBAGE`] for anything that was never written there.
-fn tag_of(bytes: &[u8], block: u64) -> u64 {
+pub(super) fn tag_of(bytes: &[u8], block: u64) -> u64 {
     if bytes.iter().all(|byte| *byte == 0) {
         return 0;
     }

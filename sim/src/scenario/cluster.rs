@@ -12,6 +12,7 @@ use crate::world::{NodeIndex, NodeSpec, World};
 
 use super::clients::{Agents, run_agents};
 use super::initiators::{PORTAL_PORT, run_initiators};
+use super::other_disks::run_clients;
 use super::plan::Plan;
 
 /// The RPC port of every node.
@@ -237,7 +238,10 @@ impl Cluster {
         };
         self.live().insert(index, node.clone());
         match &self.0.agents {
-            Some(agents) => run_agents(agents, index, node).await,
+            Some(agents) => {
+                let others = run_clients(agents, index, &node);
+                futures_util::future::join(run_agents(agents, index, node.clone()), others).await;
+            }
             None => std::future::pending().await,
         }
     }

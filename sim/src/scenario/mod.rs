@@ -11,7 +11,10 @@ mod cluster;
 mod disk_nemesis;
 mod initiators;
 mod nemesis;
+mod operating;
 mod operations;
+mod operators;
+mod other_disks;
 mod plan;
 mod restoration;
 mod run;
@@ -22,6 +25,7 @@ pub mod survival;
 
 pub use cluster::Cluster;
 pub use operations::{ClientId, ClientOperation, Deed, Operations};
+pub use operators::{HALVES_MAXIMUM, OTHER_DISKS_MAXIMUM, OperatorAction, OperatorDeed};
 pub use plan::{Abandonment, Move, Plan, Restoration};
 pub use run::{Failure, FailureKind, Report, run_plan, run_script};
 pub(crate) use run::{converge, on_node};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::world::{NodeIndex, TimedFault};
 
+use super::operators::{self, OperatorAction};
 use super::splits::{self, Split};
 use super::{disk_nemesis, nemesis, stories};
 
@@ -109,6 +110,9 @@ pub struct Plan {
     pub formation: Vec<TimedFault>,
     /// What strikes when, counted from the beginning of the safety phase.
     pub faults: Vec<TimedFault>,
+    /// What operators do, counted from the beginning of the safety phase.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operators: Vec<OperatorAction>,
     /// A writer that never returns, once the faults have ended.
     #[serde(default)]
     pub abandonment: Option<Abandonment>,
@@ -147,10 +151,19 @@ impl Plan {
             drift_ppm: Vec::new(),
             formation: Vec::new(),
             faults: Vec::new(),
+            operators: Vec::new(),
             abandonment: None,
             restoration: None,
             splits: Vec::new(),
         }
+    }
+
+    /// Copies of the disk that has the fewest.
+    #[must_use]
+    pub fn fewest_copies(&self) -> u8 {
+        let created = self.operators.iter().filter_map(OperatorAction::creates);
+        let copies = created.map(|(_, policy)| policy.replication_factor);
+        copies.fold(self.policy.replication_factor, u8::min)
     }
 
     /// The clock drift of a node outside its faults, in parts per million.
@@ -265,14 +278,25 @@ impl Plan {
             drift_ppm: (0..nodes).map(drift).collect(),
             formation: nemesis::draw_formation(&mut stream(seed, 7), nodes),
             faults,
+            operators: Vec::new(),
             abandonment: draw_abandonment(&mut stream(seed, 11), nodes),
             restoration: draw_restoration(&mut stream(seed, 10), ground, replication_factor),
             splits: splits::draw(&mut stream(seed, 20), ground.safety),
         };
+        let tells_story = story.is_some();
         if let Some(story) = story {
             story.tell(&mut plan);
         }
         plan.hot_blocks = plan.hot_blocks.min(plan.room());
+        let estate = operators::Estate {
+            nodes,
+            safety: plan.safety,
+            containers,
+            replication_factor,
+        };
+        if !tells_story {
+            plan.operators = operators::draw(&mut stream(seed, 13), estate);
+        }
         plan
     }
 }

@@ -7,9 +7,7 @@ use std::time::Duration;
 use hedgerow_env::{HaltReason, Random};
 use hedgerow_jepsen::check::BlockHistory;
 use hedgerow_net::GroupClient;
-use hedgerow_protocol::{
-    DiskRecord, RootCommand, RootOutcome, ShardReply, ShardRequest, ShardStatistics,
-};
+use hedgerow_protocol::{RootCommand, RootOutcome, ShardReply, ShardRequest, ShardStatistics};
 use serde::{Deserialize, Serialize};
 
 use crate::oracles;
@@ -21,7 +19,9 @@ use crate::world::{
 use super::abandonment;
 use super::clients::{Agents, DISK, read_all};
 use super::cluster::Cluster;
+use super::operating::{self, Operators};
 use super::operations::{ClientOperation, Operations, identity_seed};
+use super::other_disks;
 use super::plan::{Move, Plan};
 use super::restoration;
 use super::script::Script;
@@ -44,7 +44,7 @@ pub(super) const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// The operator starts a node that stopped itself so long after he sees it, at most.
 const OPERATOR_WAIT_MAXIMUM_MS: u64 = 4_000;
 /// One question to a group.
-const ASK_LIMIT: Duration = Duration::from_secs(3);
+pub(super) const ASK_LIMIT: Duration = Duration::from_secs(3);
 
 /// What kind of failure a run ended with; each has its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -256,12 +256,14 @@ async fn phases(
     let plan = &script.plan;
     let cluster = Cluster::start(world, plan, Arc::clone(agents));
     world.schedule(shifted(&plan.formation, world.now_ns(), &cluster));
-    let disk = form(world, plan, &cluster).await?;
+    form(world, plan, &cluster).await?;
     agents.begin_safety();
+    let operators = Operators::start(world, plan, &cluster, agents);
     *journal.safety_began_ns.lock().expect("no panic under it") = Some(world.now_ns());
     let image = strike(world, plan, &cluster, agents).await?;
     heal(world, plan, &cluster);
     serve(world, &cluster, agents, script.service).await?;
+    operators.finish().await?;
     agents.run(false);
     no_invariant_broke(world, &cluster)?;
     converge(world, &cluster).await?;
@@ -269,9 +271,11 @@ async fn phases(
     if let Some(abandonment) = &plan.abandonment {
         abandonment::abandon(world, &cluster, agents, abandonment).await?;
     }
+    let disks = operating::disks(world, &cluster).await?;
     // Before anybody fences the disk anew: that would free what an earlier fence forgot.
-    oracles::blobs::check(world, &cluster, &disk).await?;
+    oracles::blobs::check(world, &cluster, &disks).await?;
     final_reads(world, &cluster, agents).await?;
+    other_disks::final_reads(world, &cluster, agents, &disks).await?;
     // A write that a client gave up may have ended until the last reader fenced it: it has its copies
     // made, too, before they are looked at.
     converge(world, &cluster).await?;
@@ -282,8 +286,8 @@ async fn phases(
         true => oracles::copies::PATIENCE,
         false => Duration::ZERO,
     };
-    oracles::copies::check(world, &cluster, &disk, patience).await?;
-    oracles::blobs::check(world, &cluster, &disk).await?;
+    oracles::copies::check(world, &cluster, &disks, patience).await?;
+    oracles::blobs::check(world, &cluster, &disks).await?;
     no_invariant_broke(world, &cluster)?;
     let Some((node, image)) = image else {
         return Ok(());
@@ -294,7 +298,7 @@ async fn phases(
 }
 
 /// Waits for the cluster, every node of it, and makes the disk.
-async fn form(world: &World, plan: &Plan, cluster: &Cluster) -> Result<DiskRecord, Failure> {
+async fn form(world: &World, plan: &Plan, cluster: &Cluster) -> Result<(), Failure> {
     let give_up = world.now_ns() + nanoseconds(FORM_LIMIT);
     let last_fault = plan.formation.iter().map(|fault| fault.at_ns).max();
     let over_ns = world.now_ns() + last_fault.unwrap_or_default();
@@ -328,7 +332,7 @@ async fn form(world: &World, plan: &Plan, cluster: &Cluster) -> Result<DiskRecor
                 description: String::new(),
             };
             match ask(world, &node, command).await {
-                Some(RootOutcome::Disk(record)) => return Ok(record),
+                Some(RootOutcome::Disk(_)) => return Ok(()),
                 other => last = format!("creating the disk: {other:?}"),
             }
         }
@@ -341,7 +345,7 @@ async fn form(world: &World, plan: &Plan, cluster: &Cluster) -> Result<DiskRecor
 }
 
 /// Asks the root through a node; on the node, so that its own clock and tasks are used.
-async fn ask(
+pub(super) async fn ask(
     world: &World,
     node: &hedgerow_node::Node,
     command: RootCommand,

@@ -42,6 +42,8 @@ pub enum Edit {
     DeleteFaults(Range<usize>),
     /// Moves by their places.
     DeleteMoves(Range<usize>),
+    /// What operators do, by their places.
+    DeleteOperators(Range<usize>),
     /// Former holders release the disk.
     NobodyGoesOn,
     /// Every operation runs at this node, and the disk stays there.
@@ -164,6 +166,7 @@ impl Edit {
             Self::DeleteFormation(range) => delete_episodes(&mut plan.formation, range),
             Self::DeleteFaults(range) => delete(Some(&mut plan.faults), range),
             Self::DeleteMoves(range) => delete(Some(&mut plan.moves), range),
+            Self::DeleteOperators(range) => delete(Some(&mut plan.operators), range),
             Self::NobodyGoesOn => {
                 for one in &mut plan.moves {
                     one.former_goes_on_ns = 0;

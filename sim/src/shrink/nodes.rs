@@ -29,6 +29,10 @@ pub(super) fn keep(script: &mut Script, kept: &[NodeIndex]) {
     plan.nodes = u16::try_from(kept.len()).expect("no more than there were");
     plan.moves
         .retain_mut(|one| renumber(&mut one.to, renumbered));
+    plan.operators.retain_mut(|action| {
+        let node = action.node_mut();
+        node.is_none_or(|node| renumber(node, renumbered))
+    });
     let mut restoration = plan.restoration;
     plan.restoration =
         restoration.take_if(|restoration| renumber(&mut restoration.node, renumbered));
@@ -97,6 +101,12 @@ pub(super) fn named(script: &Script) -> Vec<NodeIndex> {
             named.extend(action.nodes_mut().into_iter().map(|node| *node));
         }
     }
+    let mut operators = script.plan.operators.clone();
+    named.extend(
+        operators
+            .iter_mut()
+            .filter_map(|action| action.node_mut().copied()),
+    );
     named.extend(script.plan.moves.iter().map(|one| one.to));
     named.extend(script.plan.abandonment.map(|abandonment| abandonment.node));
     named.extend(script.plan.restoration.map(|restoration| restoration.node));

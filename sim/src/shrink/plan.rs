@@ -56,6 +56,8 @@ pub(super) enum Step {
     Kinds,
     /// Moves of the disk.
     Moves,
+    /// What operators do.
+    Operators,
     /// Operations one by one.
     Operations,
     /// Nodes.
@@ -79,7 +81,7 @@ pub(super) enum Step {
 }
 
 /// A round.
-pub(super) const STEPS: [Step; 18] = [
+pub(super) const STEPS: [Step; 19] = [
     Step::List,
     Step::Truncate,
     Step::Bulk,
@@ -87,6 +89,7 @@ pub(super) const STEPS: [Step; 18] = [
     Step::Shape,
     Step::Operations,
     Step::Moves,
+    Step::Operators,
     Step::Formation,
     Step::Episodes,
     Step::Nodes,
@@ -132,6 +135,10 @@ pub(super) fn walk(step: Step, script: &Script, outcome: &Outcome) -> Walk {
         }
         Step::Kinds => each(kinds(script, outcome)),
         Step::Moves => Walk::Delete(Edit::DeleteMoves, Deletion::new(script.plan.moves.len())),
+        Step::Operators => Walk::Delete(
+            Edit::DeleteOperators,
+            Deletion::new(script.plan.operators.len()),
+        ),
         Step::Operations => {
             let length = count(&script.operations);
             Walk::Delete(Edit::DeleteOperations, Deletion::new(length))

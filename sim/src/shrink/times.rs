@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::scenario::Script;
+use crate::scenario::{OperatorDeed, Script};
 
 /// One millisecond.
 const MILLISECOND_NS: u64 = 1_000_000;
@@ -14,7 +14,18 @@ fn moments(script: &mut Script) -> Vec<&mut u64> {
     let moves = plan.moves.iter_mut().map(|one| &mut one.at_ns);
     let operations = script.operations.iter_mut().flatten();
     let operations = operations.map(|operation| &mut operation.at_ns);
-    faults.chain(moves).chain(operations).collect()
+    let operators = plan.operators.iter_mut().flat_map(|action| {
+        let until_ns = match &mut action.deed {
+            OperatorDeed::Drain { until_ns, .. } => Some(until_ns),
+            _ => None,
+        };
+        std::iter::once(&mut action.at_ns).chain(until_ns)
+    });
+    faults
+        .chain(moves)
+        .chain(operators)
+        .chain(operations)
+        .collect()
 }
 
 /// The moments, in order.
@@ -38,6 +49,7 @@ pub(super) fn truncate(script: &mut Script, at_ns: u64) {
     }
     script.plan.faults.retain(|fault| fault.at_ns <= at_ns);
     script.plan.moves.retain(|one| one.at_ns <= at_ns);
+    script.plan.operators.retain(|one| one.at_ns <= at_ns);
     if let Some(operations) = &mut script.operations {
         operations.retain(|operation| operation.at_ns <= at_ns);
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::scenario::{ClientId, Script};
+use crate::scenario::{ClientId, HALVES_MAXIMUM, OTHER_DISKS_MAXIMUM, OperatorDeed, Script};
 use crate::world::{NodeIndex, Strike};
 
 use super::TapeError;
@@ -47,6 +47,7 @@ pub(crate) fn check(script: &Script) -> Result<(), TapeError> {
             TIME_MAXIMUM_NS,
         )?;
     }
+    check_operators(script)?;
     if let Some(abandonment) = &script.plan.abandonment {
         let place = "plan.abandonment";
         known(nodes, abandonment.node, || format!("{place}.node"))?;
@@ -86,6 +87,51 @@ pub(crate) fn check(script: &Script) -> Result<(), TapeError> {
         }
     }
     check_operations(script)
+}
+
+fn check_operators(script: &Script) -> Result<(), TapeError> {
+    let plan = &script.plan;
+    let mut size = 2 * plan.containers;
+    for (at, action) in plan.operators.iter().enumerate() {
+        let place = |field: &str| format!("plan.operators[{at}].{field}");
+        within(&place("at_ns"), action.at_ns, 0, TIME_MAXIMUM_NS)?;
+        if let Some(node) = action.clone().node_mut() {
+            known(plan.nodes, *node, || place("deed"))?;
+        }
+        let (disk, halves) = match &action.deed {
+            OperatorDeed::Create {
+                disk,
+                halves,
+                policy,
+                ..
+            } => {
+                let block_size = u64::from(policy.block_size);
+                if policy.check().is_err() || !(plan.container_bytes / 2).is_multiple_of(block_size)
+                {
+                    return Err(TapeError::field(
+                        place("deed"),
+                        "no disk can have this policy",
+                    ));
+                }
+                (*disk, *halves)
+            }
+            OperatorDeed::Resize { disk: 0, halves } => {
+                // Clients use all of it.
+                within(&place("deed.resize.halves"), *halves, size, HALVES_MAXIMUM)?;
+                size = *halves;
+                continue;
+            }
+            OperatorDeed::Resize { disk, halves } => (*disk, *halves),
+            OperatorDeed::Delete { disk } => (*disk, 1),
+            OperatorDeed::Drain { until_ns, .. } => {
+                within(&place("deed.drain.until_ns"), *until_ns, 0, TIME_MAXIMUM_NS)?;
+                continue;
+            }
+        };
+        within(&place("deed.disk"), disk, 1, OTHER_DISKS_MAXIMUM)?;
+        within(&place("deed.halves"), halves, 1, HALVES_MAXIMUM)?;
+    }
+    Ok(())
 }
 
 fn known(nodes: u16, node: NodeIndex, place: impl Fn() -> String) -> Result<(), TapeError> {

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use crate::scenario::{ClientId, ClientOperation, Deed, Move, Plan};
+use crate::scenario::{ClientId, ClientOperation, Deed, Move, OperatorAction, OperatorDeed, Plan};
 use crate::world::{Crash, DiskFaults, FaultAction, LinkRules, LinkState, NodeIndex, Strike};
 
 use super::Tape;
@@ -36,6 +36,7 @@ pub fn describe(tape: &Tape) -> String {
         let what = format!("an operator asks for the split of shard {}", split.which);
         events.push((split.at_ns, String::new(), what));
     }
+    events.extend(plan.operators.iter().map(operator_words));
     for operation in tape.script.operations.iter().flatten() {
         let seen = tape.failure.as_ref().is_some_and(|failure| {
             let tag = operation.tag().to_string();
@@ -129,6 +130,36 @@ fn move_words(one: &Move) -> (u64, String, String) {
         one.to.to_string(),
         format!("the disk moves here, {former}"),
     )
+}
+
+fn operator_words(action: &OperatorAction) -> (u64, String, String) {
+    let (place, what) = match &action.deed {
+        OperatorDeed::Create {
+            disk,
+            client,
+            policy,
+            halves,
+        } => (
+            client.to_string(),
+            format!(
+                "an operator makes disk {disk} of {halves} half containers with replication {}, \
+                 {:?}, {}-byte blocks; a client here uses it",
+                policy.replication_factor, policy.placement, policy.block_size
+            ),
+        ),
+        OperatorDeed::Resize { disk, halves } => (
+            String::new(),
+            format!("an operator gives disk {disk} {halves} half containers"),
+        ),
+        OperatorDeed::Delete { disk } => {
+            (String::new(), format!("an operator deletes disk {disk}"))
+        }
+        OperatorDeed::Drain { node, until_ns } => (
+            node.to_string(),
+            format!("drains until {}", milliseconds(*until_ns)),
+        ),
+    };
+    (action.at_ns, place, what)
 }
 
 /// The tag is mentioned where the failure's text has it.

@@ -1,0 +1,303 @@
+//! Damage below the blobs: what journals, the state of Pages and superblocks lose, rot in them, syncs
+//! that fail and then lie, disks that vanish, are wiped, or come to another node.
+//!
+//! Drawn from a stream of its own beside the other faults of a plan, for one node that no more than
+//! [`survival`](super::survival) allows is damaged with.
+//!
+//! Invariants: writes are lost only where the node goes on for a while afterwards: a store that loses
+//! the last thing it said, and dies before it says another, cannot know that there was one. No
+//! consensus survives a voter that forgets so, and peers notice it only in a store that is older than
+//! what they heard of it.
+
+use hedgerow_env::Random;
+
+use crate::world::{
+    Crash, DiskArea, DiskFaults, FaultAction, NodeIndex, SyncMode, TimedFault,
+};
+
+use super::nemesis::{Ground, Numbers};
+
+/// Bits that rot at once, at most.
+const ROTTEN_BITS: u64 = 8;
+/// Writes and reads that are lost or wrong, in parts per million.
+const RATES_PPM: [u32; 3] = [2_000, 20_000, 100_000];
+/// A node whose writes get lost goes on for so long afterwards: its journal marks what is durable.
+const QUIET_NS: u64 = 2_000_000_000;
+
+macro_rules! classes {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// A class of damage. `--with NAME` gives a seed more of it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Class {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Class {
+            /// Every class.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// How the command line calls it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+classes! {
+    /// Bits of the journal rot.
+    RottenJournal = "rotten-journal",
+    /// Bits of the state of Pages rot.
+    RottenPages = "rotten-pages",
+    /// A bit of the superblock rots.
+    RottenSuperblock = "rotten-superblock",
+    /// Writes to the journal get lost or land elsewhere, reads of it are stale.
+    LostJournal = "lost-journal",
+    /// Writes to the state of Pages get lost or land elsewhere, reads of it are stale.
+    LostPages = "lost-pages",
+    /// Writes of the superblock get lost.
+    LostSuperblock = "lost-superblock",
+    /// A sync fails, later ones lie.
+    LyingSyncs = "lying-syncs",
+    /// The disk is gone for a while.
+    LostDisk = "lost-disk",
+    /// The node comes back with an empty disk.
+    WipedDisk = "wiped-disk",
+    /// Two nodes come back with each other's disk.
+    SwappedDisks = "swapped-disks",
+}
+
+impl Class {
+    /// What seeds draw by themselves. The rest has failures that are not understood to the end yet:
+    /// see docs/simulation.md.
+    pub const DRAWN: &'static [Self] = Self::ALL;
+
+    /// The class of that name.
+    #[must_use]
+    pub fn find(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|class| class.name() == name)
+    }
+}
+
+struct Draw<'a> {
+    random: &'a mut Random,
+    nodes: u16,
+    node: NodeIndex,
+    end_ns: u64,
+    numbers: Numbers,
+    faults: Vec<TimedFault>,
+}
+
+/// Draws damage to `victim`: in one seed of three, or in every seed that is to have some `wanted`.
+pub(super) fn draw(
+    random: &mut Random,
+    ground: Ground,
+    victim: Option<NodeIndex>,
+    wanted: &[Class],
+) -> Vec<TimedFault> {
+    let drawn = random.chance(1, 3);
+    let Some(node) = victim.filter(|_| drawn || !wanted.is_empty()) else {
+        return Vec::new();
+    };
+    let classes = if wanted.is_empty() {
+        Class::DRAWN
+    } else {
+        wanted
+    };
+    let mut draw = Draw {
+        random,
+        nodes: ground.nodes,
+        node,
+        end_ns: u64::try_from(ground.safety.as_nanos()).expect("a run is short"),
+        numbers: Numbers::DEEP,
+        faults: Vec::new(),
+    };
+    let class = classes[draw.random.index(classes.len())];
+    let mut at_ns = draw.milliseconds(1_000, 8_000);
+    // A disk is replaced once: what a second one would take is what the first one's loss left.
+    let times = match class {
+        Class::WipedDisk | Class::SwappedDisks | Class::RottenSuperblock => 1,
+        _ => 1 + draw.random.below(3),
+    };
+    for _ in 0..times {
+        if at_ns < draw.end_ns {
+            draw.strike(class, at_ns);
+        }
+        at_ns += draw.milliseconds(4_000, 6_000);
+    }
+    draw.faults
+}
+
+/// Takes out crashes of a node within the quiet time after its writes may have got lost.
+pub(super) fn keep_quiet(deep: &[TimedFault], faults: &mut Vec<TimedFault>) {
+    let loses = |fault: &&TimedFault| match fault.action.deed() {
+        FaultAction::Disk(_, rules) => rules.phantom_write_ppm > 0 || rules.sync != SyncMode::Honest,
+        _ => false,
+    };
+    let windows: Vec<(NodeIndex, u64, u64)> = deep
+        .iter()
+        .filter(loses)
+        .filter_map(|fault| {
+            let FaultAction::Begin(number, begun) = &fault.action else {
+                return None;
+            };
+            let FaultAction::Disk(node, _) = **begun else {
+                return None;
+            };
+            let end = deep.iter().find(|end| end.action == FaultAction::End(*number))?;
+            Some((node, fault.at_ns, end.at_ns + QUIET_NS))
+        })
+        .collect();
+    faults.retain(|fault| {
+        let crashed = match fault.action {
+            FaultAction::Crash(node, _) => Some((node, 0)),
+            // It may strike long after it was armed.
+            FaultAction::CrashAfterCalls(node, ..) => Some((node, QUIET_NS)),
+            _ => None,
+        };
+        let hit = |(node, late)| {
+            let mut windows = windows.iter();
+            windows.any(|(of, from, until)| {
+                *of == node && (*from..*until + late).contains(&(fault.at_ns + late))
+            })
+        };
+        !crashed.is_some_and(hit)
+    });
+}
+
+impl Draw<'_> {
+    fn milliseconds(&mut self, least: u64, more: u64) -> u64 {
+        1_000_000 * (least + self.random.below(more))
+    }
+
+    fn push(&mut self, at_ns: u64, action: FaultAction) {
+        self.faults.push(TimedFault { at_ns, action });
+    }
+
+    fn strike(&mut self, class: Class, at_ns: u64) {
+        match class {
+            Class::RottenJournal => self.rot(DiskArea::Journal, at_ns),
+            Class::RottenPages => self.rot(DiskArea::Pages, at_ns),
+            Class::RottenSuperblock => {
+                let choice = self.random.bits();
+                let rot = FaultAction::RotIn(self.node, DiskArea::Superblock, choice);
+                self.push(at_ns, rot);
+                self.restart(at_ns + 1, Crash::KILL);
+            }
+            Class::LostJournal => self.lose(DiskArea::Journal, at_ns),
+            Class::LostPages => self.lose(DiskArea::Pages, at_ns),
+            Class::LostSuperblock => self.lose(DiskArea::Superblock, at_ns),
+            Class::LyingSyncs => {
+                let rules = DiskFaults {
+                    sync: SyncMode::FailThenLie,
+                    ..DiskFaults::default()
+                };
+                let length = self.milliseconds(100, 2_000);
+                self.stand(at_ns, at_ns + length, rules);
+            }
+            Class::LostDisk => {
+                let rules = DiskFaults {
+                    lost: true,
+                    ..DiskFaults::default()
+                };
+                let until_ns = at_ns + self.milliseconds(300, 8_000);
+                self.stand(at_ns, until_ns, rules);
+                self.push(until_ns + 1, FaultAction::Restart(self.node));
+            }
+            Class::WipedDisk => {
+                let until_ns = at_ns + self.milliseconds(100, 4_000);
+                self.push(at_ns, FaultAction::Crash(self.node, Crash::KILL));
+                self.push(at_ns + 1, FaultAction::WipeDisk(self.node));
+                self.push(until_ns, FaultAction::Restart(self.node));
+            }
+            Class::SwappedDisks => self.swap(at_ns),
+        }
+    }
+
+    fn stand(&mut self, at_ns: u64, until_ns: u64, rules: DiskFaults) {
+        let deed = FaultAction::Disk(self.node, rules);
+        self.faults.extend(self.numbers.standing(at_ns, until_ns, deed));
+    }
+
+    /// Most damage shows when a node reads what it wrote before: at its start.
+    fn restart(&mut self, at_ns: u64, crash: Crash) {
+        let until_ns = at_ns + self.milliseconds(50, 3_000);
+        self.push(at_ns, FaultAction::Crash(self.node, crash));
+        self.push(until_ns, FaultAction::Restart(self.node));
+    }
+
+    fn rot(&mut self, area: DiskArea, at_ns: u64) {
+        for _ in 0..=self.random.below(ROTTEN_BITS) {
+            let choice = self.random.bits();
+            self.push(at_ns, FaultAction::RotIn(self.node, area, choice));
+        }
+        if self.random.chance(2, 3) {
+            let crash = [Crash::KILL, Crash::POWER][self.random.index(2)];
+            let after = self.milliseconds(0, 1_500);
+            self.restart(at_ns + after, crash);
+        }
+    }
+
+    fn lose(&mut self, area: DiskArea, at_ns: u64) {
+        let rate = RATES_PPM[self.random.index(RATES_PPM.len())];
+        let rules = DiskFaults {
+            phantom_write_ppm: rate,
+            misdirected_write_ppm: u32::from(area != DiskArea::Superblock) * rate,
+            stale_read_ppm: rate,
+            area,
+            ..DiskFaults::default()
+        };
+        let until_ns = at_ns + self.milliseconds(100, 1_500);
+        self.stand(at_ns, until_ns, rules);
+        if self.random.chance(2, 3) {
+            self.restart(until_ns + QUIET_NS, Crash::KILL);
+        }
+    }
+
+    fn swap(&mut self, at_ns: u64) {
+        let step = 1 + self.random.below(u64::from(self.nodes) - 1);
+        let step = u16::try_from(step).expect("few nodes");
+        let other = NodeIndex((self.node.0 + step) % self.nodes);
+        let until_ns = at_ns + self.milliseconds(100, 3_000);
+        for node in [self.node, other] {
+            self.push(at_ns, FaultAction::Crash(node, Crash::KILL));
+            self.push(until_ns, FaultAction::Restart(node));
+        }
+        self.push(at_ns + 1, FaultAction::SwapDisks(self.node, other));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::time::Duration;
+
+    const A: NodeIndex = NodeIndex(0);
+
+    #[test]
+    fn a_node_that_lost_writes_is_left_alone_until_it_has_said_more() {
+        let ground = Ground {
+            nodes: 5,
+            racks: 3,
+            safety: Duration::from_secs(30),
+        };
+        for seed in 0..100 {
+            let mut random = Random::from_seed(seed);
+            let deep = draw(&mut random, ground, Some(A), &[Class::LostJournal]);
+            assert!(!deep.is_empty());
+            let crash = |at_ns| TimedFault {
+                at_ns,
+                action: FaultAction::Crash(A, Crash::POWER),
+            };
+            let begins = deep.iter().find(|fault| matches!(fault.action, FaultAction::Begin(..)));
+            let begins_ns = begins.expect("it begins").at_ns;
+            let mut faults = vec![crash(0), crash(begins_ns + 1), crash(u64::MAX)];
+            keep_quiet(&deep, &mut faults);
+            assert_eq!(faults, [crash(0), crash(u64::MAX)]);
+        }
+    }
+}
