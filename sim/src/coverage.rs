@@ -1,7 +1,9 @@
 //! The table of coverage: which faults struck during which phases, over many seeds.
 //!
-//! A cell that no seed hit is listed by name.
-//! Does not: know which cells no run can hit; they count as missed.
+//! A cell that no seed hit is listed by name. Cells that no run can hit are left out of the count, each
+//! with its reason; one that is hit all the same shows that the reason is wrong, and is named.
+//!
+//! Invariant: at most 15 % of all cells are called impossible.
 
 use std::collections::BTreeMap;
 
@@ -38,6 +40,31 @@ pub fn add_line(total: &mut Coverage, line: &str) {
     }
 }
 
+/// What happens to messages and connections.
+const OF_MESSAGES: &[FaultKind] = &[
+    FaultKind::Lost,
+    FaultKind::Doubled,
+    FaultKind::Late,
+    FaultKind::Corrupted,
+    FaultKind::Reset,
+    FaultKind::HalfOpen,
+];
+
+/// Cells that no run can hit: kinds, phases, and why.
+const IMPOSSIBLE: &[(&[FaultKind], &[Phase], &str)] = &[(
+    OF_MESSAGES,
+    &[Phase::Recovery],
+    "a node that starts listens and connects to nobody before it has opened its stores",
+)];
+
+/// Why no run can hit a cell, if none can.
+fn impossible(kind: FaultKind, phase: Phase) -> Option<&'static str> {
+    let holds = |(kinds, phases, _): &&(&[FaultKind], &[Phase], &str)| {
+        kinds.contains(&kind) && phases.contains(&phase)
+    };
+    IMPOSSIBLE.iter().find(holds).map(|(.., why)| *why)
+}
+
 /// Every cell of the table.
 fn cells() -> impl Iterator<Item = (FaultKind, Phase)> {
     let kinds = FaultKind::ALL.iter();
@@ -51,6 +78,18 @@ pub struct Summary {
     pub hit: usize,
     /// Cells that were not.
     pub missed: Vec<(FaultKind, Phase)>,
+    /// Cells that no run can hit, and none did.
+    pub impossible: usize,
+    /// Cells that were hit although no run could: their reason is wrong.
+    pub wrongly_impossible: Vec<(FaultKind, Phase)>,
+}
+
+impl Summary {
+    /// The share of cells hit among those that can be, in tenths of a percent.
+    #[must_use]
+    pub fn share_permille(&self) -> usize {
+        self.hit * 1_000 / (self.hit + self.missed.len()).max(1)
+    }
 }
 
 /// Sums a table up.
@@ -59,12 +98,16 @@ pub fn summary(coverage: &Coverage) -> Summary {
     let mut summary = Summary {
         hit: 0,
         missed: Vec::new(),
+        impossible: 0,
+        wrongly_impossible: Vec::new(),
     };
     for (kind, phase) in cells() {
-        if coverage.get(&(kind, phase)).is_some_and(|count| *count > 0) {
-            summary.hit += 1;
-        } else {
-            summary.missed.push((kind, phase));
+        let is_hit = coverage.get(&(kind, phase)).is_some_and(|count| *count > 0);
+        match (is_hit, impossible(kind, phase)) {
+            (true, None) => summary.hit += 1,
+            (true, Some(_)) => summary.wrongly_impossible.push((kind, phase)),
+            (false, None) => summary.missed.push((kind, phase)),
+            (false, Some(_)) => summary.impossible += 1,
         }
     }
     summary
@@ -87,6 +130,7 @@ pub fn table(coverage: &Coverage) -> String {
         for kind in FaultKind::ALL {
             let cell = match coverage.get(&(*kind, *phase)) {
                 Some(count) => short(*count),
+                None if impossible(*kind, *phase).is_some() => "-".into(),
                 None => ".".into(),
             };
             text.push_str(&format!("{cell:>6}"));
@@ -94,12 +138,22 @@ pub fn table(coverage: &Coverage) -> String {
         text.push('\n');
     }
     let summary = summary(coverage);
+    let share = summary.share_permille();
     text.push_str(&format!(
-        "{} of {} cells hit, {} never hit (.)\n",
+        "{} of {} cells hit ({}.{} %), {} never hit (.), {} impossible (-)\n",
         summary.hit,
         summary.hit + summary.missed.len(),
-        summary.missed.len()
+        share / 10,
+        share % 10,
+        summary.missed.len(),
+        summary.impossible
     ));
+    for cell in &summary.wrongly_impossible {
+        text.push_str(&format!(
+            "hit although called impossible: {}\n",
+            cell_name(cell)
+        ));
+    }
     text
 }
 
@@ -112,6 +166,19 @@ fn short(count: u64) -> String {
     }
 }
 
+fn cell_name((kind, phase): &(FaultKind, Phase)) -> String {
+    format!("{} / {}", kind.name(), phase.name())
+}
+
+/// Every impossible cell with its reason.
+fn reasons() -> BTreeMap<String, &'static str> {
+    let all = cells().filter_map(|(kind, phase)| {
+        let why = impossible(kind, phase)?;
+        Some((cell_name(&(kind, phase)), why))
+    });
+    all.collect()
+}
+
 /// The table as JSON.
 #[must_use]
 pub fn document(coverage: &Coverage, seeds: usize) -> Value {
@@ -121,12 +188,15 @@ pub fn document(coverage: &Coverage, seeds: usize) -> Value {
         let row = rows.entry(phase.name()).or_default();
         row.insert(kind.name(), *count);
     }
-    let name = |(kind, phase): &(FaultKind, Phase)| format!("{} / {}", kind.name(), phase.name());
     json!({
         "schema_version": 1,
         "seeds": seeds,
         "hit": summary.hit,
-        "never_hit": summary.missed.iter().map(name).collect::<Vec<_>>(),
+        "share_permille": summary.share_permille(),
+        "never_hit": summary.missed.iter().map(cell_name).collect::<Vec<_>>(),
+        "impossible": reasons(),
+        "hit_although_impossible":
+            summary.wrongly_impossible.iter().map(cell_name).collect::<Vec<_>>(),
         "counts": rows,
     })
 }
@@ -151,7 +221,9 @@ mod tests {
         let all = FaultKind::ALL.len() * Phase::ALL.len();
         let summary = summary(&total);
         assert_eq!(summary.hit, 2);
-        assert_eq!(summary.hit + summary.missed.len(), all);
+        let possible = summary.hit + summary.missed.len();
+        assert_eq!(possible + summary.impossible, all);
+        assert!(summary.impossible * 100 <= all * 15);
         assert!(table(&total).contains("2 of "));
     }
 }

@@ -44,6 +44,9 @@ pub fn plan_of(test: &TestPlan) -> (Plan, Vec<String>) {
     plan.safety = Duration::from_millis(test.duration_ms);
     plan.faults = Vec::new();
     plan.operators = Vec::new();
+    plan.tunables = None;
+    plan.abandonment.take_if(|one| one.node.0 >= test.nodes);
+    plan.restoration.take_if(|one| one.node.0 >= test.nodes);
     for timed in &test.faults {
         if matches!(timed.fault, Fault::Join { .. } | Fault::Drain { .. }) {
             left_out.push(timed.fault.text());

@@ -19,7 +19,7 @@ use clap::{Args, Parser, Subcommand};
 use hedgerow_env::mutants;
 use hedgerow_sim::coverage;
 use hedgerow_sim::from_test::plan_of;
-use hedgerow_sim::scenario::{Plan, Report, Script, run_script};
+use hedgerow_sim::scenario::{Class, Plan, Report, Script, run_script};
 use hedgerow_sim::tape::Tape;
 use hedgerow_sim::world::Recording;
 
@@ -61,6 +61,8 @@ enum Command {
     Trace(determinism::Trace),
     /// List the planted bugs
     Mutants,
+    /// List the classes of faults that `--with` takes
+    Classes,
 }
 
 /// `hedgerow-sim run`
@@ -75,6 +77,9 @@ struct Run {
     /// Plant this bug first (see `mutants`)
     #[arg(long)]
     mutant: Option<String>,
+    /// Give the seed this class of faults for certain (see `classes`)
+    #[arg(long, value_name = "CLASS", value_parser = parse_class, conflicts_with = "test")]
+    with: Vec<Class>,
     /// Print every log line of every node
     #[arg(long)]
     verbose: bool,
@@ -104,6 +109,14 @@ fn main() -> ExitCode {
         Command::Regressions(regressions) => regressions.run(),
         Command::Determinism(determinism) => determinism.run(),
         Command::Trace(trace) => trace.run(),
+        Command::Classes => {
+            for class in Class::ALL {
+                let drawn = Class::DRAWN.contains(class);
+                let how = if drawn { "drawn" } else { "only --with" };
+                say!("{:<20} {how}", class.name());
+            }
+            ExitCode::SUCCESS
+        }
         Command::Mutants => {
             for mutant in mutants::Mutant::ALL {
                 say!("{}", mutant.name());
@@ -111,6 +124,11 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
     }
+}
+
+/// Reads a class of faults.
+fn parse_class(name: &str) -> Result<Class, String> {
+    Class::find(name).ok_or_else(|| "`hedgerow-sim classes` lists them".into())
 }
 
 /// What the line with a run's coverage begins with.
@@ -162,6 +180,7 @@ impl Run {
             Some(path) => Again::Test { path, mutant },
             None => Again::Seed {
                 seed: script.plan.seed,
+                with: &self.with,
                 mutant,
             },
         };
@@ -175,7 +194,7 @@ impl Run {
     /// The plan of the seed, or of the test.
     fn planned(&self) -> anyhow::Result<Plan> {
         let Some(path) = &self.test else {
-            return Ok(Plan::draw(self.seed.unwrap_or_default()));
+            return Ok(Plan::draw_with(self.seed.unwrap_or_default(), &self.with));
         };
         let (plan, left_out) = plan_of(&test::read(path)?);
         for what in left_out {
@@ -191,6 +210,8 @@ enum Again<'a> {
     Seed {
         /// Which.
         seed: u64,
+        /// The classes of faults that it has for certain.
+        with: &'a [Class],
         /// The planted bug.
         mutant: Option<&'a str>,
     },
@@ -221,7 +242,13 @@ impl Again<'_> {
 
     fn command(&self) -> String {
         let (what, mutant) = match self {
-            Self::Seed { seed, mutant } => (format!("run --seed {seed}"), mutant),
+            Self::Seed { seed, with, mutant } => {
+                let with: Vec<_> = with
+                    .iter()
+                    .map(|one| format!(" --with {}", one.name()))
+                    .collect();
+                (format!("run --seed {seed}{}", with.concat()), mutant)
+            }
             Self::Test { path, mutant } => (format!("run --test {}", path.display()), mutant),
             Self::Tape { path, mutant } => (format!("replay {}", path.display()), mutant),
         };

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use clap::Args;
 use hedgerow_sim::coverage;
+use hedgerow_sim::scenario::Class;
 use hedgerow_sim::world::Coverage;
 use serde_json::{Value, json};
 
@@ -40,6 +41,9 @@ pub(crate) struct Sweep {
     /// Plant this bug first
     #[arg(long)]
     mutant: Option<String>,
+    /// Give every seed this class of faults for certain (see `classes`)
+    #[arg(long, value_name = "CLASS", value_parser = crate::parse_class)]
+    with: Vec<Class>,
     /// Print which faults struck during what, and write it here as JSON
     #[arg(long, value_name = "FILE")]
     coverage: Option<std::path::PathBuf>,
@@ -216,6 +220,9 @@ impl Sweep {
             .stdin(Stdio::null());
         if let Some(mutant) = &self.mutant {
             command.args(["--mutant", mutant]);
+        }
+        for class in &self.with {
+            command.args(["--with", class.name()]);
         }
         if self.coverage.is_some() {
             command.arg("--coverage");

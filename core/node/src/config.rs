@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use hedgerow_disk::{StoreConfig, VerifiedConfig};
 use hedgerow_hblock::HBlockConfig;
+use hedgerow_pages::drivers::DriverConfig;
 use hedgerow_pages::raft::RaftTiming;
 use hedgerow_protocol::{Location, Residence, Roles};
+use hedgerow_proxy::ProxyConfig;
 
 /// Most pools of a node (DESIGN section 1).
 pub const MAXIMUM_POOLS: usize = 4;
@@ -74,6 +76,31 @@ pub enum StoreScale {
     Trial,
     /// The simulator: a few MiB, so that segments are freed and reused within a minute.
     Simulation,
+    /// The simulator, with some figures at their extremes.
+    Extreme(Extremes),
+}
+
+/// What the simulator drives to extremes; everything else is as of [`StoreScale::Simulation`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extremes {
+    /// Segments of the journal.
+    pub journal_segments: u64,
+    /// Bytes of records that the journal keeps in memory.
+    pub journal_memory_bytes: usize,
+    /// Entries after which a Raft replica makes a snapshot.
+    pub snapshot_entries: u64,
+    /// Entries kept behind a snapshot.
+    pub kept_entries: u64,
+    /// Most replicas of a group: 3 or 5.
+    pub group_replicas: usize,
+    /// Pause between two rounds of a leader's duty.
+    pub round: Duration,
+    /// A node that did not answer for so long is down.
+    pub down_after: Duration,
+    /// How long an attach or detach is tried.
+    pub attach_limit: Duration,
+    /// How long one renewal is tried.
+    pub renew_limit: Duration,
 }
 
 impl StoreScale {
@@ -108,6 +135,11 @@ impl StoreScale {
                 config.journal.queue_bytes = 1 << 20;
                 config.journal.memory_bytes = 512 << 10;
             }
+            Self::Extreme(extremes) => {
+                config = Self::Simulation.store();
+                config.journal.segments = extremes.journal_segments;
+                config.journal.memory_bytes = extremes.journal_memory_bytes;
+            }
         }
         config
     }
@@ -121,7 +153,7 @@ impl StoreScale {
         match self {
             Self::Server | Self::Workstation => config,
             // Within a run of a minute every sweep and scrub comes round several times.
-            Self::Trial | Self::Simulation => HBlockConfig {
+            Self::Trial | Self::Simulation | Self::Extreme(_) => HBlockConfig {
                 sweep_interval: Duration::from_secs(7),
                 scrub_delay: Duration::from_secs(5),
                 scrub_interval: Duration::from_secs(11),
@@ -139,7 +171,7 @@ impl StoreScale {
                 log_bytes: 4 << 20,
                 dirty_bytes: 2 << 20,
             },
-            Self::Trial | Self::Simulation => VerifiedConfig::small(),
+            Self::Trial | Self::Simulation | Self::Extreme(_) => VerifiedConfig::small(),
         }
     }
 
@@ -159,6 +191,41 @@ impl StoreScale {
                 kept_entries: 16,
                 ..config
             },
+            Self::Extreme(extremes) => RaftTiming {
+                snapshot_entries: extremes.snapshot_entries,
+                kept_entries: extremes.kept_entries,
+                ..config
+            },
+        }
+    }
+
+    /// The configuration of the duties of leaders, for a cluster of so many shards.
+    #[must_use]
+    pub fn drivers(self, shards: usize) -> DriverConfig {
+        let config = DriverConfig {
+            shards,
+            ..DriverConfig::default()
+        };
+        match self {
+            Self::Extreme(extremes) => DriverConfig {
+                replicas: extremes.group_replicas,
+                round: extremes.round,
+                down_after: extremes.down_after,
+                ..config
+            },
+            _ => config,
+        }
+    }
+
+    /// The proxy's configuration.
+    #[must_use]
+    pub fn proxy(self) -> ProxyConfig {
+        match self {
+            Self::Extreme(extremes) => ProxyConfig {
+                attach_limit: extremes.attach_limit,
+                renew_limit: extremes.renew_limit,
+            },
+            _ => ProxyConfig::default(),
         }
     }
 }

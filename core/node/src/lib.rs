@@ -30,7 +30,7 @@ mod stores;
 
 pub use bootstrap::{Seed, Step, decide};
 pub use config::{
-    Exports, GroupTiming, IscsiConfig, MAXIMUM_POOLS, NodeConfig, PoolConfig, StoreScale,
+    Exports, Extremes, GroupTiming, IscsiConfig, MAXIMUM_POOLS, NodeConfig, PoolConfig, StoreScale,
 };
 pub use config_check::{ConfigError, check_address};
 pub use hedgerow_pages::placement::location_of_name;

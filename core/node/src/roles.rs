@@ -10,7 +10,7 @@ use hedgerow_env::{ClusterId, Env, GroupId, StoreId, event};
 use hedgerow_hblock::{DiskStore, HBlock, HBlockError};
 use hedgerow_iscsi::{IscsiServer, ServerError};
 use hedgerow_net::{GroupClient, Rpc, ServiceId};
-use hedgerow_pages::drivers::{DriverConfig, Drivers};
+use hedgerow_pages::drivers::Drivers;
 use hedgerow_pages::raft::{HostConfig, HostError, PagesHost};
 use hedgerow_pages::root::RootMachine;
 use hedgerow_pages::service::{GroupService, Replicas};
@@ -20,7 +20,7 @@ use hedgerow_protocol::{
     Export, GroupMember, GroupRecord, MemberId, NodeRecord, NodeReply, ROOT_GROUP, Roles,
     RootCommand, RootOutcome, SERVICE_GROUP,
 };
-use hedgerow_proxy::{Proxy, ProxyConfig};
+use hedgerow_proxy::Proxy;
 
 use crate::admin::AdminService;
 use crate::config::NodeConfig;
@@ -130,10 +130,7 @@ impl Running {
         self.rpc
             .serve(ServiceId(SERVICE_GROUP), Arc::new(service.clone()));
         let shards = usize::try_from(config.shards).expect("checked: at most 1024");
-        let drivers = DriverConfig {
-            shards,
-            ..DriverConfig::default()
-        };
+        let drivers = config.scale.drivers(shards);
         Drivers::start(
             self.env.clone(),
             replicas,
@@ -268,7 +265,7 @@ impl Running {
                 self.rpc.clone(),
                 self.groups.clone(),
                 stores.node,
-                ProxyConfig::default(),
+                config.scale.proxy(),
             );
             self.with(|parts| parts.proxy = Some(proxy.clone()));
             admin.proxy = Some(proxy.clone());

@@ -13,6 +13,7 @@ use std::time::Duration;
 use hedgerow_env::{BlobName, ContainerId, NodeId, StoreId};
 use hedgerow_protocol::{BlobHeader, DiskRecord, MapView, Placement, decode, digest};
 
+use super::losses::Losses;
 use super::map::{self, Units};
 use crate::scenario::{Cluster, Failure};
 use crate::world::World;
@@ -31,12 +32,13 @@ pub async fn check(
     world: &World,
     cluster: &Cluster,
     disks: &[DiskRecord],
+    lost_disks: usize,
     patience: Duration,
 ) -> Result<(), Failure> {
     let patience_ns = u64::try_from(patience.as_nanos()).expect("a minute");
     let give_up_ns = world.now_ns() + patience_ns;
     loop {
-        match check_all(cluster, disks).await {
+        match check_all(cluster, disks, lost_disks).await {
             Err(failure) if world.now_ns() >= give_up_ns => return Err(failure),
             Err(_) => world.sleep(LOOK_PAUSE).await,
             Ok(()) => return Ok(()),
@@ -44,30 +46,66 @@ pub async fn check(
     }
 }
 
-async fn check_all(cluster: &Cluster, disks: &[DiskRecord]) -> Result<(), Failure> {
+async fn check_all(
+    cluster: &Cluster,
+    disks: &[DiskRecord],
+    lost_disks: usize,
+) -> Result<(), Failure> {
+    let losses = Losses::of(cluster, lost_disks);
+    let mut gone = BTreeSet::new();
     for disk in disks {
-        check_disk(cluster, disk).await?;
+        gone.extend(check_disk(cluster, disk, &losses).await?);
+    }
+    losses.bear(&gone, ORACLE)
+}
+
+/// Whether no writable member lacks a blob, but for those that are gone with their disks.
+///
+/// # Errors
+/// A copy is missing that should be there, or a shard does not answer.
+pub async fn lacking_elsewhere(
+    cluster: &Cluster,
+    disks: &[DiskRecord],
+    lost_disks: usize,
+) -> Result<(), Failure> {
+    let losses = Losses::of(cluster, lost_disks);
+    for disk in disks {
+        for container in map::containers(disk) {
+            let named = map::named(cluster, disk, container, ORACLE).await?;
+            for view in &named.views {
+                no_writable_member_lacks(view, &losses)?;
+            }
+        }
     }
     Ok(())
 }
 
-async fn check_disk(cluster: &Cluster, disk: &DiskRecord) -> Result<(), Failure> {
+/// The members of its containers that are gone.
+
+async fn check_disk(
+    cluster: &Cluster,
+    disk: &DiskRecord,
+    losses: &Losses,
+) -> Result<BTreeSet<StoreId>, Failure> {
+    let mut gone = BTreeSet::new();
     for container in map::containers(disk) {
         let named = map::named(cluster, disk, container, ORACLE).await?;
         for view in &named.views {
-            no_writable_member_lacks(view)?;
+            no_writable_member_lacks(view, losses)?;
         }
         for (container, placement) in &named.placements {
+            let stores = placement.writable().map(|member| member.store);
+            gone.extend(stores.filter(|store| losses.excuse(*store)));
             check_policy(disk, *container, placement)?;
         }
         for (blob, units) in named.blobs {
             let placement = named.placements.get(&blob.container).ok_or_else(|| {
                 Failure::correctness(ORACLE, format!("{blob}: its container has no placement"))
             })?;
-            check_blob(cluster, blob, &units, placement).await?;
+            check_blob(cluster, blob, &units, placement, losses).await?;
         }
     }
-    Ok(())
+    Ok(gone)
 }
 
 /// Replication factor, and one member a node.
@@ -93,7 +131,7 @@ fn check_policy(
 }
 
 /// Resting members take no new blobs, so they may lack some; writable ones may not.
-fn no_writable_member_lacks(view: &MapView) -> Result<(), Failure> {
+fn no_writable_member_lacks(view: &MapView, losses: &Losses) -> Result<(), Failure> {
     for (blob, stores) in &view.incomplete {
         let home = view
             .placements
@@ -102,7 +140,7 @@ fn no_writable_member_lacks(view: &MapView) -> Result<(), Failure> {
         let writable = home.iter().flat_map(|(_, placement)| placement.writable());
         if let Some(member) = writable
             .into_iter()
-            .find(|member| stores.contains(&member.store))
+            .find(|member| stores.contains(&member.store) && !losses.excuse(member.store))
         {
             let store = member.store;
             let text = format!("{blob} is listed as lacking at {store} after quiescence");
@@ -117,6 +155,7 @@ async fn check_blob(
     blob: BlobName,
     units: &Units,
     placement: &Placement,
+    losses: &Losses,
 ) -> Result<(), Failure> {
     let wrong = |store: StoreId, text: &str| {
         Failure::correctness(ORACLE, format!("{blob} at {store} ({placement:?}): {text}"))
@@ -128,7 +167,7 @@ async fn check_blob(
             "fewer members than the write quorum",
         ));
     }
-    for member in members {
+    for member in members.into_iter().filter(|member| !losses.excuse(*member)) {
         let nodes = cluster.nodes();
         let stores = nodes.iter().flat_map(|(_, node)| node.stores());
         let Some(store) = stores.into_iter().find(|store| store.id() == member) else {

@@ -4,6 +4,7 @@
 pub mod blobs;
 pub mod copies;
 pub mod linearizability;
+pub mod losses;
 mod map;
 pub mod replicas;
 pub mod shards;

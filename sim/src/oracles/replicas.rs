@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hedgerow_env::GroupId;
+use hedgerow_env::{GroupId, StoreId};
 use hedgerow_pages::GroupReplica;
 use hedgerow_protocol::{GroupRecord, ShardTable};
 
+use super::losses::Losses;
 use crate::scenario::{Cluster, Failure};
 use crate::world::{NodeIndex, World};
 
@@ -49,7 +50,11 @@ pub(super) async fn contents(replica: &dyn GroupReplica) -> Option<(u64, Content
 ///
 /// # Errors
 /// Two replicas at one index differ; or some member lags, is damaged or does not run for too long.
-pub async fn check_groups(world: &World, cluster: &Cluster) -> Result<(), Failure> {
+pub async fn check_groups(
+    world: &World,
+    cluster: &Cluster,
+    lost_disks: usize,
+) -> Result<(), Failure> {
     let give_up_ns = world.now_ns() + u64::try_from(LIMIT.as_nanos()).expect("a minute");
     let mut open: BTreeSet<GroupId> = groups(cluster);
     if open.is_empty() {
@@ -58,7 +63,7 @@ pub async fn check_groups(world: &World, cluster: &Cluster) -> Result<(), Failur
     let mut last = String::new();
     while world.now_ns() < give_up_ns {
         for group in open.clone() {
-            match compare(cluster, group).await? {
+            match compare(cluster, group, lost_disks).await? {
                 None => {
                     open.remove(&group);
                 }
@@ -89,7 +94,11 @@ fn groups(cluster: &Cluster) -> BTreeSet<GroupId> {
 }
 
 /// None: all members stand at one index and are equal. Else: why they cannot be compared yet.
-async fn compare(cluster: &Cluster, group: GroupId) -> Result<Option<String>, Failure> {
+async fn compare(
+    cluster: &Cluster,
+    group: GroupId,
+    lost_disks: usize,
+) -> Result<Option<String>, Failure> {
     let tables = cluster.nodes().into_iter();
     let newest = tables
         .map(|(_, node)| node.groups().directory().table())
@@ -129,10 +138,14 @@ async fn compare(cluster: &Cluster, group: GroupId) -> Result<Option<String>, Fa
     }
     let indexes: Vec<u64> = seen.iter().map(|(_, applied, _)| *applied).collect();
     let together = indexes.windows(2).all(|pair| pair[0] == pair[1]);
-    if seen.len() == record.members.len() && together {
+    let losses = Losses::of(cluster, lost_disks);
+    let stores = record.members.iter().map(|member| member.member.store);
+    let gone: BTreeSet<StoreId> = stores.filter(|store| losses.excuse(*store)).collect();
+    losses.bear(&gone, ORACLE)?;
+    let members = record.members.len() - gone.len();
+    if seen.len() == members && together {
         return Ok(None);
     }
-    let members = record.members.len();
     Ok(Some(format!(
         "{} of {members} members answer, at {indexes:?}{described}",
         seen.len()

@@ -98,8 +98,10 @@ impl Draw<'_> {
             .filter(|one| ![holder, taker, lost].contains(one))
             .collect();
         // One more is lost to it at most: it is to keep its majority, and to lead on if it leads.
-        let other = rest[self.random.index(rest.len())];
-        self.cut(at, until, lost, other);
+        if !rest.is_empty() {
+            let other = rest[self.random.index(rest.len())];
+            self.cut(at, until, lost, other);
+        }
         if self.random.chance(1, 3) {
             for other in rest {
                 if self.random.chance(1, 2) {

@@ -1,10 +1,10 @@
 //! The cluster of a plan: its nodes in the world, each running the production [`Node`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hedgerow_env::{Env, event};
+use hedgerow_env::{Env, HaltReason, event};
 use hedgerow_node::{Exports, GroupTiming, IscsiConfig, Node, NodeConfig, PoolConfig, StoreScale};
 use hedgerow_protocol::{Location, Residence, Roles};
 
@@ -30,8 +30,16 @@ struct Inner {
     /// Where the initiators run; not one of the cluster's nodes.
     machine: NodeIndex,
     live: Mutex<BTreeMap<NodeIndex, Node>>,
+    damage: Mutex<Damage>,
     /// The clients that sit on the nodes, if any do.
     agents: Option<Arc<Agents>>,
+}
+
+/// Whose disks may be damaged, and which were lost.
+#[derive(Debug, Default)]
+struct Damage {
+    expected: BTreeSet<NodeIndex>,
+    lost: BTreeSet<NodeIndex>,
 }
 
 /// In what scenarios differ from tests that processes run, too.
@@ -47,8 +55,8 @@ struct Manner {
 
 impl Manner {
     /// Small and quick, so that rare things happen within half a minute.
-    fn scenario() -> Self {
-        Self {
+    fn scenario(plan: &Plan) -> Self {
+        let plain = Self {
             first_number: 0,
             spares: 0,
             pool_bytes: 256 << 20,
@@ -58,6 +66,14 @@ impl Manner {
                 election: Duration::from_millis(1_000),
             },
             scale: StoreScale::Simulation,
+        };
+        let Some(tunables) = &plan.tunables else {
+            return plain;
+        };
+        Self {
+            timing: tunables.timing(),
+            scale: StoreScale::Extreme(tunables.extremes()),
+            ..plain
         }
     }
 
@@ -81,7 +97,7 @@ impl Cluster {
     /// Adds the plan's nodes to the world and starts them, with clients beside them.
     #[must_use]
     pub fn start(world: &World, plan: &Plan, agents: Arc<Agents>) -> Self {
-        Self::start_all(world, plan, Manner::scenario(), Some(agents))
+        Self::start_all(world, plan, Manner::scenario(plan), Some(agents))
     }
 
     /// Adds the plan's nodes to the world and starts them, and nothing else but a machine for
@@ -122,6 +138,7 @@ impl Cluster {
             indexes,
             machine,
             live: Mutex::default(),
+            damage: Mutex::default(),
             agents,
         }));
         let begin = plan.nodes.saturating_sub(cluster.0.manner.spares);
@@ -144,6 +161,39 @@ impl Cluster {
     #[must_use]
     pub fn has_appeared(&self, index: NodeIndex) -> bool {
         self.0.world.incarnation(index) > 0
+    }
+
+    /// These nodes' disks may be damaged, and these are lost with all that they held.
+    pub(super) fn expect_damage(&self, damaged: BTreeSet<NodeIndex>, lost: BTreeSet<NodeIndex>) {
+        let mut damage = self.0.damage.lock().expect("no panic under this lock");
+        (damage.expected, damage.lost) = (damaged, lost);
+    }
+
+    /// Whether the node's disk may be damaged.
+    pub(super) fn is_damaged(&self, index: NodeIndex) -> bool {
+        let damage = self.0.damage.lock().expect("no panic under this lock");
+        damage.expected.contains(&index)
+    }
+
+    /// How many disks are lost with all that they held.
+    pub(super) fn lost_disks(&self) -> usize {
+        let damage = self.0.damage.lock().expect("no panic under this lock");
+        damage.lost.len()
+    }
+
+    /// Starts a node that is down. One that refused its damaged store gets an empty disk before, as
+    /// its message advises.
+    pub(super) fn start_again(&self, index: NodeIndex) {
+        let world = &self.0.world;
+        let refused = matches!(
+            world.halted(index),
+            Some(HaltReason::CannotServe(_) | HaltReason::RolledBack(_))
+        );
+        if refused && self.is_damaged(index) && world.wipe_disk(index) {
+            let mut damage = self.0.damage.lock().expect("no panic under this lock");
+            damage.lost.insert(index);
+        }
+        world.restart_if_down(index);
     }
 
     /// The machine of the initiators.

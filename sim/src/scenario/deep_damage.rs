@@ -11,10 +11,9 @@
 
 use hedgerow_env::Random;
 
-use crate::world::{
-    Crash, DiskArea, DiskFaults, FaultAction, NodeIndex, SyncMode, TimedFault,
-};
+use crate::world::{Crash, DiskArea, DiskFaults, FaultAction, NodeIndex, SyncMode, TimedFault};
 
+use super::classes::Class;
 use super::nemesis::{Ground, Numbers};
 
 /// Bits that rot at once, at most.
@@ -24,63 +23,9 @@ const RATES_PPM: [u32; 3] = [2_000, 20_000, 100_000];
 /// A node whose writes get lost goes on for so long afterwards: its journal marks what is durable.
 const QUIET_NS: u64 = 2_000_000_000;
 
-macro_rules! classes {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// A class of damage. `--with NAME` gives a seed more of it.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Class {
-            $($(#[$doc])* $variant,)*
-        }
-
-        impl Class {
-            /// Every class.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// How the command line calls it.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)*
-                }
-            }
-        }
-    };
-}
-
-classes! {
-    /// Bits of the journal rot.
-    RottenJournal = "rotten-journal",
-    /// Bits of the state of Pages rot.
-    RottenPages = "rotten-pages",
-    /// A bit of the superblock rots.
-    RottenSuperblock = "rotten-superblock",
-    /// Writes to the journal get lost or land elsewhere, reads of it are stale.
-    LostJournal = "lost-journal",
-    /// Writes to the state of Pages get lost or land elsewhere, reads of it are stale.
-    LostPages = "lost-pages",
-    /// Writes of the superblock get lost.
-    LostSuperblock = "lost-superblock",
-    /// A sync fails, later ones lie.
-    LyingSyncs = "lying-syncs",
-    /// The disk is gone for a while.
-    LostDisk = "lost-disk",
-    /// The node comes back with an empty disk.
-    WipedDisk = "wiped-disk",
-    /// Two nodes come back with each other's disk.
-    SwappedDisks = "swapped-disks",
-}
-
-impl Class {
-    /// What seeds draw by themselves. The rest has failures that are not understood to the end yet:
-    /// see docs/simulation.md.
-    pub const DRAWN: &'static [Self] = Self::ALL;
-
-    /// The class of that name.
-    #[must_use]
-    pub fn find(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|class| class.name() == name)
-    }
-}
+/// Peers hear every five seconds what a store has made durable, and keep it: an image that is younger
+/// than that is not told from the store that it was taken of.
+const IMAGE_AGE_NS: u64 = 8_000_000_000;
 
 struct Draw<'a> {
     random: &'a mut Random,
@@ -98,15 +43,25 @@ pub(super) fn draw(
     victim: Option<NodeIndex>,
     wanted: &[Class],
 ) -> Vec<TimedFault> {
+    let damages = |classes: &[Class]| -> Vec<Class> {
+        classes
+            .iter()
+            .copied()
+            .filter(|class| class.is_damage())
+            .collect()
+    };
+    let wanted = damages(wanted);
     let drawn = random.chance(1, 3);
     let Some(node) = victim.filter(|_| drawn || !wanted.is_empty()) else {
         return Vec::new();
     };
-    let classes = if wanted.is_empty() {
-        Class::DRAWN
-    } else {
-        wanted
+    let classes = match wanted.is_empty() {
+        true => damages(Class::DRAWN),
+        false => wanted,
     };
+    if classes.is_empty() {
+        return Vec::new();
+    }
     let mut draw = Draw {
         random,
         nodes: ground.nodes,
@@ -116,10 +71,10 @@ pub(super) fn draw(
         faults: Vec::new(),
     };
     let class = classes[draw.random.index(classes.len())];
-    let mut at_ns = draw.milliseconds(1_000, 8_000);
+    let mut at_ns = draw.milliseconds(4_000, 8_000);
     // A disk is replaced once: what a second one would take is what the first one's loss left.
     let times = match class {
-        Class::WipedDisk | Class::SwappedDisks | Class::RottenSuperblock => 1,
+        Class::WipedDisk | Class::OldImage | Class::SwappedDisks | Class::RottenSuperblock => 1,
         _ => 1 + draw.random.below(3),
     };
     for _ in 0..times {
@@ -131,10 +86,12 @@ pub(super) fn draw(
     draw.faults
 }
 
-/// Takes out crashes of a node within the quiet time after its writes may have got lost.
+/// Takes out what ends a node's life within the quiet time after its writes may have got lost.
 pub(super) fn keep_quiet(deep: &[TimedFault], faults: &mut Vec<TimedFault>) {
     let loses = |fault: &&TimedFault| match fault.action.deed() {
-        FaultAction::Disk(_, rules) => rules.phantom_write_ppm > 0 || rules.sync != SyncMode::Honest,
+        FaultAction::Disk(_, rules) => {
+            rules.phantom_write_ppm > 0 || rules.sync != SyncMode::Honest
+        }
         _ => false,
     };
     let windows: Vec<(NodeIndex, u64, u64)> = deep
@@ -147,7 +104,9 @@ pub(super) fn keep_quiet(deep: &[TimedFault], faults: &mut Vec<TimedFault>) {
             let FaultAction::Disk(node, _) = **begun else {
                 return None;
             };
-            let end = deep.iter().find(|end| end.action == FaultAction::End(*number))?;
+            let end = deep
+                .iter()
+                .find(|end| end.action == FaultAction::End(*number))?;
             Some((node, fault.at_ns, end.at_ns + QUIET_NS))
         })
         .collect();
@@ -156,12 +115,20 @@ pub(super) fn keep_quiet(deep: &[TimedFault], faults: &mut Vec<TimedFault>) {
             FaultAction::Crash(node, _) => Some((node, 0)),
             // It may strike long after it was armed.
             FaultAction::CrashAfterCalls(node, ..) => Some((node, QUIET_NS)),
+            // What waits for a phase may come at any time.
+            FaultAction::AtPhase(node, ..) => Some((node, u64::MAX)),
+            FaultAction::Begin(_, ref begun) => match **begun {
+                // So may a call that fails, and stops the node.
+                FaultAction::Disk(node, _) => Some((node, QUIET_NS)),
+                _ => None,
+            },
             _ => None,
         };
-        let hit = |(node, late)| {
+        let hit = |(node, early): (NodeIndex, u64)| {
             let mut windows = windows.iter();
             windows.any(|(of, from, until)| {
-                *of == node && (*from..*until + late).contains(&(fault.at_ns + late))
+                let from = from.saturating_sub(early);
+                *of == node && (from..*until).contains(&fault.at_ns)
             })
         };
         !crashed.is_some_and(hit)
@@ -213,13 +180,22 @@ impl Draw<'_> {
                 self.push(at_ns + 1, FaultAction::WipeDisk(self.node));
                 self.push(until_ns, FaultAction::Restart(self.node));
             }
+            Class::OldImage => {
+                let crash_ns = at_ns + IMAGE_AGE_NS + self.milliseconds(0, 4_000);
+                let until_ns = crash_ns + self.milliseconds(100, 3_000);
+                self.push(at_ns, FaultAction::KeepImage(self.node));
+                self.push(crash_ns, FaultAction::Crash(self.node, Crash::KILL));
+                self.push(crash_ns + 1, FaultAction::RestoreImage(self.node));
+                self.push(until_ns, FaultAction::Restart(self.node));
+            }
             Class::SwappedDisks => self.swap(at_ns),
         }
     }
 
     fn stand(&mut self, at_ns: u64, until_ns: u64, rules: DiskFaults) {
         let deed = FaultAction::Disk(self.node, rules);
-        self.faults.extend(self.numbers.standing(at_ns, until_ns, deed));
+        self.faults
+            .extend(self.numbers.standing(at_ns, until_ns, deed));
     }
 
     /// Most damage shows when a node reads what it wrote before: at its start.
@@ -293,7 +269,9 @@ mod tests {
                 at_ns,
                 action: FaultAction::Crash(A, Crash::POWER),
             };
-            let begins = deep.iter().find(|fault| matches!(fault.action, FaultAction::Begin(..)));
+            let begins = deep
+                .iter()
+                .find(|fault| matches!(fault.action, FaultAction::Begin(..)));
             let begins_ns = begins.expect("it begins").at_ns;
             let mut faults = vec![crash(0), crash(begins_ns + 1), crash(u64::MAX)];
             keep_quiet(&deep, &mut faults);

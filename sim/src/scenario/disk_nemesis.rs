@@ -42,6 +42,13 @@ const FULL_BYTES: u64 = 1;
 /// About what a node's disk holds in a run, and so much more: a disk that fills while it is used.
 const SCARCE_BYTES: (u64, u64) = (4 << 20, 16 << 20);
 
+/// Faults, and whom they may damage.
+#[derive(Debug, Default)]
+pub(super) struct Drawn {
+    pub(super) victims: Vec<NodeIndex>,
+    pub(super) faults: Vec<TimedFault>,
+}
+
 struct Draw<'a> {
     random: &'a mut Random,
     nodes: u16,
@@ -52,9 +59,9 @@ struct Draw<'a> {
 
 /// Draws the faults of a safety phase: in two seeds of three. A seed of twelve goes beyond what
 /// a disk with this replication factor survives.
-pub(super) fn draw(random: &mut Random, ground: Ground, replication_factor: u8) -> Vec<TimedFault> {
+pub(super) fn draw(random: &mut Random, ground: Ground, replication_factor: u8) -> Drawn {
     if !random.chance(2, 3) {
-        return Vec::new();
+        return Drawn::default();
     }
     let budget = survival::budget(replication_factor, ground.nodes);
     let count = if random.chance(1, 8) {
@@ -79,7 +86,10 @@ pub(super) fn draw(random: &mut Random, ground: Ground, replication_factor: u8) 
         }
     }
     if weights.is_empty() {
-        return Vec::new();
+        return Drawn {
+            victims,
+            faults: Vec::new(),
+        };
     }
     let end = u64::try_from(ground.safety.as_nanos()).expect("a run is short");
     let gap = 1_000_000_000 * (1 + random.below(6));
@@ -96,7 +106,10 @@ pub(super) fn draw(random: &mut Random, ground: Ground, replication_factor: u8) 
         draw.strike(kind, at);
         at += gap / 2 + draw.random.below(gap);
     }
-    draw.faults
+    Drawn {
+        victims: draw.victims,
+        faults: draw.faults,
+    }
 }
 
 /// Draws full disks: in one seed of four, one disk or all at once. They cost availability only, and

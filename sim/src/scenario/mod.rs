@@ -6,8 +6,10 @@
 
 mod abandonment;
 mod ambush;
+mod classes;
 mod clients;
 mod cluster;
+mod deep_damage;
 mod disk_nemesis;
 mod initiators;
 mod nemesis;
@@ -15,14 +17,17 @@ mod operating;
 mod operations;
 mod operators;
 mod other_disks;
+mod phase_nemesis;
 mod plan;
 mod restoration;
 mod run;
 mod script;
+mod shape;
 mod splits;
 mod stories;
 pub mod survival;
 
+pub use classes::Class;
 pub use cluster::Cluster;
 pub use operations::{ClientId, ClientOperation, Deed, Operations};
 pub use operators::{HALVES_MAXIMUM, OTHER_DISKS_MAXIMUM, OperatorAction, OperatorDeed};
@@ -30,4 +35,5 @@ pub use plan::{Abandonment, Move, Plan, Restoration};
 pub use run::{Failure, FailureKind, Report, run_plan, run_script};
 pub(crate) use run::{converge, on_node};
 pub use script::{SERVICE_SUCCESSES, Script};
+pub use shape::Tunables;
 pub use splits::Split;

@@ -139,6 +139,10 @@ impl Numbers {
     pub(super) const DISKS: Self = Self(30_000);
     /// Of full disks.
     pub(super) const FULL: Self = Self(40_000);
+    /// Of damage below the blobs.
+    pub(super) const DEEP: Self = Self(50_000);
+    /// Of what waits for phases.
+    pub(super) const PHASES: Self = Self(60_000);
 
     /// The next one.
     pub(super) fn next(&mut self) -> FaultNumber {

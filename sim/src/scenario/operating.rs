@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use hedgerow_env::event;
 use hedgerow_jepsen::check::Outcome;
 use hedgerow_node::Node;
 use hedgerow_protocol::{
@@ -41,6 +42,8 @@ struct Inner {
     at_work: AtomicUsize,
     /// What each is doing, for the failure's text.
     doing: Mutex<BTreeMap<Subject, String>>,
+    /// What was asked and heard last, for the failure's text.
+    last: Mutex<String>,
     turn: AtomicUsize,
 }
 
@@ -65,6 +68,7 @@ impl Operators {
             began_ns: world.now_ns(),
             at_work: AtomicUsize::new(subjects.len()),
             doing: Mutex::default(),
+            last: Mutex::default(),
             turn: AtomicUsize::new(0),
         }));
         let machine = world.env(cluster.machine());
@@ -91,11 +95,12 @@ impl Operators {
         while self.0.at_work.load(Ordering::Relaxed) > 0 {
             if world.now_ns() >= give_up {
                 let doing = self.0.doing.lock().expect("no panic under this lock");
-                let text = format!("not done {SERVE_LIMIT:?} after service: {:?}", *doing);
+                let last = self.0.last.lock().expect("no panic under this lock");
+                let text = format!("not done {SERVE_LIMIT:?} after service: {doing:?}; {last}");
                 return Err(Failure::liveness(ORACLE, text));
             }
             for index in self.0.cluster.indexes() {
-                world.restart_if_down(index);
+                self.0.cluster.start_again(index);
             }
             world.sleep(LOOK_PAUSE).await;
         }
@@ -152,22 +157,16 @@ impl Operators {
     /// What some node answers, if it does.
     async fn request(&self, request: AdminRequest) -> Option<AdminReply> {
         let node = self.any_node()?;
-        let asked = node.clone();
+        let (asked, what) = (node.clone(), format!("{request:?}"));
         let reply = async move { asked.admin(request).await };
-        let reply = on_node(&self.0.world, &node, reply).await?;
-        self.note_said(&reply);
-        Some(reply)
-    }
-
-    fn note_said(&self, reply: &AdminReply) {
-        if let AdminReply::Refused(text) | AdminReply::TryAgain(text) = reply {
-            let mut doing = self.0.doing.lock().expect("no panic under this lock");
-            for said in doing.values_mut() {
-                said.truncate(400);
-                said.push_str("; last: ");
-                said.push_str(text);
-            }
+        let reply = on_node(&self.0.world, &node, reply).await;
+        let heard = format!("{what}: {reply:?}");
+        if let Some(env) = self.0.world.env(self.0.cluster.machine()) {
+            event!(env, Debug, "operator", "{heard}");
         }
+        let mut last = self.0.last.lock().expect("no panic under this lock");
+        last.clone_from(&heard);
+        reply
     }
 
     async fn set_draining(&self, node: &str, draining: bool) -> bool {
@@ -247,11 +246,14 @@ impl Operators {
             };
             match self.request(request).await {
                 Some(AdminReply::Disk(_) | AdminReply::Done) => break,
-                // Held, or not as it was seen any more: looked at again, as an operator would.
-                Some(AdminReply::Refused(_)) => match self.show(disk).await {
-                    Some(seen) => record = seen,
-                    None => break,
-                },
+                // Held, or not as it was seen any more: looked at again, as an operator would. What
+                // was begun is the same then, and goes on.
+                Some(AdminReply::Refused(_) | AdminReply::TryAgain(_)) => {
+                    match self.show(disk).await {
+                        Some(seen) => record = seen,
+                        None => break,
+                    }
+                }
                 _ => {}
             }
             self.0.world.sleep(LOOK_PAUSE).await;

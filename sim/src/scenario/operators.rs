@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::world::NodeIndex;
 
+use super::classes::Class;
+
 /// Disks besides the first, at most.
 pub const OTHER_DISKS_MAXIMUM: u32 = 8;
 /// Halves of containers of a disk, at most.
@@ -122,9 +124,9 @@ pub(super) struct Estate {
 }
 
 /// Draws what operators do: in one seed of three.
-pub(super) fn draw(random: &mut Random, estate: Estate) -> Vec<OperatorAction> {
+pub(super) fn draw(random: &mut Random, estate: Estate, wanted: &[Class]) -> Vec<OperatorAction> {
     let mut actions = Vec::new();
-    if !random.chance(1, 3) {
+    if !Class::Operators.is_due(random, 3, wanted) {
         return actions;
     }
     let end_ns = u64::try_from(estate.safety.as_nanos()).expect("a run is short");
@@ -228,7 +230,7 @@ mod tests {
                 containers: 2,
                 replication_factor: 3,
             };
-            let actions = draw(&mut Random::from_seed(seed), estate);
+            let actions = draw(&mut Random::from_seed(seed), estate, &[Class::Operators]);
             assert!(actions.is_sorted_by_key(|action| action.at_ns));
             let mut size = 4;
             for action in grown(&actions) {

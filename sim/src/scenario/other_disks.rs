@@ -129,8 +129,11 @@ async fn run_client(agents: &Arc<Agents>, disk: u32, node: &Node) {
         let offered = agents.is_running()
             && agents.with_others(|others| others.get(&disk).is_some_and(|one| one.is_offered));
         if !offered {
-            if let (Some(held), Some(proxy)) = (held.take(), node.proxy()) {
-                drop(proxy.detach(&held).await);
+            // Until it is released: nobody else would ever have it.
+            if let (Some(disk), Some(proxy)) = (&held, node.proxy())
+                && (disk.is_lost() || proxy.detach(disk).await.is_ok())
+            {
+                held = None;
             }
             env.sleep(Duration::from_millis(50)).await;
             continue;

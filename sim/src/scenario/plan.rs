@@ -8,11 +8,13 @@ use hedgerow_env::Random;
 use hedgerow_protocol::{PlacementRule, Policy};
 use serde::{Deserialize, Serialize};
 
-use crate::world::{NodeIndex, TimedFault};
+use crate::world::{FaultAction, NodeIndex, TimedFault};
 
+use super::classes::Class;
 use super::operators::{self, OperatorAction};
+use super::shape::{self, Shape, Tunables};
 use super::splits::{self, Split};
-use super::{disk_nemesis, nemesis, stories};
+use super::{deep_damage, disk_nemesis, nemesis, phase_nemesis, stories, survival};
 
 /// The disk moves to another proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +107,9 @@ pub struct Plan {
     pub moves: Vec<Move>,
     /// Clock drift of each node, in parts per million; none where the list has ended.
     pub drift_ppm: Vec<i32>,
+    /// Figures of the nodes at their extremes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunables: Option<Tunables>,
     /// What strikes while the cluster forms, counted from the beginning of the run.
     #[serde(default)]
     pub formation: Vec<TimedFault>,
@@ -149,6 +154,7 @@ impl Plan {
             safety: Duration::from_secs(1),
             moves: Vec::new(),
             drift_ppm: Vec::new(),
+            tunables: None,
             formation: Vec::new(),
             faults: Vec::new(),
             operators: Vec::new(),
@@ -215,46 +221,40 @@ impl Plan {
     /// The plan of `seed`.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
+        Self::draw_with(seed, &[])
+    }
+
+    /// The plan of `seed`, with the `wanted` classes of faults for certain.
+    #[must_use]
+    pub fn draw_with(seed: u64, wanted: &[Class]) -> Self {
         let mut shape = stream(seed, 1);
         let mut disk = stream(seed, 2);
-        let factors: [u8; 10] = [3, 3, 3, 3, 3, 5, 2, 1, 4, 6];
-        let rules = [
-            PlacementRule::Agnostic,
-            PlacementRule::RackAware,
-            PlacementRule::DataCentreAware,
-        ];
-        let replication_factor = factors[disk.index(factors.len())];
-        // One member a node: six copies need six nodes, and one to spare.
-        let nodes = [5, 5, 5, 5, 5, 5, 6, 7][shape.index(8)].max(match replication_factor {
-            6 => 7,
-            _ => 5,
-        });
-        let racks = 3;
-        let policy = Policy {
-            replication_factor,
-            placement: rules[disk.index(rules.len())],
-            block_size: [512, 4096, 4096, 65_536][disk.index(4)],
-            compression: disk.chance(1, 3),
-            ..Policy::default()
-        };
+        let policy = draw_policy(&mut disk);
+        let replication_factor = policy.replication_factor;
+        let usual = draw_shape(&mut shape, replication_factor);
+        let other = shape::draw(&mut stream(seed, 16), replication_factor, wanted);
+        let Shape {
+            nodes,
+            racks,
+            data_centres,
+        } = other.unwrap_or(usual);
         let mut work = stream(seed, 3);
         let safety = Duration::from_millis(15_000 + work.below(20_000));
         let mut clocks = stream(seed, 4);
         let containers = 1 + u32::try_from(disk.below(4)).expect("small");
         let container_bytes = 1 << 20;
         let drift = |_| i32::try_from(clocks.below(180_000)).expect("small") - 90_000;
+        let safety = match other {
+            Some(other) => safety.min(other.longest()),
+            None => safety,
+        };
         let mut moves = draw_moves(&mut stream(seed, 6), nodes, safety);
         let mut ground = nemesis::Ground {
             nodes,
             racks,
             safety,
         };
-        let mut faults = nemesis::draw(&mut stream(seed, 5), ground, &mut moves);
-        let story = stories::draw(&mut stream(seed, 8), &mut ground);
-        let of_disks = disk_nemesis::draw(&mut stream(seed, 9), ground, replication_factor);
-        faults.extend(of_disks);
-        faults.extend(disk_nemesis::draw_full(&mut stream(seed, 12), ground));
-        faults.sort_by_key(|fault| fault.at_ns);
+        let struck = Struck::draw(seed, &mut ground, replication_factor, &mut moves, wanted);
         // Many blocks and few operations leave each alone for long: what comes late is not soon
         // overwritten.
         let (few_blocks, pauses) =
@@ -264,7 +264,7 @@ impl Plan {
             seed,
             nodes,
             racks,
-            data_centres: 1 + u16::try_from(shape.below(3)).expect("small"),
+            data_centres,
             shards: [1, 2, 4][shape.index(3)],
             policy,
             containers,
@@ -276,28 +276,72 @@ impl Plan {
             safety: ground.safety,
             moves,
             drift_ppm: (0..nodes).map(drift).collect(),
-            formation: nemesis::draw_formation(&mut stream(seed, 7), nodes),
-            faults,
+            tunables: shape::draw_tunables(&mut stream(seed, 15), wanted),
+            formation: draw_formation(seed, nodes, struck.goes_deep),
+            faults: struck.faults,
             operators: Vec::new(),
             abandonment: draw_abandonment(&mut stream(seed, 11), nodes),
-            restoration: draw_restoration(&mut stream(seed, 10), ground, replication_factor),
+            // An image is of one node's store: it must not be running elsewhere.
+            restoration: draw_restoration(&mut stream(seed, 10), ground, replication_factor)
+                .filter(|_| !struck.swaps_disks),
             splits: splits::draw(&mut stream(seed, 20), ground.safety),
         };
-        let tells_story = story.is_some();
-        if let Some(story) = story {
+        let tells_story = struck.story.is_some();
+        if let Some(story) = struck.story {
             story.tell(&mut plan);
         }
         plan.hot_blocks = plan.hot_blocks.min(plan.room());
-        let estate = operators::Estate {
-            nodes,
-            safety: plan.safety,
-            containers,
-            replication_factor,
-        };
         if !tells_story {
-            plan.operators = operators::draw(&mut stream(seed, 13), estate);
+            plan.operators = draw_operators(&plan, wanted);
         }
         plan
+    }
+}
+
+fn draw_operators(plan: &Plan, wanted: &[Class]) -> Vec<OperatorAction> {
+    let estate = operators::Estate {
+        nodes: plan.nodes,
+        safety: plan.safety,
+        containers: plan.containers,
+        replication_factor: plan.policy.replication_factor,
+    };
+    operators::draw(&mut stream(plan.seed, 13), estate, wanted)
+}
+
+/// A shard whose first member loses its disk before the shard has begun never begins: nobody else may
+/// begin it. So shards are to begin in peace where a disk may be lost.
+fn draw_formation(seed: u64, nodes: u16, goes_deep: bool) -> Vec<TimedFault> {
+    let mut drawn = nemesis::draw_formation(&mut stream(seed, 7), nodes);
+    drawn.retain(|_| !goes_deep);
+    drawn
+}
+
+fn draw_policy(disk: &mut Random) -> Policy {
+    let factors: [u8; 10] = [3, 3, 3, 3, 3, 5, 2, 1, 4, 6];
+    let rules = [
+        PlacementRule::Agnostic,
+        PlacementRule::RackAware,
+        PlacementRule::DataCentreAware,
+    ];
+    Policy {
+        replication_factor: factors[disk.index(factors.len())],
+        placement: rules[disk.index(rules.len())],
+        block_size: [512, 4096, 4096, 65_536][disk.index(4)],
+        compression: disk.chance(1, 3),
+        ..Policy::default()
+    }
+}
+
+/// The shape of most clusters. One member a node: six copies need six nodes, and one to spare.
+fn draw_shape(shape: &mut Random, replication_factor: u8) -> Shape {
+    let least = match replication_factor {
+        6 => 7,
+        _ => 5,
+    };
+    Shape {
+        nodes: [5, 5, 5, 5, 5, 5, 6, 7][shape.index(8)].max(least),
+        racks: 3,
+        data_centres: 1 + u16::try_from(shape.below(3)).expect("small"),
     }
 }
 
@@ -317,6 +361,64 @@ fn draw_moves(random: &mut Random, nodes: u16, safety: Duration) -> Vec<Move> {
         at_ns += every / 2 + random.below(every);
     }
     moves
+}
+
+/// What strikes in the safety phase.
+struct Struck {
+    faults: Vec<TimedFault>,
+    /// Takes the place of all others.
+    story: Option<stories::Story>,
+    swaps_disks: bool,
+    /// A disk is damaged below its blobs, and may have to be replaced.
+    goes_deep: bool,
+}
+
+impl Struck {
+    fn draw(
+        seed: u64,
+        ground: &mut nemesis::Ground,
+        replication_factor: u8,
+        moves: &mut Vec<Move>,
+        wanted: &[Class],
+    ) -> Self {
+        let mut faults = nemesis::draw(&mut stream(seed, 5), *ground, moves);
+        let story = stories::draw(&mut stream(seed, 8), ground);
+        // Whoever asks for damage is not told a story instead.
+        let story = story.filter(|_| wanted.is_empty());
+        let of_disks = disk_nemesis::draw(&mut stream(seed, 9), *ground, replication_factor);
+        let deep = draw_deep(seed, *ground, replication_factor, &of_disks.victims, wanted);
+        faults.extend(of_disks.faults);
+        faults.extend(disk_nemesis::draw_full(&mut stream(seed, 12), *ground));
+        faults.extend(phase_nemesis::draw(&mut stream(seed, 17), *ground, wanted));
+        deep_damage::keep_quiet(&deep, &mut faults);
+        let swaps = |fault: &TimedFault| matches!(fault.action, FaultAction::SwapDisks(..));
+        let swaps_disks = story.is_none() && deep.iter().any(swaps);
+        let goes_deep = !deep.is_empty();
+        faults.extend(deep);
+        faults.sort_by_key(|fault| fault.at_ns);
+        Self {
+            faults,
+            goes_deep: story.is_none() && goes_deep,
+            story,
+            swaps_disks,
+        }
+    }
+}
+
+/// Damage below the blobs to a node that is damaged already, or to one if that is survivable.
+fn draw_deep(
+    seed: u64,
+    ground: nemesis::Ground,
+    replication_factor: u8,
+    victims: &[NodeIndex],
+    wanted: &[Class],
+) -> Vec<TimedFault> {
+    let mut random = stream(seed, 14);
+    let any = random.below(u64::from(ground.nodes));
+    let any = NodeIndex(u16::try_from(any).expect("few nodes"));
+    let bearable = survival::budget(replication_factor, ground.nodes) > 0;
+    let victim = victims.first().copied().or(bearable.then_some(any));
+    deep_damage::draw(&mut random, ground, victim, wanted)
 }
 
 /// In one seed of three.

@@ -255,6 +255,8 @@ async fn phases(
 ) -> Result<(), Failure> {
     let plan = &script.plan;
     let cluster = Cluster::start(world, plan, Arc::clone(agents));
+    let damaged = Survival::of(script).damaged().clone();
+    cluster.expect_damage(damaged, survival::lost_disks(plan));
     world.schedule(shifted(&plan.formation, world.now_ns(), &cluster));
     form(world, plan, &cluster).await?;
     agents.begin_safety();
@@ -280,13 +282,14 @@ async fn phases(
     // made, too, before they are looked at.
     converge(world, &cluster).await?;
     oracles::linearizability::check(&agents.history())?;
-    oracles::replicas::check_groups(world, &cluster).await?;
+    oracles::replicas::check_groups(world, &cluster, cluster.lost_disks()).await?;
     oracles::shards::check(world, &cluster).await?;
     let patience = match survival::touches_copies(script) {
         true => oracles::copies::PATIENCE,
         false => Duration::ZERO,
     };
-    oracles::copies::check(world, &cluster, &disks, patience).await?;
+    let lost_disks = cluster.lost_disks();
+    oracles::copies::check(world, &cluster, &disks, lost_disks, patience).await?;
     oracles::blobs::check(world, &cluster, &disks).await?;
     no_invariant_broke(world, &cluster)?;
     let Some((node, image)) = image else {
@@ -451,7 +454,7 @@ impl Operator {
                     world.now_ns() + wait_ms * 1_000_000
                 });
             if *at_ns <= world.now_ns() {
-                world.restart_if_down(index);
+                cluster.start_again(index);
             }
         }
     }
@@ -467,7 +470,7 @@ fn heal(world: &World, plan: &Plan, cluster: &Cluster) {
         world.crash_after_calls(index, NEVER, Crash::KILL);
         world.set_drift(index, plan.drift(index));
         world.resume(index);
-        world.restart_if_down(index);
+        cluster.start_again(index);
     }
 }
 
@@ -489,7 +492,7 @@ async fn serve(
         no_invariant_broke(world, cluster)?;
         for index in cluster.indexes() {
             // Scheduled faults may have struck after the healing: their ends are scheduled too.
-            world.restart_if_down(index);
+            cluster.start_again(index);
         }
         if agents.succeeded() >= before + wanted && (wanted > 0 || !agents.awaits_listed()) {
             return Ok(());
@@ -504,14 +507,14 @@ async fn serve(
     ))
 }
 
-/// Waits until no copy is missing.
+/// Waits until no copy is missing but on disks that are lost.
 pub(crate) async fn converge(world: &World, cluster: &Cluster) -> Result<(), Failure> {
     let give_up = world.now_ns() + nanoseconds(CONVERGE_LIMIT);
     let mut last = String::from("nothing was heard");
     while world.now_ns() < give_up {
         world.sleep(LOOK_PAUSE * 2).await;
         for index in cluster.indexes() {
-            world.restart_if_down(index);
+            cluster.start_again(index);
         }
         let nodes = cluster.nodes();
         if nodes.len() < cluster.indexes().len() {
@@ -527,7 +530,12 @@ pub(crate) async fn converge(world: &World, cluster: &Cluster) -> Result<(), Fai
             .flatten()
         {
             Some(statistics) if statistics.incomplete == 0 => return Ok(()),
-            Some(statistics) => last = format!("{statistics:?}"),
+            Some(statistics) => {
+                last = format!("{statistics:?}");
+                if cluster.lost_disks() > 0 && lacks_only_what_is_lost(world, cluster).await {
+                    return Ok(());
+                }
+            }
             None => "some shard does not answer".clone_into(&mut last),
         }
     }
@@ -535,6 +543,14 @@ pub(crate) async fn converge(world: &World, cluster: &Cluster) -> Result<(), Fai
         "convergence",
         format!("after {CONVERGE_LIMIT:?}: {last}"),
     ))
+}
+
+async fn lacks_only_what_is_lost(world: &World, cluster: &Cluster) -> bool {
+    let Ok(disks) = operating::disks(world, cluster).await else {
+        return false;
+    };
+    let lacking = oracles::copies::lacking_elsewhere(cluster, &disks, cluster.lost_disks());
+    lacking.await.is_ok()
 }
 
 async fn statistics(groups: &GroupClient) -> Option<ShardStatistics> {
@@ -592,11 +608,12 @@ async fn final_reads(
     ))
 }
 
-/// No node may have stopped itself but over a disk, and that only where its disk failed it.
+/// No node may have stopped itself but over a disk, and that only where its disk failed it, or holds
+/// something else than it was given.
 fn no_invariant_broke(world: &World, cluster: &Cluster) -> Result<(), Failure> {
     for index in cluster.indexes() {
         if let Some(reason) = world.halted(index)
-            && !is_excused(&reason, world.disk_failed(index))
+            && !is_excused(&reason, world.disk_failed(index), cluster.is_damaged(index))
         {
             return Err(Failure::crash("halt", format!("node {index}: {reason}")));
         }
@@ -604,9 +621,14 @@ fn no_invariant_broke(world: &World, cluster: &Cluster) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a node may halt for `reason`, given whether a call of its disk failed in that life.
-fn is_excused(reason: &HaltReason, disk_failed: bool) -> bool {
-    matches!(reason, HaltReason::DiskFailed(_)) && disk_failed
+/// Whether a node may halt for `reason`, given whether a call of its disk failed in that life, and
+/// whether the disk may be damaged.
+fn is_excused(reason: &HaltReason, disk_failed: bool, damaged: bool) -> bool {
+    match reason {
+        HaltReason::DiskFailed(_) => disk_failed || damaged,
+        HaltReason::CannotServe(_) | HaltReason::RolledBack(_) => damaged,
+        HaltReason::Invariant(_) => false,
+    }
 }
 
 pub(super) fn nanoseconds(duration: Duration) -> u64 {
@@ -620,14 +642,15 @@ mod tests {
     #[test]
     fn only_a_disk_that_failed_excuses_a_halt() {
         let text = || String::from("why");
-        assert!(is_excused(&HaltReason::DiskFailed(text()), true));
-        assert!(!is_excused(&HaltReason::DiskFailed(text()), false));
+        assert!(is_excused(&HaltReason::DiskFailed(text()), true, false));
+        assert!(!is_excused(&HaltReason::DiskFailed(text()), false, false));
         for reason in [
-            HaltReason::Invariant(text()),
             HaltReason::RolledBack(text()),
             HaltReason::CannotServe(text()),
         ] {
-            assert!(!is_excused(&reason, true), "{reason}");
+            assert!(!is_excused(&reason, true, false), "{reason}");
+            assert!(is_excused(&reason, false, true), "{reason}");
         }
+        assert!(!is_excused(&HaltReason::Invariant(text()), true, true));
     }
 }

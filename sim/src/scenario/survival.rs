@@ -67,10 +67,17 @@ impl Survival {
 
     /// Takes in that `action` is done.
     pub fn strikes(&mut self, action: &FaultAction) {
+        if let FaultAction::AtPhase(_, _, faults) = action {
+            for fault in faults {
+                self.strikes(&fault.action);
+            }
+            return;
+        }
         let node = match action.deed() {
             FaultAction::Rot(node, _)
             | FaultAction::RotIn(node, ..)
-            | FaultAction::WipeDisk(node) => *node,
+            | FaultAction::WipeDisk(node)
+            | FaultAction::RestoreImage(node) => *node,
             FaultAction::Disk(node, faults) if damages(faults) => *node,
             _ => return,
         };
@@ -117,18 +124,33 @@ impl Survival {
     }
 }
 
+/// Whose disks are lost with all that they held: their nodes come back with empty ones, and what
+/// they were members of goes on without them.
+#[must_use]
+pub fn lost_disks(plan: &Plan) -> BTreeSet<NodeIndex> {
+    let wiped = |fault: &TimedFault| match fault.action.deed() {
+        FaultAction::WipeDisk(node) => Some(*node),
+        _ => None,
+    };
+    plan.faults.iter().filter_map(wiped).collect()
+}
+
 /// Whether anything strikes a disk after which copies may have to be repaired: by damage, or by a
 /// look that took it for damage.
 #[must_use]
 pub fn touches_copies(script: &Script) -> bool {
-    let looks_damaged = |fault: &TimedFault| match fault.action.deed() {
-        FaultAction::Disk(_, faults) => faults.read_error_ppm + faults.flip_on_read_ppm > 0,
-        _ => false,
-    };
     let struck = |strike: &Strike| matches!(strike, Strike::Disk(..));
     !Survival::of(script).damaged().is_empty()
         || script.plan.faults.iter().any(looks_damaged)
         || script.strikes.iter().any(struck)
+}
+
+fn looks_damaged(fault: &TimedFault) -> bool {
+    match fault.action.deed() {
+        FaultAction::Disk(_, faults) => faults.read_error_ppm + faults.flip_on_read_ppm > 0,
+        FaultAction::AtPhase(_, _, faults) => faults.iter().any(looks_damaged),
+        _ => false,
+    }
 }
 
 /// Whether a disk with these faults may lose or change what was durable, or say something else than

@@ -108,6 +108,8 @@ pub enum Feature {
     BlockSize(u32),
     /// So many replicas.
     Replication(u8),
+    /// No figure of the nodes is at an extreme.
+    Tunables,
     /// No clock drifts.
     Drift,
     /// Nobody abandons the disk.
@@ -227,6 +229,7 @@ impl Feature {
             Self::Replication(factor) => {
                 plan.policy.replication_factor = plan.policy.replication_factor.min(factor);
             }
+            Self::Tunables => plan.tunables = None,
             Self::Drift => plan.drift_ppm.fill(0),
             Self::Numbers => renumber(script),
         }

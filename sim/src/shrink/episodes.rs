@@ -74,6 +74,8 @@ fn ends(end: &FaultAction, begun: &FaultAction) -> bool {
             | FaultAction::WipeDisk(begun),
         )
         | (FaultAction::Resume(node), FaultAction::Pause(begun))
+        | (FaultAction::Restart(node), FaultAction::SwapDisks(begun, _))
+        | (FaultAction::Restart(node), FaultAction::RestoreImage(begun))
         | (FaultAction::Disk(node, _), FaultAction::Disk(begun, _)) => node == begun,
         (FaultAction::HealLinks, FaultAction::Partition(_)) => true,
         (FaultAction::HealLinks, FaultAction::Link(_, _, rules)) => rules.state != LinkState::Open,

@@ -187,6 +187,7 @@ fn shapes() -> Vec<Vec<Edit>> {
             Edit::Plain(Feature::Drift),
         ],
         vec![Edit::Plain(Feature::Shards)],
+        vec![Edit::Plain(Feature::Tunables)],
         vec![Edit::StayAtNode(NodeIndex(0))],
         vec![Edit::NobodyGoesOn],
         vec![Edit::Plain(Feature::Abandonment)],

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use hedgerow_env::Phase;
+
 use crate::scenario::{ClientId, HALVES_MAXIMUM, OTHER_DISKS_MAXIMUM, OperatorDeed, Script};
-use crate::world::{NodeIndex, Strike};
+use crate::world::{FaultAction, NodeIndex, Strike};
 
 use super::TapeError;
 
@@ -75,6 +77,16 @@ pub(crate) fn check(script: &Script) -> Result<(), TapeError> {
             let place = format!("plan.{list}[{at}].at_ns");
             within(&place, fault.at_ns, 0, TIME_MAXIMUM_NS)?;
             let mut action = fault.action.clone();
+            if let FaultAction::AtPhase(_, phase, faults) = &action {
+                let place = format!("plan.{list}[{at}].action");
+                if Phase::ALL.iter().all(|one| one.name() != phase) {
+                    let reason = format!("{phase:?} is no phase");
+                    return Err(TapeError::field(place, reason));
+                }
+                for later in faults {
+                    within(&place, later.at_ns, 0, TIME_MAXIMUM_NS)?;
+                }
+            }
             for node in action.nodes_mut() {
                 known(nodes, *node, || format!("plan.{list}[{at}]"))?;
             }
@@ -117,7 +129,12 @@ fn check_operators(script: &Script) -> Result<(), TapeError> {
             }
             OperatorDeed::Resize { disk: 0, halves } => {
                 // Clients use all of it.
-                within(&place("deed.resize.halves"), *halves, size, HALVES_MAXIMUM)?;
+                within(
+                    &place("deed.resize.halves"),
+                    *halves,
+                    size.into(),
+                    HALVES_MAXIMUM,
+                )?;
                 size = *halves;
                 continue;
             }
@@ -172,6 +189,11 @@ fn check_shape(script: &Script) -> Result<(), TapeError> {
         SAFETY_MAXIMUM_S,
     )?;
     within("plan.pause.secs", plan.pause.as_secs(), 0, SAFETY_MAXIMUM_S)?;
+    if let Some(tunables) = &plan.tunables
+        && let Err(problem) = tunables.check()
+    {
+        return Err(TapeError::field("plan.tunables", problem));
+    }
     within("service", script.service, 0, 10_000_u64)?;
     let block_size = u64::from(plan.policy.block_size);
     if ![512, 4_096, 65_536].contains(&block_size) {

@@ -5,7 +5,9 @@
 use std::fmt::Write;
 
 use crate::scenario::{ClientId, ClientOperation, Deed, Move, OperatorAction, OperatorDeed, Plan};
-use crate::world::{Crash, DiskFaults, FaultAction, LinkRules, LinkState, NodeIndex, Strike};
+use crate::world::{
+    Crash, DiskFaults, FaultAction, LinkRules, LinkState, NodeIndex, Strike, TimedFault,
+};
 
 use super::Tape;
 
@@ -117,7 +119,14 @@ fn shape(plan: &Plan) -> String {
         },
         plural(plan.hot_blocks, "block"),
         plural(drifting, "drifting clock"),
-    )
+    ) + &tunables(plan)
+}
+
+fn tunables(plan: &Plan) -> String {
+    match &plan.tunables {
+        Some(tunables) => format!("{tunables:?}\n"),
+        None => String::new(),
+    }
 }
 
 fn move_words(one: &Move) -> (u64, String, String) {
@@ -243,6 +252,20 @@ fn action_words(action: &FaultAction) -> (String, String) {
             format!("its connections with {other} break, which is not told"),
         ),
         FaultAction::Disk(node, faults) => (node.to_string(), disk_words(faults)),
+        FaultAction::KeepImage(node) => (node.to_string(), "an image of its disk is kept".into()),
+        FaultAction::RestoreImage(node) => (node.to_string(), "gets the image of its disk".into()),
+        FaultAction::SwapDisks(one, other) => {
+            (one.to_string(), format!("exchanges its disk with {other}"))
+        }
+        FaultAction::AtPhase(node, phase, faults) => {
+            let then = |fault: &TimedFault| {
+                let (place, what) = action_words(&fault.action);
+                format!("{}: {place} {what}", milliseconds(fault.at_ns))
+            };
+            let then: Vec<String> = faults.iter().map(then).collect();
+            let what = format!("when its next {phase} begins, {}", then.join("; "));
+            (node.to_string(), what)
+        }
         FaultAction::Begin(number, begun) => {
             let (place, what) = action_words(begun);
             (place, format!("{what} (fault {})", number.0))

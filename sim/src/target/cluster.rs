@@ -229,11 +229,11 @@ impl SimCluster {
     /// copy of every blob.
     async fn judge_stores(&self) -> Result<(), Failure> {
         converge(&self.world, &self.cluster).await?;
-        oracles::replicas::check_groups(&self.world, &self.cluster).await?;
+        oracles::replicas::check_groups(&self.world, &self.cluster, 0).await?;
         match self.disk().await {
             Some(disk) => {
                 let patience = oracles::copies::PATIENCE;
-                oracles::copies::check(&self.world, &self.cluster, &disk, patience).await
+                oracles::copies::check(&self.world, &self.cluster, &[disk], 0, patience).await
             }
             None => Ok(()),
         }

@@ -130,6 +130,17 @@ fn begins(action: &FaultAction) -> Option<(&'static str, Vec<NodeIndex>, String)
         FaultAction::Rot(node, _) => ("rot", vec![*node], "a bit rots".to_owned()),
         FaultAction::RotIn(node, area, _) => ("rot", vec![*node], format!("a bit rots: {area:?}")),
         FaultAction::WipeDisk(node) => ("wipe", vec![*node], "its disk is wiped".to_owned()),
+        FaultAction::KeepImage(node) => ("image", vec![*node], "an image is kept".to_owned()),
+        FaultAction::RestoreImage(node) => {
+            ("image", vec![*node], "its disk is an old image".to_owned())
+        }
+        FaultAction::SwapDisks(one, other) => {
+            let text = "they exchange disks".to_owned();
+            ("swap", vec![*one, *other], text)
+        }
+        FaultAction::AtPhase(node, phase, _) => {
+            ("waits", vec![*node], format!("for the phase {phase}"))
+        }
         FaultAction::Begin(_, begun) => return begins(begun),
         FaultAction::Restart(_)
         | FaultAction::Resume(_)

@@ -79,6 +79,8 @@ kinds! {
     BadRead = "bad read",
     /// A bit on the medium flips.
     Rot = "bit rot",
+    /// The disk is gone.
+    LostDisk = "lost disk",
     /// The monotonic clock runs fast or slow.
     Drift = "clock drift",
     /// The wall clock steps.
@@ -149,6 +151,7 @@ impl World {
                 self.0.coverage.add(*kind, phase);
             }
         }
+        self.phase_began(node.index, phase);
     }
 
     /// A fault strikes a node now.
@@ -223,6 +226,7 @@ impl World {
     pub(super) fn disk_faults_stand(&self, node: NodeIndex, faults: &DiskFaults) {
         self.stands(FaultKind::SlowDisk, node, faults.slow_factor > 1);
         self.stands(FaultKind::StuckDisk, node, faults.stuck);
+        self.stands(FaultKind::LostDisk, node, faults.lost);
         self.stands(FaultKind::FullDisk, node, faults.capacity_bytes.is_some());
     }
 }

@@ -665,6 +665,19 @@ impl Device {
         state.faults.lost = false;
     }
 
+    /// Exchanges what two disks hold; what each does wrong stays with its machine.
+    pub(super) fn swap(&self, other: &Self) {
+        let mut taken = self.lock();
+        let mut given = other.lock();
+        std::mem::swap(&mut taken.files, &mut given.files);
+        for state in [&mut *taken, &mut *given] {
+            let capacity = state.faults.capacity_bytes;
+            state
+                .files
+                .set_capacity(capacity.unwrap_or(self.spec.capacity_bytes));
+        }
+    }
+
     /// The contents as a power loss that spares everything would leave them.
     pub(super) fn image(&self) -> DiskImage {
         let mut files = self.lock().files.clone();

@@ -152,6 +152,16 @@ impl World {
         down
     }
 
+    /// Gives two nodes that are down each other's disk, as it is; false when one of them is up.
+    pub fn swap_disks(&self, one: NodeIndex, other: NodeIndex) -> bool {
+        let nodes = [self.node(one), self.node(other)];
+        let down = one != other && nodes.iter().all(|node| node.life().is_none());
+        if down {
+            nodes[0].disk.device.swap(&nodes[1].disk.device);
+        }
+        down
+    }
+
     /// The contents of a node's disk, as if everything had been synced.
     #[must_use]
     pub fn disk_image(&self, node: NodeIndex) -> DiskImage {

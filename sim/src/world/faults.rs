@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use hedgerow_env::Phase;
 use serde::{Deserialize, Serialize};
 
 use super::World;
-use super::disk::{DiskArea, DiskFaults};
+use super::disk::{DiskArea, DiskFaults, DiskImage};
 use super::lifecycle::Crash;
 use super::link::LinkRules;
 use super::topology::NodeIndex;
@@ -121,6 +122,10 @@ pub(super) struct Faults {
     noted: Mutex<Vec<Strike>>,
     /// What stands under a number.
     standing: Mutex<BTreeMap<FaultNumber, FaultAction>>,
+    /// What waits for a phase; the flag spares every other phase the look.
+    armed: Mutex<Vec<(NodeIndex, Phase, Vec<TimedFault>)>>,
+    is_armed: AtomicBool,
+    images: Mutex<BTreeMap<NodeIndex, DiskImage>>,
 }
 
 #[derive(Debug, Default)]
@@ -141,6 +146,26 @@ impl Faults {
         if noted.len() < NOTED_STRIKES_MAXIMUM {
             noted.push(strike);
         }
+    }
+
+    fn images(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeIndex, DiskImage>> {
+        self.images.lock().expect("no panic while images are held")
+    }
+
+    fn arm(&self, node: NodeIndex, phase: Phase, faults: Vec<TimedFault>) {
+        let mut armed = self.armed.lock().expect("no panic while faults are armed");
+        armed.push((node, phase, faults));
+        self.is_armed.store(true, Ordering::Relaxed);
+    }
+
+    /// What has waited for a node to begin a phase.
+    fn due(&self, node: NodeIndex, phase: Phase) -> Vec<TimedFault> {
+        let mut armed = self.armed.lock().expect("no panic while faults are armed");
+        let is_due =
+            |one: &mut (NodeIndex, Phase, Vec<TimedFault>)| (one.0, one.1) == (node, phase);
+        let due: Vec<_> = armed.extract_if(.., is_due).collect();
+        self.is_armed.store(!armed.is_empty(), Ordering::Relaxed);
+        due.into_iter().flat_map(|(.., faults)| faults).collect()
     }
 
     fn is_scripted(&self) -> bool {
@@ -218,12 +243,21 @@ pub enum FaultAction {
     RotIn(NodeIndex, DiskArea, u64),
     /// [`World::wipe_disk`], of a node that is down.
     WipeDisk(NodeIndex),
+    /// An image of the node's disk is taken and kept, in the place of one that was.
+    KeepImage(NodeIndex),
+    /// [`World::restore_disk`] from the image that was kept, of a node that is down.
+    RestoreImage(NodeIndex),
+    /// [`World::swap_disks`], of nodes that are down.
+    SwapDisks(NodeIndex, NodeIndex),
     /// The disk, link, partition or pause stands under a number until that ends, beside all others:
     /// [`World::begin_disk_faults`], [`World::begin_link`], [`World::begin_partition`]. Any other
     /// action is done as if it had no number.
     Begin(FaultNumber, Box<FaultAction>),
     /// What began under the number ends.
     End(FaultNumber),
+    /// When the node next begins a phase of this name: all of these, each so long after that. Each
+    /// strikes once.
+    AtPhase(NodeIndex, String, Vec<TimedFault>),
     /// [`World::set_drift`], in parts per million.
     Drift(NodeIndex, i32),
     /// [`World::step_wall`], in milliseconds.
@@ -243,13 +277,20 @@ impl FaultAction {
             | Self::Rot(node, _)
             | Self::RotIn(node, ..)
             | Self::WipeDisk(node)
+            | Self::KeepImage(node)
+            | Self::RestoreImage(node)
             | Self::Drift(node, _)
             | Self::StepWall(node, _) => vec![node],
             Self::Link(one, other, _)
             | Self::BreakConnections(one, other)
-            | Self::HalfOpen(one, other) => vec![one, other],
+            | Self::HalfOpen(one, other)
+            | Self::SwapDisks(one, other) => vec![one, other],
             Self::Partition(groups) => groups.iter_mut().flatten().collect(),
             Self::Begin(_, begun) => begun.nodes_mut(),
+            Self::AtPhase(node, _, faults) => {
+                let then = faults.iter_mut().flat_map(|fault| fault.action.nodes_mut());
+                std::iter::once(node).chain(then).collect()
+            }
             Self::HealLinks | Self::End(_) => Vec::new(),
         }
     }
@@ -341,8 +382,23 @@ impl World {
                 return self.rot_somewhere(*node, *area, *choice);
             }
             FaultAction::WipeDisk(node) => return self.wipe_disk(*node),
+            FaultAction::KeepImage(node) => {
+                let image = self.disk_image(*node);
+                self.0.faults.images().insert(*node, image);
+            }
+            FaultAction::RestoreImage(node) => {
+                let image = self.0.faults.images().get(node).cloned();
+                return image.is_some_and(|image| self.restore_disk(*node, &image));
+            }
+            FaultAction::SwapDisks(one, other) => return self.swap_disks(*one, *other),
             FaultAction::Begin(number, begun) => return self.begin(*number, begun),
             FaultAction::End(number) => return self.end(*number),
+            FaultAction::AtPhase(node, phase, faults) => {
+                let Some(phase) = Phase::ALL.iter().find(|one| one.name() == phase) else {
+                    return false;
+                };
+                self.0.faults.arm(*node, *phase, faults.clone());
+            }
             FaultAction::Drift(node, drift_ppm) => self.set_drift(*node, *drift_ppm),
             FaultAction::StepWall(node, step_ms) => self.step_wall(*node, *step_ms),
         }
@@ -391,8 +447,30 @@ impl World {
         true
     }
 
-    /// Ends everything that stands under a number, at links, disks and nodes.
+    /// A node begins a phase: whatever waited for that comes, at a step of its own.
+    pub(super) fn phase_began(&self, node: NodeIndex, phase: Phase) {
+        if !self.0.faults.is_armed.load(Ordering::Relaxed) {
+            return;
+        }
+        let now_ns = self.now_ns();
+        let due = self.0.faults.due(node, phase).into_iter();
+        self.schedule(due.map(|fault| TimedFault {
+            at_ns: now_ns + fault.at_ns,
+            action: fault.action,
+        }));
+    }
+
+    /// Ends everything that stands under a number, at links, disks and nodes, and waits for no phase
+    /// any more.
     pub fn end_all_standing(&self) {
+        {
+            let armed = &self.0.faults.armed;
+            armed
+                .lock()
+                .expect("no panic while faults are armed")
+                .clear();
+            self.0.faults.is_armed.store(false, Ordering::Relaxed);
+        }
         let numbers: Vec<FaultNumber> = {
             let standing = &self.0.faults.standing;
             let standing = standing.lock().expect("no panic while faults are counted");
