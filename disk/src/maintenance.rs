@@ -120,7 +120,14 @@ async fn flush(inner: &Inner) -> Result<(), DiskError> {
         }
         let mut batch = Vec::with_capacity(metas.len());
         for meta in metas {
-            match inner.journal.read(meta.origin).await {
+            let mut read = inner.journal.read(meta.origin).await;
+            if read.as_ref().map_or_else(is_damage, |record| {
+                !chunks_match(&record.payload, &meta.sums)
+            }) {
+                // A device may read wrong once what it holds well.
+                read = inner.journal.read(meta.origin).await;
+            }
+            match read {
                 Ok(record) if chunks_match(&record.payload, &meta.sums) => batch.push(Outgoing {
                     meta: Meta::clone(&meta),
                     payload: record.payload,
@@ -140,6 +147,10 @@ async fn flush(inner: &Inner) -> Result<(), DiskError> {
         }
         appended?;
     }
+}
+
+fn is_damage(error: &JournalReadError) -> bool {
+    matches!(error, JournalReadError::Damaged(_))
 }
 
 /// Remembers that a blob's only copy here is damaged.

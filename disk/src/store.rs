@@ -753,6 +753,10 @@ impl Inner {
 mod tests;
 
 #[cfg(test)]
+#[path = "store_damage_tests.rs"]
+mod damage_tests;
+
+#[cfg(test)]
 mod room_tests {
     use super::*;
 

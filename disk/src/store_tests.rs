@@ -35,11 +35,11 @@ fn config() -> StoreConfig {
     }
 }
 
-async fn open(env: &Env) -> (Store, Recovery) {
+pub(super) async fn open(env: &Env) -> (Store, Recovery) {
     Store::open(env, "pool", config()).await.unwrap()
 }
 
-fn name(sequence: u64) -> BlobName {
+pub(super) fn name(sequence: u64) -> BlobName {
     BlobName {
         container: ContainerId {
             family: FamilyId(1),
@@ -51,19 +51,19 @@ fn name(sequence: u64) -> BlobName {
     }
 }
 
-fn payload(sequence: u64, version: u64) -> Bytes {
+pub(super) fn payload(sequence: u64, version: u64) -> Bytes {
     let length = usize::try_from(sequence * 977 % 20_000 + 1).unwrap();
     let mut bytes = vec![0; length];
     hedgerow_env::Random::from_seed(sequence << 8 | version).fill(&mut bytes);
     bytes.into()
 }
 
-fn header(sequence: u64, version: u64) -> Bytes {
+pub(super) fn header(sequence: u64, version: u64) -> Bytes {
     format!("header {sequence} {version}").into_bytes().into()
 }
 
 /// Puts a blob, waiting while the store is busy or full.
-async fn put(env: &Env, store: &Store, sequence: u64, version: u64) {
+pub(super) async fn put(env: &Env, store: &Store, sequence: u64, version: u64) {
     loop {
         let payload = payload(sequence, version);
         match store.put_blob(name(sequence), header(sequence, version), payload) {
@@ -74,7 +74,7 @@ async fn put(env: &Env, store: &Store, sequence: u64, version: u64) {
     }
 }
 
-async fn check(store: &Store, sequence: u64, version: u64) {
+pub(super) async fn check(store: &Store, sequence: u64, version: u64) {
     let expected = payload(sequence, version);
     let found = store
         .read_blob(name(sequence), 0, expected.len())
@@ -300,117 +300,6 @@ fn mostly_dead_segments_are_compacted_and_removed() {
         for sequence in (0..100).step_by(4) {
             check(&store, sequence, 0).await;
         }
-    });
-}
-
-#[test]
-fn scrub_finds_rot_and_a_new_put_heals_it() {
-    let world = World::new(5);
-    let (env, disk) = (world.env(), world.disk().clone());
-    world.run(async move {
-        let (store, _) = open(&env).await;
-        for sequence in 10..20 {
-            put(&env, &store, sequence, 0).await;
-        }
-        store.flush().await.unwrap();
-        let mut scanned = 0;
-        loop {
-            let report = store.scrub(10_000).await.unwrap();
-            assert!(report.bad.is_empty());
-            scanned += report.bytes;
-            if report.wrapped {
-                break;
-            }
-        }
-        assert!(scanned > store.usage().live, "everything was read");
-
-        let path = disk.paths("pool/extents/")[0].clone();
-        let victim = payload(13, 0);
-        let content = disk.content(&path);
-        let at = content
-            .windows(64)
-            .position(|window| window == &victim[..64])
-            .unwrap();
-        disk.rot(&path, u64::try_from(at + 100).unwrap(), 1);
-        let read = store.read_blob(name(13), 0, victim.len()).await;
-        assert_eq!(read, Err(ReadError::Damaged(name(13))));
-        let report = store.scrub(u64::MAX).await.unwrap();
-        assert_eq!(report.bad, [name(13)]);
-        assert_eq!(store.damaged_blobs(), [name(13)]);
-        check(&store, 14, 0).await;
-
-        put(&env, &store, 13, 0).await;
-        check(&store, 13, 0).await;
-        store.flush().await.unwrap();
-        check(&store, 13, 0).await;
-        assert!(store.damaged_blobs().is_empty());
-        store.scrub(u64::MAX).await.unwrap();
-        assert!(store.scrub(u64::MAX).await.unwrap().bad.is_empty());
-    });
-}
-
-/// A device that reads wrongly once has not lost anything: the same bits flip back.
-#[test]
-fn what_reads_sound_again_is_damaged_no_more() {
-    let world = World::new(5);
-    let (env, disk) = (world.env(), world.disk().clone());
-    world.run(async move {
-        let (store, _) = open(&env).await;
-        for sequence in 10..20 {
-            put(&env, &store, sequence, 0).await;
-        }
-        store.flush().await.unwrap();
-        let path = disk.paths("pool/extents/")[0].clone();
-        let victim = payload(13, 0);
-        let content = disk.content(&path);
-        let mut windows = content.windows(64);
-        let at = windows.position(|window| window == &victim[..64]).unwrap();
-        let at = u64::try_from(at).unwrap();
-        disk.rot(&path, at, 1);
-        assert_eq!(store.scrub(u64::MAX).await.unwrap().bad, [name(13)]);
-        let read = store.read_blob(name(13), 0, 1).await;
-        assert_eq!(read, Err(ReadError::Damaged(name(13))));
-        disk.rot(&path, at, 1);
-        check(&store, 13, 0).await;
-        assert!(store.damaged_blobs().is_empty());
-        store.scrub(u64::MAX).await.unwrap();
-        assert!(store.scrub(u64::MAX).await.unwrap().bad.is_empty());
-    });
-}
-
-/// An entry's own header and the footer with its copy are both rotten: the blob is not even named.
-#[test]
-fn entries_that_were_lost_with_their_names_are_told() {
-    let world = World::new(7);
-    let (env, disk) = (world.env(), world.disk().clone());
-    world.run(async move {
-        let (store, _) = open(&env).await;
-        for sequence in 10..20 {
-            put(&env, &store, sequence, 0).await;
-        }
-        store.flush().await.unwrap();
-        store.close().await;
-        drop(store);
-        let (store, recovery) = open(&env).await;
-        assert!(!recovery.names_lost, "nothing is wrong yet");
-        store.close().await;
-        drop(store);
-
-        let path = disk.paths("pool/extents/")[0].clone();
-        let content = disk.content(&path);
-        let own = header(13, 0);
-        let found = content.windows(own.len()).enumerate();
-        let at: Vec<usize> = found
-            .filter(|(_, window)| *window == own)
-            .map(|(at, _)| at)
-            .collect();
-        assert!(!at.is_empty());
-        for at in at {
-            disk.rot(&path, u64::try_from(at).unwrap(), 1);
-        }
-        disk.rot(&path, u64::try_from(content.len() - 8).unwrap(), 1);
-        let (_, recovery) = open(&env).await;
-        assert!(recovery.names_lost);
     });
 }
 

@@ -4,13 +4,14 @@
 //!
 //! Invariants: an entry without a footer is verified whole before it is believed, because its sync
 //! may never have happened; a file without a valid entry is removed; where entries are gone and not
-//! even their names are known, that is told.
+//! even their names are known, that is told; nothing is written back that was not read whole.
 //! Does not: decide which of two copies of a name counts.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{DiskError, Env, File, OpenMode, StoreId};
 
@@ -21,6 +22,9 @@ use super::format::{
 };
 use super::{ExtentConfig, Extents, Found, Open, Segment, State, chunks_match};
 use crate::codec::{align_up, narrow, wide, word};
+
+/// How often what does not read whole is read before it counts as damaged.
+const LOOKS: usize = 3;
 
 impl Extents {
     /// Opens the segments in `directory`.
@@ -65,14 +69,13 @@ impl Extents {
         let (found, unfinished) = match indexed {
             Some(entries) => (entries, None),
             None => {
-                let bytes = file.read_at(0, narrow(length)).await?;
-                let (found, end) = scan(self.store, number, &bytes);
-                names_lost = has_unnamed(&bytes, &found);
-                if found.is_empty() {
+                let mut scanned = read_scanned(&*file, self.store, number, length).await?;
+                names_lost = scanned.has_unnamed();
+                if scanned.found.is_empty() {
                     self.env.disk().remove(&path).await?;
-                    return Ok((found, names_lost));
+                    return Ok((scanned.found, names_lost));
                 }
-                (found, Some(end))
+                (std::mem::take(&mut scanned.found), Some(scanned))
             }
         };
         let mut segment = Segment::new(Arc::clone(&file), length);
@@ -88,30 +91,34 @@ impl Extents {
         let alive = |entry: &Found| !segment.is_dead(entry.place.ordinal);
         let (live, dead): (Vec<_>, Vec<_>) = found.into_iter().partition(alive);
         self.state().segments.insert(number, segment);
-        if let Some(end) = unfinished {
-            self.finish_scanned(number, end, &live, dead).await?;
+        if let Some(scanned) = unfinished {
+            self.finish_scanned(number, &scanned, &live, dead).await?;
         }
         Ok((live, names_lost))
     }
 
     /// Gives a scanned segment its footer. What was read may have come from a cache, so the entries
-    /// are written again and synced first.
+    /// are written again and synced first: those that were read whole, for where one was not, the
+    /// device may hold better than it said.
     async fn finish_scanned(
         &self,
         number: u64,
-        end: u64,
+        scanned: &Scanned,
         live: &[Found],
         dead: Vec<Found>,
     ) -> Result<(), DiskError> {
         let file = Arc::clone(&self.state().segments[&number].file);
-        let bytes = file.read_at(DATA_AT, narrow(end - DATA_AT)).await?;
-        file.write_at(DATA_AT, vec![bytes]).await?;
+        let end = scanned.end;
+        let mut entries: Vec<&Found> = live.iter().chain(&dead).collect();
+        entries.sort_by_key(|found| found.place.ordinal);
+        for run in sound_runs(&entries, end) {
+            let bytes = scanned.bytes.slice(narrow(run.start)..narrow(run.end));
+            file.write_at(run.start, vec![bytes]).await?;
+        }
         // Synced apart: a footer that outlived a crash without its entries would be believed.
         if !active(Mutant::FooterBeforeEntries) {
             file.sync().await?;
         }
-        let mut entries: Vec<&Found> = live.iter().chain(&dead).collect();
-        entries.sort_by_key(|found| found.place.ordinal);
         let encoded: Vec<u8> = entries
             .into_iter()
             .flat_map(|found| encode_flagged(self.store, found.place, &found.meta, found.bad))
@@ -140,22 +147,114 @@ pub(crate) struct Opened {
     pub(crate) names_lost: bool,
 }
 
-/// Whether a segment that was scanned has had entries which the scan did not find: their ordinals
-/// are missing between those that are there, or there is something and no entry in it. (A batch
-/// that a crash tore may look the same; the store then only compares itself with its shards.)
-fn has_unnamed(bytes: &Bytes, found: &[Found]) -> bool {
-    let mut expected = 0;
-    for entry in found {
-        if entry.place.ordinal != expected {
-            return true;
-        }
-        expected = entry.place.ordinal + 1;
-    }
-    let data = bytes.get(narrow(DATA_AT)..).unwrap_or_default();
-    found.is_empty() && data.iter().any(|byte| *byte != 0)
+/// A segment without a footer, as far as it could be read.
+struct Scanned {
+    bytes: Bytes,
+    found: Vec<Found>,
+    /// Where the last entry ends.
+    end: u64,
 }
 
+impl Scanned {
+    fn of(store: StoreId, number: u64, bytes: Bytes) -> Self {
+        let (found, end) = scan(store, number, &bytes);
+        Self { bytes, found, end }
+    }
+
+    /// Whether there have been entries that the scan did not find: their ordinals are missing between
+    /// those that are there, or there is something and no entry in it. (A batch that a crash tore may
+    /// look the same; the store then only compares itself with its shards.)
+    fn has_unnamed(&self) -> bool {
+        let mut expected = 0;
+        for entry in &self.found {
+            if entry.place.ordinal != expected {
+                return true;
+            }
+            expected = entry.place.ordinal + 1;
+        }
+        let data = self.bytes.get(narrow(DATA_AT)..).unwrap_or_default();
+        self.found.is_empty() && data.iter().any(|byte| *byte != 0)
+    }
+
+    /// Takes over what another look read better.
+    fn mend(&mut self, again: Self) {
+        let mut bytes = BytesMut::from(&self.bytes[..]);
+        for entry in again.found {
+            let ordinal = |found: &Found| found.place.ordinal;
+            let at = match self.found.binary_search_by_key(&ordinal(&entry), ordinal) {
+                Ok(at) if self.found[at].bad && !entry.bad => Some(at),
+                Ok(_) => None,
+                Err(at) => {
+                    self.found.insert(at, entry.clone());
+                    Some(at)
+                }
+            };
+            if let Some(at) = at {
+                let range = narrow(entry.place.offset)..narrow(end_of(&entry));
+                let range = range.start..range.end.min(bytes.len());
+                bytes[range.clone()].copy_from_slice(&again.bytes[range]);
+                self.found[at] = entry;
+            }
+        }
+        self.end = self.end.max(again.end);
+        self.bytes = bytes.freeze();
+    }
+}
+
+fn end_of(entry: &Found) -> u64 {
+    entry.place.offset + align_up(entry.meta.entry_bytes(), ENTRY_ALIGNMENT)
+}
+
+/// Reads a segment without a footer, and again where it does not read whole: a device may read wrong
+/// once what it holds well.
+async fn read_scanned(
+    file: &dyn File,
+    store: StoreId,
+    number: u64,
+    length: u64,
+) -> Result<Scanned, DiskError> {
+    let length = narrow(length);
+    let mut scanned = Scanned::of(store, number, file.read_at(0, length).await?);
+    for _ in 1..LOOKS {
+        if !scanned.has_unnamed() && scanned.found.iter().all(|entry| !entry.bad) {
+            break;
+        }
+        scanned.mend(Scanned::of(store, number, file.read_at(0, length).await?));
+    }
+    Ok(scanned)
+}
+
+/// The blocks below `end` that hold something of an entry that was read whole.
+fn sound_runs(entries: &[&Found], end: u64) -> Vec<Range<u64>> {
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for entry in entries.iter().filter(|entry| !entry.bad) {
+        let start = entry.place.offset / BATCH_ALIGNMENT * BATCH_ALIGNMENT;
+        let until = align_up(end_of(entry), BATCH_ALIGNMENT).min(end);
+        match runs.last_mut() {
+            Some(last) if start <= last.end => last.end = last.end.max(until),
+            _ => runs.push(start.max(DATA_AT)..until),
+        }
+    }
+    runs
+}
+
+/// The entries that a footer names, if there is one.
 async fn read_footer(
+    file: &dyn File,
+    store: StoreId,
+    number: u64,
+    length: u64,
+) -> Result<Option<Vec<Found>>, DiskError> {
+    for _ in 0..LOOKS {
+        let entries = look_for_footer(file, store, number, length).await?;
+        if entries.is_some() {
+            return Ok(entries);
+        }
+    }
+    Ok(None)
+}
+
+async fn look_for_footer(
     file: &dyn File,
     store: StoreId,
     number: u64,
@@ -182,11 +281,19 @@ async fn read_dead(
 ) -> Result<Option<(u64, Vec<u8>)>, DiskError> {
     let mut best: Option<(u64, Vec<u8>)> = None;
     for offset in DEAD_SLOT_AT {
-        let bytes = file.read_at(offset, DEAD_SLOT_BYTES).await?;
-        if let Some((sequence, bits)) = decode_dead(store, number, &bytes)
-            && best.as_ref().is_none_or(|(highest, _)| sequence > *highest)
-        {
-            best = Some((sequence, bits));
+        for _ in 0..LOOKS {
+            let bytes = file.read_at(offset, DEAD_SLOT_BYTES).await?;
+            let read = decode_dead(store, number, &bytes);
+            let is_blank = bytes.iter().all(|byte| *byte == 0);
+            let is_final = read.is_some() || is_blank;
+            if let Some((sequence, bits)) = read
+                && best.as_ref().is_none_or(|(highest, _)| sequence > *highest)
+            {
+                best = Some((sequence, bits));
+            }
+            if is_final {
+                break;
+            }
         }
     }
     Ok(best)

@@ -50,6 +50,14 @@ struct State {
     most_writes_in_flight: usize,
     held_syncs: Option<String>,
     held: Vec<Waker>,
+    misreads: Vec<Misread>,
+}
+
+/// A byte that reads wrong a few times, and is as it was.
+struct Misread {
+    node: u64,
+    offset: usize,
+    times: u32,
 }
 
 /// The disk; clones are handles on the same one.
@@ -76,6 +84,7 @@ impl FaultDisk {
             most_writes_in_flight: 0,
             held_syncs: None,
             held: Vec::new(),
+            misreads: Vec::new(),
         })))
     }
 
@@ -169,6 +178,17 @@ impl FaultDisk {
                 *byte = !*byte;
             }
         }
+    }
+
+    /// The next reads of this byte, so many, have every bit of it wrong; the medium is as it was.
+    pub fn misread(&self, path: &str, offset: u64, times: u32) {
+        let mut state = self.state();
+        let node = state.names[path];
+        state.misreads = vec![Misread {
+            node,
+            offset: narrow(offset),
+            times,
+        }];
     }
 
     /// Replaces bytes, as a misdirected write does.
@@ -414,6 +434,19 @@ fn read(state: &State, node: u64, offset: u64, length: usize) -> Bytes {
     Bytes::copy_from_slice(&node.current[start..end])
 }
 
+fn misread(state: &mut State, node: u64, offset: u64, bytes: Bytes) -> Bytes {
+    let range = narrow(offset)..narrow(offset) + bytes.len();
+    let mut wrong = state.misreads.iter_mut();
+    let wrong =
+        wrong.find(|wrong| wrong.node == node && wrong.times > 0 && range.contains(&wrong.offset));
+    let Some(wrong) = wrong else { return bytes };
+    wrong.times -= 1;
+    let mut bytes = bytes.to_vec();
+    let at = wrong.offset - range.start;
+    bytes[at] = !bytes[at];
+    bytes.into()
+}
+
 fn write(
     state: &mut State,
     node: u64,
@@ -475,8 +508,10 @@ fn sync(state: &mut State, node: u64, path: &str, count: usize) -> Result<(), Di
 impl File for FaultFile {
     fn read_at(&self, offset: u64, length: usize) -> BoxFuture<'static, Result<Bytes, DiskError>> {
         let node = self.node;
-        self.disk
-            .perform(false, move |state| Ok(read(state, node, offset, length)))
+        self.disk.perform(false, move |state| {
+            let bytes = read(state, node, offset, length);
+            Ok(misread(state, node, offset, bytes))
+        })
     }
 
     fn write_at(
