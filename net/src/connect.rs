@@ -156,6 +156,7 @@ async fn greet(
     };
     let (confirm, agreement) = handshake::conclude(&hello, &reply, &|store| inner.knowledge(store));
     let identity = &reply.from.identity;
+    inner.tell_met(identity, confirm.judgement.verdict);
     inner.tell_judged(identity.node, &reply.judgement.known);
     let session = handshake::session(nonce, reply.from.nonce);
     send(&mut stream, Kind::HelloConfirm, session, confirm.encode()).await?;
@@ -270,6 +271,7 @@ async fn answer(
     };
     let session = handshake::session(hello.from.nonce, reply.from.nonce);
     send(stream, Kind::HelloReply, session, reply.encode()).await?;
+    inner.tell_met(&hello.from.identity, reply.judgement.verdict);
     if agreement.is_some() {
         inner.tell_learned(&hello.from.identity);
         decoder.set_limit(inner.config.maximum_message_bytes);

@@ -1,27 +1,25 @@
 //! Finding a group's leader and asking it: the one client of Pages that every role uses.
 //!
-//! [`Directory`] caches the shard table and the topology; [`GroupClient`] walks the members of a
-//! group, follows leader hints and repeats until its deadline. Everything that it sends bears
-//! repetition: commands are named by nonce, sequence, epoch or generation.
+//! [`GroupClient`] walks the members of a group, as the [`Directory`] knows them, follows leader hints
+//! and repeats until its deadline. Everything that it sends bears repetition: commands are named by
+//! nonce, sequence, epoch or generation.
 //!
 //! Invariant: [`GroupError::Unknown`] is answered when any attempt may have had an effect whose
 //! result was not seen; [`GroupError::Unavailable`] only when no attempt was ever accepted.
 //! Does not: decide what an outcome means, or cache answers.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hedgerow_env::{ContainerId, Env, GroupId, Instant, MapEpoch, NodeId, StoreId};
+use hedgerow_env::{Env, GroupId, Instant};
 use hedgerow_protocol::{
-    GroupBody, GroupMember, GroupRecord, GroupReply, GroupRequest, MemberId, NodeReply,
-    NodeRequest, ROOT_GROUP, RootAnswer, RootCommand, RootOutcome, RootQuery, RootReply,
-    RootRequest, SERVICE_GROUP, SERVICE_NODE, ShardCommand, ShardOutcome, ShardReply, ShardRequest,
-    ShardTable, Topology, decode, encode,
+    GroupBody, GroupMember, GroupReply, GroupRequest, MemberId, NodeReply, NodeRequest, ROOT_GROUP,
+    RootAnswer, RootCommand, RootOutcome, RootQuery, RootReply, RootRequest, SERVICE_GROUP,
+    SERVICE_NODE, ShardCommand, ShardOutcome, ShardReply, ShardRequest, decode, encode,
 };
 
-use crate::{CallError, CallOptions, Lane, Message, Peer, RefusalCode, Rpc, ServiceId};
+use crate::{CallError, CallOptions, Directory, Lane, Message, Peer, RefusalCode, Rpc, ServiceId};
 
 /// One attempt waits at most this long, so that a silent leader costs one attempt and not the call.
 const ATTEMPT_LIMIT: Duration = Duration::from_millis(1500);
@@ -31,192 +29,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const RETRY_PAUSE_LIMIT: Duration = Duration::from_millis(400);
 /// A node that is asked for its table answers from memory.
 const TABLE_LIMIT: Duration = Duration::from_millis(500);
-
-/// What this process believes of the cluster's shape; refreshed by whoever learns better.
-#[derive(Default)]
-pub struct Directory {
-    state: Mutex<DirectoryState>,
-}
-
-#[derive(Default)]
-struct DirectoryState {
-    table: ShardTable,
-    topology: Arc<Topology>,
-    /// Addresses to ask while the table is empty (`seeds` of the configuration).
-    seeds: Vec<String>,
-    /// A shard that a split makes, until the table shows it.
-    coming: Option<GroupRecord>,
-    /// The last known leader of each group.
-    leaders: BTreeMap<GroupId, GroupMember>,
-}
-
-impl Directory {
-    /// A directory that knows only where to ask first.
-    #[must_use]
-    pub fn new(seeds: Vec<String>) -> Self {
-        Self {
-            state: Mutex::new(DirectoryState {
-                seeds,
-                ..DirectoryState::default()
-            }),
-        }
-    }
-
-    fn with<T>(&self, act: impl FnOnce(&mut DirectoryState) -> T) -> T {
-        act(&mut self.state.lock().expect("no panic under this lock"))
-    }
-
-    /// The shard table as last seen.
-    #[must_use]
-    pub fn table(&self) -> ShardTable {
-        self.with(|state| state.table.clone())
-    }
-
-    /// The epoch of the table as last seen.
-    #[must_use]
-    pub fn epoch(&self) -> MapEpoch {
-        self.with(|state| state.table.epoch)
-    }
-
-    /// Remembers a table unless a newer one is known. True when it was news.
-    pub fn learn_table(&self, table: ShardTable) -> bool {
-        self.with(|state| {
-            let news = table.epoch > state.table.epoch;
-            if news {
-                state.table = table;
-            }
-            news
-        })
-    }
-
-    /// Remembers the root's first members, until a table is known.
-    pub fn bootstrap_root(&self, root: GroupRecord) {
-        self.with(|state| {
-            if state.table.epoch == MapEpoch(0) {
-                state.table.root = root;
-            }
-        });
-    }
-
-    /// Remembers where a shard is that the table does not show yet, in place of an earlier one.
-    pub fn expect_shard(&self, record: GroupRecord) {
-        self.with(|state| state.coming = Some(record));
-    }
-
-    /// The topology as last seen.
-    #[must_use]
-    pub fn topology(&self) -> Arc<Topology> {
-        self.with(|state| Arc::clone(&state.topology))
-    }
-
-    /// Remembers a topology unless a newer one is known. True when it was news.
-    pub fn learn_topology(&self, topology: Topology) -> bool {
-        self.with(|state| {
-            let news = topology.index > state.topology.index;
-            if news {
-                state.topology = Arc::new(topology);
-            }
-            news
-        })
-    }
-
-    /// The shard of a container, once the table is known.
-    #[must_use]
-    pub fn shard_of(&self, container: ContainerId) -> Option<GroupId> {
-        self.with(|state| {
-            let record = state.table.shard_of(container.family, container.index);
-            record.map(|record| record.group)
-        })
-    }
-
-    /// The shards, once the table is known.
-    #[must_use]
-    pub fn shards(&self) -> Vec<GroupId> {
-        self.with(|state| {
-            let shards = state.table.distinct().into_iter();
-            shards.map(|record| record.group).collect()
-        })
-    }
-
-    /// Where `node` listens, by the newest knowledge.
-    #[must_use]
-    pub fn address_of(&self, node: NodeId) -> Option<String> {
-        let topology = self.topology();
-        let record = topology.nodes.iter().find(|record| record.node == node)?;
-        Some(record.address.clone())
-    }
-
-    /// The peer that has `store`.
-    #[must_use]
-    pub fn peer_of_store(&self, store: StoreId) -> Option<Peer> {
-        let topology = self.topology();
-        let record = topology.node_of(store)?;
-        Some(Peer::new(record.address.clone(), record.node))
-    }
-
-    /// Addresses of nodes to ask for the table, in a fixed order.
-    fn acquaintances(&self) -> Vec<Peer> {
-        self.with(|state| {
-            let known = state.topology.nodes.iter();
-            let mut peers: Vec<Peer> = known
-                .map(|record| Peer::new(record.address.clone(), record.node))
-                .collect();
-            for seed in &state.seeds {
-                if !peers.iter().any(|peer| peer.address == *seed) {
-                    peers.push(Peer::anyone_at(seed.clone()));
-                }
-            }
-            peers
-        })
-    }
-
-    /// Members of `group` to try, the likely leader first.
-    fn candidates(&self, group: GroupId) -> Vec<Peer> {
-        self.with(|state| {
-            let coming = state.coming.iter();
-            let known = state
-                .table
-                .group(group)
-                .or_else(|| coming.into_iter().find(|record| record.group == group));
-            let mut members: Vec<GroupMember> = known
-                .map(|record| record.members.clone())
-                .unwrap_or_default();
-            if let Some(leader) = state.leaders.get(&group) {
-                members.retain(|member| member.node != leader.node);
-                members.insert(0, leader.clone());
-            }
-            let topology = &state.topology;
-            members
-                .into_iter()
-                .map(|member| {
-                    let newest = topology
-                        .nodes
-                        .iter()
-                        .find(|record| record.node == member.node);
-                    let address = newest.map_or(member.address, |record| record.address.clone());
-                    Peer::new(address, member.node)
-                })
-                .collect()
-        })
-    }
-
-    fn set_leader(&self, group: GroupId, leader: Option<GroupMember>) {
-        self.with(|state| match leader {
-            Some(leader) => {
-                state.leaders.insert(group, leader);
-            }
-            None => {
-                state.leaders.remove(&group);
-            }
-        });
-    }
-
-    /// The last known leader of a group, for status pages; a guess.
-    #[must_use]
-    pub fn leader_of(&self, group: GroupId) -> Option<GroupMember> {
-        self.with(|state| state.leaders.get(&group).cloned())
-    }
-}
 
 /// How a question to a group ended without an answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -497,20 +309,9 @@ impl GroupClient {
 
     /// Whoever answered leads, or did a moment ago.
     fn remember_leader(&self, group: GroupId, peer: &Peer) {
-        let Some(node) = peer.node else { return };
-        self.directory.with(|state| {
-            let members = state
-                .table
-                .group(group)
-                .map(|record| record.members.as_slice());
-            let member = members
-                .unwrap_or_default()
-                .iter()
-                .find(|member| member.node == node);
-            if let Some(member) = member.cloned() {
-                state.leaders.insert(group, member);
-            }
-        });
+        if let Some(node) = peer.node {
+            self.directory.set_leading(group, node);
+        }
     }
 
     /// Asks acquaintances for a newer table and topology until one has news.
@@ -570,6 +371,7 @@ impl GroupClient {
 
 #[cfg(test)]
 mod tests {
+    use hedgerow_env::NodeId;
     use hedgerow_protocol::ProxySession;
 
     use super::*;

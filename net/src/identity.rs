@@ -156,8 +156,12 @@ impl Peer {
     }
 }
 
-/// What the node keeps about stores, its own and its peers'. Called in handshakes; must not block.
+/// What the node keeps about peers and stores, its own and theirs. Called in handshakes; must not
+/// block.
 pub trait PeerObserver: Send + Sync {
+    /// A peer of this cluster said that it is `node` and listens at `address`, whether or not it was
+    /// the node that was wanted.
+    fn met(&self, node: NodeId, address: &str);
     /// The highest that is known, durably, of a peer's store.
     fn knowledge(&self, store: StoreId) -> Option<StoreStamp>;
     /// A peer showed these stamps and none was behind what was known: remember them.

@@ -16,6 +16,7 @@ pub mod admin;
 mod back_off;
 mod config;
 mod connect;
+mod directory;
 pub mod frame;
 mod groups;
 pub mod handshake;
@@ -40,7 +41,8 @@ mod tests;
 mod wire;
 
 pub use config::RpcConfig;
-pub use groups::{Directory, GroupClient, GroupError};
+pub use directory::Directory;
+pub use groups::{GroupClient, GroupError};
 pub use identity::{Identity, Peer, PeerObserver, RoleSet, StoreStamp};
 pub use rpc::Rpc;
 pub use service::{

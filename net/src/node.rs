@@ -14,6 +14,7 @@ use futures_util::future::{Either, select};
 use hedgerow_env::{Env, Instant, Listener, NodeId, Random, StoreId, Stream, event};
 use tokio::sync::{Notify, Semaphore};
 
+use crate::hello::Verdict;
 use crate::inbound::Inbound;
 use crate::keep_alive::Smoothed;
 use crate::link::Link;
@@ -213,6 +214,20 @@ impl Inner {
 
     pub(crate) fn knowledge(&self, store: StoreId) -> Option<StoreStamp> {
         self.observer()?.knowledge(store)
+    }
+
+    /// Passes on where a peer of this cluster listens, unless the `verdict` on it is that it is not to
+    /// be talked to: an old image of a store may run beside the store itself.
+    pub(crate) fn tell_met(&self, peer: &Identity, verdict: Verdict) {
+        let ours = self.identity().cluster;
+        let is_sound = matches!(verdict, Verdict::Accepted | Verdict::WrongNode);
+        if let Some(observer) = self.observer()
+            && is_sound
+            && ours.is_some()
+            && ours == peer.cluster
+        {
+            observer.met(peer.node, &peer.address);
+        }
     }
 
     pub(crate) fn tell_learned(&self, peer: &Identity) {

@@ -103,8 +103,9 @@ impl Node {
             address: config.advertise.clone(),
         };
         let rpc = Rpc::start(env.clone(), identity, RpcConfig::default(), &config.listen).await?;
-        rpc.on_peer(Peers::start(env.clone(), Arc::clone(&stores)));
         let directory = Arc::new(Directory::new(config.seeds.clone()));
+        let peers = Peers::start(env.clone(), Arc::clone(&stores), Arc::clone(&directory));
+        rpc.on_peer(peers);
         if let Some(root) = founding::kept_root(&stores) {
             directory.bootstrap_root(root);
         }

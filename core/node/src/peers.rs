@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use hedgerow_disk::superblock::PeerKnowledge;
 use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{Env, HaltReason, NodeId, StoreId, event};
-use hedgerow_net::{PeerObserver, StoreStamp};
+use hedgerow_net::{Directory, PeerObserver, StoreStamp};
 use tokio::sync::Notify;
 
 use crate::halting;
@@ -21,15 +21,17 @@ use crate::stores::Stores;
 pub(crate) struct Peers {
     env: Env,
     stores: Arc<Stores>,
+    directory: Arc<Directory>,
     pending: Mutex<BTreeMap<StoreId, PeerKnowledge>>,
     wake: Notify,
 }
 
 impl Peers {
-    pub(crate) fn start(env: Env, stores: Arc<Stores>) -> Arc<Self> {
+    pub(crate) fn start(env: Env, stores: Arc<Stores>, directory: Arc<Directory>) -> Arc<Self> {
         let peers = Arc::new(Self {
             env: env.clone(),
             stores,
+            directory,
             pending: Mutex::default(),
             wake: Notify::new(),
         });
@@ -62,6 +64,10 @@ impl Peers {
 }
 
 impl PeerObserver for Peers {
+    fn met(&self, node: NodeId, address: &str) {
+        self.directory.told(node, address);
+    }
+
     fn knowledge(&self, store: StoreId) -> Option<StoreStamp> {
         let content = self.stores.system().superblock().content();
         content.peers.get(&store).map(|known| StoreStamp {

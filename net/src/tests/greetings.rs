@@ -23,18 +23,23 @@ fn stamp(store: u64, start_count: u64, reported_durable: u64) -> StoreStamp {
 struct Memory {
     known: Mutex<Vec<StoreStamp>>,
     judged: Mutex<Vec<(NodeId, Vec<StoreStamp>)>>,
+    met: Mutex<Vec<(NodeId, String)>>,
 }
 
 impl Memory {
     fn knowing(stamps: &[StoreStamp]) -> Arc<Self> {
         Arc::new(Self {
             known: Mutex::new(stamps.to_vec()),
-            judged: Mutex::default(),
+            ..Self::default()
         })
     }
 }
 
 impl PeerObserver for Memory {
+    fn met(&self, node: NodeId, address: &str) {
+        self.met.lock().unwrap().push((node, address.to_owned()));
+    }
+
     fn knowledge(&self, store: StoreId) -> Option<StoreStamp> {
         let known = self.known.lock().unwrap();
         known.iter().find(|stamp| stamp.store == store).copied()
@@ -81,6 +86,8 @@ async fn a_reused_address_is_noticed() {
     let cluster = Cluster::new();
     let (_server, _) = cluster.serving(1, Arc::new(Echo::default())).await;
     let client = cluster.node(2).await;
+    let memory = Memory::knowing(&[]);
+    client.on_peer(memory.clone());
     let to = Peer::new("node1:1", NodeId(9));
     let outcome = client.call(&to, ECHO, message("x"), SECOND).await;
     assert!(
@@ -93,6 +100,9 @@ async fn a_reused_address_is_noticed() {
         ),
         "{outcome:?}"
     );
+    // Whom it met there instead is found there from now on.
+    let met = memory.met.lock().unwrap().clone();
+    assert_eq!(met, [(NodeId(1), "node1:1".to_owned())]);
     // Whoever asks for anyone, or for the right one, is not held up by that.
     let anyone = client
         .call(&Peer::anyone_at("node1:1"), ECHO, message("x"), SECOND)
