@@ -311,11 +311,13 @@ impl Drivers {
             .all(|shard| alive.contains(&shard.group))
     }
 
-    /// Answers the shard when it answers; else has its members started.
+    /// Answers the shard when it answers; else has its members started, and one of them begin the
+    /// group: the first, or else the first that runs, since the first may have lost its disk before.
     ///
-    /// The members stand in the root's log before any is started, and only the first of them ever
-    /// begins a group: it then has a log, as whoever is recorded in its place later, and a second
-    /// beginning changes nothing.
+    /// Several may begin one after the other, and one may be asked when the group has long begun: who has
+    /// a log takes no notice. Whoever is recorded as a member later than that is one by a change that a
+    /// majority of the recorded ones has in its log, so those that are blank are too few to elect
+    /// anybody. Until the first change all begin with the same members, that is, with the same entry.
     pub(super) async fn start_shard(
         &self,
         shard: &GroupRecord,
@@ -338,10 +340,23 @@ impl Drivers {
             let record = nodes.find(|record| record.node == member.node);
             let address = record.map_or(&member.address, |record| &record.address);
             let peer = Peer::new(address.clone(), member.node);
-            self.start_member(shard, member.member, peer)
+            let is_first = shard.members.first().map(|first| first.member) == Some(member.member);
+            async move {
+                let started = self.start_member(shard, member.member, &peer, is_first);
+                (member.member, peer.clone(), started.await)
+            }
         });
         let started = join_all(starts).await;
-        let reason = started.into_iter().find_map(Result::err)?;
+        let begun = matches!(started.first(), Some((_, _, Ok(()))));
+        let other = started.iter().find(|(_, _, started)| started.is_ok());
+        if let (false, Some((member, peer, _))) = (begun, other)
+            && let Err(reason) = self.start_member(shard, *member, peer, true).await
+        {
+            event!(self.env, Info, "pages", "{group}: {reason}");
+        }
+        let reason = started
+            .into_iter()
+            .find_map(|(_, _, started)| started.err())?;
         event!(self.env, Info, "pages", "{group}: {reason}");
         None
     }
@@ -350,16 +365,16 @@ impl Drivers {
         &self,
         shard: &GroupRecord,
         member: MemberId,
-        peer: Peer,
+        peer: &Peer,
+        initialise: bool,
     ) -> Result<(), String> {
-        let is_first = shard.members.first().map(|first| first.member) == Some(member);
         let request = NodeRequest::StartReplica {
             group: shard.group,
             member,
             members: shard.members.clone(),
-            initialise: is_first,
+            initialise,
         };
-        match self.client.node_request(&peer, &request, START_LIMIT).await {
+        match self.client.node_request(peer, &request, START_LIMIT).await {
             Some(NodeReply::Started) => Ok(()),
             other => Err(format!(
                 "{} did not start {member}: {other:?}",

@@ -66,8 +66,8 @@ pub(super) fn begin(
     Ok(RootOutcome::Splitting(split))
 }
 
-/// The new shard begins where the old one is. The first member alone begins a group: one whose node
-/// is up stands in front.
+/// The new shard begins where the old one is. The first member begins a group as a rule, so one whose
+/// node is up stands in front.
 fn first_members(state: &dyn Update, old: &GroupRecord) -> Result<Vec<GroupMember>, StateError> {
     let nodes = tables::nodes(state)?;
     let is_up = |member: &GroupMember| {
