@@ -80,8 +80,7 @@ pub async fn lacking_elsewhere(
     Ok(())
 }
 
-/// The members of its containers that are gone.
-
+/// Judges one disk; answers the members of its containers that are gone.
 async fn check_disk(
     cluster: &Cluster,
     disk: &DiskRecord,

@@ -6,11 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hedgerow_env::{BlobName, ContainerId, ContainerIndex};
-use hedgerow_protocol::{DiskRecord, MapTarget, MapView, Placement, ShardReply, ShardRequest};
+use hedgerow_protocol::{
+    DiskRecord, MapTarget, MapView, Placement, ShardRefusal, ShardReply, ShardRequest,
+};
 
 use crate::scenario::{Cluster, Failure};
 
 const ASK_LIMIT: Duration = Duration::from_secs(5);
+/// How often everybody is asked, and how long after one another.
+const ROUNDS: usize = 10;
+const ROUND_PAUSE: Duration = Duration::from_millis(500);
 /// Blocks of 512 bytes looked up at once.
 const PAGE_BLOCKS: u32 = 2048;
 
@@ -86,20 +91,27 @@ pub(super) async fn named(
     Ok(named)
 }
 
-/// Asks the shard of `container` through any node that knows it.
+/// Asks the shard of `container` through any node that knows it, and again for a while: what a node
+/// knows of the table may be a second old, and a shard may have moved by a split.
 pub(super) async fn ask(
     cluster: &Cluster,
     container: ContainerId,
     request: ShardRequest,
 ) -> Option<ShardReply> {
-    for (_, node) in cluster.nodes() {
-        let Some(group) = node.groups().directory().shard_of(container) else {
-            continue;
-        };
-        let asked = node.groups().shard(group, request.clone(), ASK_LIMIT);
-        if let Ok(reply) = asked.await {
-            return Some(reply);
+    for _ in 0..ROUNDS {
+        for (_, node) in cluster.nodes() {
+            let Some(group) = node.groups().directory().shard_of(container) else {
+                continue;
+            };
+            let asked = node.groups().shard(group, request.clone(), ASK_LIMIT);
+            match asked.await {
+                Err(_)
+                | Ok(ShardReply::Refused(ShardRefusal::Moved { .. } | ShardRefusal::NotServing)) => {
+                }
+                Ok(reply) => return Some(reply),
+            }
         }
+        cluster.world().sleep(ROUND_PAUSE).await;
     }
     None
 }

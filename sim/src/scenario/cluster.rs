@@ -196,6 +196,10 @@ impl Cluster {
         world.restart_if_down(index);
     }
 
+    pub(crate) fn world(&self) -> &World {
+        &self.0.world
+    }
+
     /// The machine of the initiators.
     #[must_use]
     pub fn machine(&self) -> NodeIndex {

@@ -71,7 +71,7 @@ pub(super) fn draw(
         faults: Vec::new(),
     };
     let class = classes[draw.random.index(classes.len())];
-    let mut at_ns = draw.milliseconds(4_000, 8_000);
+    let mut at_ns = draw.milliseconds(0, 12_000);
     // A disk is replaced once: what a second one would take is what the first one's loss left.
     let times = match class {
         Class::WipedDisk | Class::OldImage | Class::SwappedDisks | Class::RottenSuperblock => 1,
@@ -189,6 +189,9 @@ impl Draw<'_> {
                 self.push(until_ns, FaultAction::Restart(self.node));
             }
             Class::SwappedDisks => self.swap(at_ns),
+            Class::Operators | Class::Phases | Class::Shapes | Class::Extremes => {
+                debug_assert!(!class.is_damage(), "only damage is drawn here");
+            }
         }
     }
 

@@ -11,6 +11,7 @@ mod clients;
 mod cluster;
 mod deep_damage;
 mod disk_nemesis;
+mod images;
 mod initiators;
 mod nemesis;
 mod operating;

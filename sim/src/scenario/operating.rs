@@ -16,7 +16,7 @@ use hedgerow_protocol::{
     AdminReply, AdminRequest, DiskRecord, Policy, RootAnswer, RootCommand, RootOutcome, RootQuery,
 };
 
-use crate::world::World;
+use crate::world::{NodeIndex, World};
 
 use super::clients::{Agents, DISK, fresh_process};
 use super::cluster::Cluster;
@@ -123,14 +123,15 @@ impl Operators {
             OperatorDeed::Resize { disk, halves } => self.resize(*disk, *halves).await,
             OperatorDeed::Delete { disk } => self.delete(*disk).await,
             OperatorDeed::Drain { node, until_ns } => {
-                let name = world.spec(*node).name;
                 let until_ns = began_ns + until_ns;
-                while !self.set_draining(&name, true).await && world.now_ns() < until_ns {
-                    world.sleep(LOOK_PAUSE).await;
-                }
-                world.sleep_until_ns(until_ns).await;
-                while !self.set_draining(&name, false).await {
-                    world.sleep(LOOK_PAUSE).await;
+                if let Some(name) = self.name_of(*node, until_ns).await {
+                    while !self.set_draining(&name, true).await && world.now_ns() < until_ns {
+                        world.sleep(LOOK_PAUSE).await;
+                    }
+                    world.sleep_until_ns(until_ns).await;
+                    while !self.set_draining(&name, false).await {
+                        world.sleep(LOOK_PAUSE).await;
+                    }
                 }
             }
         }
@@ -143,6 +144,20 @@ impl Operators {
             doing.remove(&subject);
         } else {
             doing.insert(subject, text);
+        }
+    }
+
+    /// A node's id: its name alone may be that of an earlier node as well, whose disk was wiped. None
+    /// if it does not run until then.
+    async fn name_of(&self, index: NodeIndex, until_ns: u64) -> Option<String> {
+        loop {
+            if let Some(node) = self.0.cluster.node(index) {
+                return Some(format!("{:016x}", node.id().0));
+            }
+            if self.0.world.now_ns() >= until_ns {
+                return None;
+            }
+            self.0.world.sleep(LOOK_PAUSE).await;
         }
     }
 

@@ -116,7 +116,7 @@ pub struct Plan {
     /// What strikes when, counted from the beginning of the safety phase.
     pub faults: Vec<TimedFault>,
     /// What operators do, counted from the beginning of the safety phase.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub operators: Vec<OperatorAction>,
     /// A writer that never returns, once the faults have ended.
     #[serde(default)]
@@ -277,13 +277,14 @@ impl Plan {
             moves,
             drift_ppm: (0..nodes).map(drift).collect(),
             tunables: shape::draw_tunables(&mut stream(seed, 15), wanted),
-            formation: draw_formation(seed, nodes, struck.goes_deep),
+            formation: nemesis::draw_formation(&mut stream(seed, 7), nodes),
             faults: struck.faults,
             operators: Vec::new(),
             abandonment: draw_abandonment(&mut stream(seed, 11), nodes),
-            // An image is of one node's store: it must not be running elsewhere.
+            // An image is of one node's store: it must not be running elsewhere. And no second node may
+            // be lost for good, since nothing replaces the first one.
             restoration: draw_restoration(&mut stream(seed, 10), ground, replication_factor)
-                .filter(|_| !struck.swaps_disks),
+                .filter(|_| !struck.moves_or_loses_disks),
             splits: splits::draw(&mut stream(seed, 20), ground.safety),
         };
         let tells_story = struck.story.is_some();
@@ -306,14 +307,6 @@ fn draw_operators(plan: &Plan, wanted: &[Class]) -> Vec<OperatorAction> {
         replication_factor: plan.policy.replication_factor,
     };
     operators::draw(&mut stream(plan.seed, 13), estate, wanted)
-}
-
-/// A shard whose first member loses its disk before the shard has begun never begins: nobody else may
-/// begin it. So shards are to begin in peace where a disk may be lost.
-fn draw_formation(seed: u64, nodes: u16, goes_deep: bool) -> Vec<TimedFault> {
-    let mut drawn = nemesis::draw_formation(&mut stream(seed, 7), nodes);
-    drawn.retain(|_| !goes_deep);
-    drawn
 }
 
 fn draw_policy(disk: &mut Random) -> Policy {
@@ -368,9 +361,7 @@ struct Struck {
     faults: Vec<TimedFault>,
     /// Takes the place of all others.
     story: Option<stories::Story>,
-    swaps_disks: bool,
-    /// A disk is damaged below its blobs, and may have to be replaced.
-    goes_deep: bool,
+    moves_or_loses_disks: bool,
 }
 
 impl Struck {
@@ -391,16 +382,21 @@ impl Struck {
         faults.extend(disk_nemesis::draw_full(&mut stream(seed, 12), *ground));
         faults.extend(phase_nemesis::draw(&mut stream(seed, 17), *ground, wanted));
         deep_damage::keep_quiet(&deep, &mut faults);
-        let swaps = |fault: &TimedFault| matches!(fault.action, FaultAction::SwapDisks(..));
-        let swaps_disks = story.is_none() && deep.iter().any(swaps);
-        let goes_deep = !deep.is_empty();
+        let moves_or_loses = |fault: &TimedFault| {
+            matches!(
+                fault.action,
+                FaultAction::SwapDisks(..)
+                    | FaultAction::WipeDisk(_)
+                    | FaultAction::RestoreImage(_)
+            )
+        };
+        let moves_or_loses_disks = story.is_none() && deep.iter().any(moves_or_loses);
         faults.extend(deep);
         faults.sort_by_key(|fault| fault.at_ns);
         Self {
             faults,
-            goes_deep: story.is_none() && goes_deep,
             story,
-            swaps_disks,
+            moves_or_loses_disks,
         }
     }
 }

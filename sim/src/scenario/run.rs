@@ -19,6 +19,7 @@ use crate::world::{
 use super::abandonment;
 use super::clients::{Agents, DISK, read_all};
 use super::cluster::Cluster;
+use super::images::Images;
 use super::operating::{self, Operators};
 use super::operations::{ClientOperation, Operations, identity_seed};
 use super::other_disks;
@@ -388,6 +389,8 @@ async fn strike(
 ) -> Result<Option<(NodeIndex, DiskImage)>, Failure> {
     let began = world.now_ns();
     let mut image = None;
+    let images = Images::new(cluster.clone());
+    world.guard_images(Some(Arc::new(move |action| images.permits(action))));
     world.schedule(shifted(&plan.faults, began, cluster));
     let end = began + nanoseconds(plan.safety);
     let mut moves = plan.moves.iter().peekable();
@@ -463,6 +466,8 @@ impl Operator {
 /// Ends every fault and starts every node.
 fn heal(world: &World, plan: &Plan, cluster: &Cluster) {
     world.end_all_standing();
+    // It holds the cluster, and the cluster the world.
+    world.guard_images(None);
     world.reset_links();
     for index in cluster.indexes() {
         world.set_disk_faults(index, DiskFaults::default());

@@ -6,8 +6,8 @@
 //! Does not: choose faults; that is the nemesis's work.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use hedgerow_env::Phase;
 use serde::{Deserialize, Serialize};
@@ -115,7 +115,7 @@ pub enum Strike {
 }
 
 /// Scripted strikes by identity, and the strikes that happened.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Faults {
     scripted: AtomicBool,
     script: Mutex<Script>,
@@ -126,7 +126,11 @@ pub(super) struct Faults {
     armed: Mutex<Vec<(NodeIndex, Phase, Vec<TimedFault>)>>,
     is_armed: AtomicBool,
     images: Mutex<BTreeMap<NodeIndex, DiskImage>>,
+    images_guard: Mutex<Option<ImagesGuard>>,
 }
+
+/// Is told of [`FaultAction::KeepImage`], and asked whether [`FaultAction::RestoreImage`] may be done.
+pub type ImagesGuard = Arc<dyn Fn(&FaultAction) -> bool + Send + Sync>;
 
 #[derive(Debug, Default)]
 struct Script {
@@ -382,6 +386,11 @@ impl World {
                 return self.rot_somewhere(*node, *area, *choice);
             }
             FaultAction::WipeDisk(node) => return self.wipe_disk(*node),
+            FaultAction::KeepImage(_) | FaultAction::RestoreImage(_)
+                if !self.permits_image(action) =>
+            {
+                return false;
+            }
             FaultAction::KeepImage(node) => {
                 let image = self.disk_image(*node);
                 self.0.faults.images().insert(*node, image);
@@ -445,6 +454,18 @@ impl World {
             None => return false,
         }
         true
+    }
+
+    /// Has images of disks kept and restored only as `guard` permits, or as scheduled from now on.
+    pub fn guard_images(&self, guard: Option<ImagesGuard>) {
+        let kept = &self.0.faults.images_guard;
+        *kept.lock().expect("no panic under this lock") = guard;
+    }
+
+    fn permits_image(&self, action: &FaultAction) -> bool {
+        let guard = &self.0.faults.images_guard;
+        let guard = guard.lock().expect("no panic under this lock").clone();
+        guard.is_none_or(|guard| guard(action))
     }
 
     /// A node begins a phase: whatever waited for that comes, at a step of its own.

@@ -37,8 +37,8 @@ pub use clock::{RATE_BOUND_PPM, wall_time};
 pub use coverage::{Coverage, FaultKind};
 pub use disk::{DiskArea, DiskFaults, DiskImage, DiskSpec, SECTOR_BYTES, Survival, SyncMode};
 pub use faults::{
-    DiskCall, DiskCallId, DiskFault, FaultAction, FaultNumber, MessageFault, MessageId, Strike,
-    TimedFault,
+    DiskCall, DiskCallId, DiskFault, FaultAction, FaultNumber, ImagesGuard, MessageFault,
+    MessageId, Strike, TimedFault,
 };
 pub use lifecycle::Crash;
 pub use link::{LinkRules, LinkState, LinkTally};
