@@ -11,6 +11,7 @@ mod shrink_command;
 mod stopwatch;
 mod sweep;
 mod test;
+mod worker;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -69,8 +70,11 @@ enum Command {
 #[derive(Args, Debug)]
 struct Run {
     /// The seed
-    #[arg(long, required_unless_present = "test")]
+    #[arg(long, required_unless_present_any = ["test", "serve"])]
     seed: Option<u64>,
+    /// Run the seeds that standard input names, for the sweep
+    #[arg(long, hide = true, conflicts_with_all = ["seed", "test", "tape", "plan"])]
+    serve: bool,
     /// Instead of a seed: the plan.json of a test of real processes, as far as it goes
     #[arg(long, value_name = "FILE", conflicts_with = "seed")]
     test: Option<PathBuf>,
@@ -151,6 +155,9 @@ impl Run {
         if let Err(code) = plant(mutant) {
             return code;
         }
+        if self.serve {
+            return worker::serve(self);
+        }
         let plan = match self.planned() {
             Ok(plan) => plan,
             Err(error) => {
@@ -162,11 +169,21 @@ impl Run {
             say!("{plan:#?}");
             return ExitCode::SUCCESS;
         }
+        self.run_plan(plan, self.tape.as_deref())
+    }
+
+    /// Runs a seed as if it had been asked for by itself.
+    fn run_seed(&self, seed: u64, tape: Option<&Path>) -> ExitCode {
+        self.run_plan(Plan::draw_with(seed, &self.with), tape)
+    }
+
+    fn run_plan(&self, plan: Plan, tape: Option<&Path>) -> ExitCode {
+        let mutant = self.mutant.as_deref();
         let script = Script::from(plan);
         let watch = Stopwatch::start();
         let report = run_script(&script, Recording::HashOnly, self.verbose);
         let taken = watch.taken();
-        if let Some(path) = &self.tape
+        if let Some(path) = tape
             && (self.tape_always || report.verdict.is_err())
         {
             let tape = Tape::of_run(&script, &report, env!("HEDGEROW_COMMIT"), mutant);

@@ -1,6 +1,7 @@
-//! `hedgerow-sim sweep`: many seeds, each in a process of its own, on as many cores as asked for.
+//! `hedgerow-sim sweep`: many seeds, one after the other in worker processes, on as many cores as asked for.
 
-use std::process::{Command, ExitCode, Stdio};
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use crate::junit;
 use crate::out::say;
 use crate::stopwatch::Stopwatch;
+use crate::worker::Worker;
 
 /// `hedgerow-sim sweep`
 #[derive(Args, Debug)]
@@ -182,14 +184,19 @@ impl Sweep {
         outcomes: &Mutex<Vec<Outcome>>,
         watch: &Stopwatch,
     ) {
+        let mut worker: Option<Worker> = None;
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= self.seeds.1 || self.is_over(failures.load(Ordering::Relaxed), watch) {
+                worker.into_iter().for_each(Worker::end);
                 return;
             }
-            let mut outcome = self.run_seed(seed);
+            let mut outcome = self.run_seed(seed, &mut worker);
             if self.twice && outcome.code == 0 {
-                let again = self.run_seed(seed);
+                // In a new process, with another address layout.
+                let mut other = None;
+                let again = self.run_seed(seed, &mut other);
+                other.into_iter().for_each(Worker::end);
                 if again.field("trace") != outcome.field("trace") {
                     outcome.code = 10;
                     outcome.output.push_str(&format!(
@@ -212,50 +219,41 @@ impl Sweep {
         }
     }
 
-    fn run_seed(&self, seed: u64) -> Outcome {
-        let own = std::env::current_exe().expect("a running program has a path");
-        let mut command = Command::new(own);
-        command
-            .args(["run", "--seed", &seed.to_string(), "--no-html"])
-            .stdin(Stdio::null());
+    fn run_seed(&self, seed: u64, worker: &mut Option<Worker>) -> Outcome {
+        let tape = self.tapes.as_ref();
+        let tape: Option<PathBuf> =
+            tape.map(|directory| directory.join(format!("seed-{seed}.json")));
+        let running = match worker.take() {
+            Some(running) => Ok(running),
+            None => Worker::start(&self.options()),
+        };
+        let answered = running.and_then(|running| running.run(seed, tape.as_deref()));
+        let (code, output) = match answered {
+            Ok((answer, next)) => {
+                *worker = next;
+                answer
+            }
+            Err(error) => (
+                12,
+                format!("{error}\nseed {seed}: FAIL crash oracle=process"),
+            ),
+        };
+        Outcome { seed, code, output }
+    }
+
+    /// What all seeds share.
+    fn options(&self) -> Vec<String> {
+        let mut options = Vec::new();
         if let Some(mutant) = &self.mutant {
-            command.args(["--mutant", mutant]);
+            options.extend(["--mutant".to_owned(), mutant.clone()]);
         }
         for class in &self.with {
-            command.args(["--with", class.name()]);
+            options.extend(["--with".to_owned(), class.name().to_owned()]);
         }
         if self.coverage.is_some() {
-            command.arg("--coverage");
+            options.push("--coverage".to_owned());
         }
-        if let Some(directory) = &self.tapes {
-            let file = directory.join(format!("seed-{seed}.json"));
-            command.arg("--tape").arg(file);
-        }
-        match command.output() {
-            Ok(output) => {
-                let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-                let code = output.status.code().unwrap_or(12);
-                if ![0, 10, 11, 12].contains(&code) || text.is_empty() {
-                    text.push_str(&String::from_utf8_lossy(&output.stderr));
-                    text.push_str(&format!("\nseed {seed}: FAIL crash oracle=process"));
-                    return Outcome {
-                        seed,
-                        code: 12,
-                        output: text,
-                    };
-                }
-                Outcome {
-                    seed,
-                    code,
-                    output: text,
-                }
-            }
-            Err(error) => Outcome {
-                seed,
-                code: 12,
-                output: format!("{error}\nseed {seed}: FAIL crash oracle=process"),
-            },
-        }
+        options
     }
 
     /// Seeds that were not run.

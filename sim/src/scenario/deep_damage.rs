@@ -183,6 +183,9 @@ impl Draw<'_> {
             Class::OldImage => {
                 let crash_ns = at_ns + IMAGE_AGE_NS + self.milliseconds(0, 4_000);
                 let until_ns = crash_ns + self.milliseconds(100, 3_000);
+                if until_ns >= self.end_ns {
+                    return;
+                }
                 self.push(at_ns, FaultAction::KeepImage(self.node));
                 self.push(crash_ns, FaultAction::Crash(self.node, Crash::KILL));
                 self.push(crash_ns + 1, FaultAction::RestoreImage(self.node));
