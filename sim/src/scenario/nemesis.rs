@@ -143,6 +143,8 @@ impl Numbers {
     pub(super) const DEEP: Self = Self(50_000);
     /// Of what waits for phases.
     pub(super) const PHASES: Self = Self(60_000);
+    /// Of what waits for phases while the cluster forms.
+    pub(super) const FORMATION_PHASES: Self = Self(70_000);
 
     /// The next one.
     pub(super) fn next(&mut self) -> FaultNumber {

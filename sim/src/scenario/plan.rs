@@ -108,7 +108,7 @@ pub struct Plan {
     /// Clock drift of each node, in parts per million; none where the list has ended.
     pub drift_ppm: Vec<i32>,
     /// Figures of the nodes at their extremes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub tunables: Option<Tunables>,
     /// What strikes while the cluster forms, counted from the beginning of the run.
     #[serde(default)]
@@ -277,7 +277,7 @@ impl Plan {
             moves,
             drift_ppm: (0..nodes).map(drift).collect(),
             tunables: shape::draw_tunables(&mut stream(seed, 15), wanted),
-            formation: nemesis::draw_formation(&mut stream(seed, 7), nodes),
+            formation: draw_formation(seed, ground),
             faults: struck.faults,
             operators: Vec::new(),
             abandonment: draw_abandonment(&mut stream(seed, 11), nodes),
@@ -307,6 +307,12 @@ fn draw_operators(plan: &Plan, wanted: &[Class]) -> Vec<OperatorAction> {
         replication_factor: plan.policy.replication_factor,
     };
     operators::draw(&mut stream(plan.seed, 13), estate, wanted)
+}
+
+fn draw_formation(seed: u64, ground: nemesis::Ground) -> Vec<TimedFault> {
+    let mut drawn = nemesis::draw_formation(&mut stream(seed, 7), ground.nodes);
+    drawn.extend(phase_nemesis::draw_formation(&mut stream(seed, 18), ground));
+    drawn
 }
 
 fn draw_policy(disk: &mut Random) -> Policy {
@@ -373,14 +379,22 @@ impl Struck {
         wanted: &[Class],
     ) -> Self {
         let mut faults = nemesis::draw(&mut stream(seed, 5), *ground, moves);
-        let story = stories::draw(&mut stream(seed, 8), ground);
-        // Whoever asks for damage is not told a story instead.
-        let story = story.filter(|_| wanted.is_empty());
+        // Whoever asks for damage is not told a story instead. (It would set the length of the run, too.)
+        let story = match wanted.is_empty() {
+            true => stories::draw(&mut stream(seed, 8), ground),
+            false => None,
+        };
         let of_disks = disk_nemesis::draw(&mut stream(seed, 9), *ground, replication_factor);
         let deep = draw_deep(seed, *ground, replication_factor, &of_disks.victims, wanted);
         faults.extend(of_disks.faults);
         faults.extend(disk_nemesis::draw_full(&mut stream(seed, 12), *ground));
-        faults.extend(phase_nemesis::draw(&mut stream(seed, 17), *ground, wanted));
+        let waiting = phase_nemesis::Waiting {
+            ground: *ground,
+            victims: &of_disks.victims,
+            goes_deep: !deep.is_empty(),
+            wanted,
+        };
+        faults.extend(phase_nemesis::draw(&mut stream(seed, 17), &waiting));
         deep_damage::keep_quiet(&deep, &mut faults);
         let moves_or_loses = |fault: &TimedFault| {
             matches!(
