@@ -79,6 +79,24 @@ impl Drop for Serving {
     }
 }
 
+/// Empties the node's tables when the task that accepts connections is dropped before it has ended, as
+/// a simulated crash drops it: services hold what calls others, and so the node itself, in a circle.
+struct Accepting {
+    inner: Arc<Inner>,
+    ended: bool,
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let services = std::mem::take(&mut *locked(&self.inner.services));
+        let observer = locked(&self.inner.observer).take();
+        drop((services, observer));
+    }
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no panic under this lock")
 }
@@ -306,10 +324,17 @@ impl Inner {
             served: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
             refused: Semaphore::new(REFUSED_AT_ONCE),
         });
+        let mut accepting = Accepting {
+            inner: Arc::clone(&self),
+            ended: false,
+        };
         let mut stopped = pin!(self.stopped.wait());
         loop {
             let accepted = match select(stopped.as_mut(), listener.accept()).await {
-                Either::Left(_) => return,
+                Either::Left(_) => {
+                    accepting.ended = true;
+                    return;
+                }
                 Either::Right((accepted, _)) => accepted,
             };
             match accepted {

@@ -456,6 +456,11 @@ impl World {
         true
     }
 
+    /// Keeps no image of a disk any more.
+    pub(super) fn forget_images(&self) {
+        self.0.faults.images().clear();
+    }
+
     /// Has images of disks kept and restored only as `guard` permits, or as scheduled from now on.
     pub fn guard_images(&self, guard: Option<ImagesGuard>) {
         let kept = &self.0.faults.images_guard;

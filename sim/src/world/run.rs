@@ -17,7 +17,7 @@ use super::{World, timers};
 const STACK_BYTES: usize = 16 << 20;
 
 /// Polls granted to the tasks of a run that is over, so that they are dropped in order.
-const LAST_YIELDS: u32 = 3;
+const LAST_YIELDS: u32 = 32;
 
 /// What a world is made of.
 #[derive(Debug, Clone)]
@@ -169,6 +169,11 @@ impl World {
             madsim::task::yield_now().await;
         }
         self.timers().close();
+        // What still holds a node, somewhere in a library, holds no disk's contents.
+        for node in self.node_indexes() {
+            self.wipe_disk(node);
+        }
+        self.forget_images();
         self.nodes().clear();
     }
 }
