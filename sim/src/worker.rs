@@ -53,6 +53,10 @@ pub(crate) type Answer = (i32, String);
 
 impl Worker {
     /// Starts one with the options that all its seeds share.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the sweep itself runs outside any world"
+    )]
     pub(crate) fn start(options: &[String]) -> std::io::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["run", "--serve", "--no-html"])
