@@ -24,6 +24,8 @@ const FINALE_PAUSE: Duration = Duration::from_millis(250);
 pub(super) struct Shared {
     pub(super) env: Env,
     pub(super) plan: ClientPlan,
+    /// All act for so long, then rest for as long; zero: they never rest.
+    pub(super) rest: Duration,
     pub(super) target: Arc<dyn Target>,
     pub(super) recorder: Recorder,
     pub(super) generator: Mutex<Box<dyn Generator>>,
@@ -102,12 +104,15 @@ impl<'a> Slot<'a> {
     async fn draw(mut self) {
         let shared = self.shared;
         let plan = shared.plan;
+        let zero = shared.env.now();
         let mean = 1_000_000 * u64::from(plan.concurrency) / u64::from(plan.rate);
         while !shared.stopped.load(Ordering::Relaxed) {
             let pause = Duration::from_micros(self.random.below(2 * mean + 1));
             shared.env.sleep(pause).await;
+            let rest = rest(shared.env.now().since(zero), shared.rest);
+            shared.env.sleep(rest).await;
             let operation = with(&shared.generator, |generator| {
-                generator.next(&mut self.random)
+                generator.next(&mut self.random, self.process)
             });
             let limit = Duration::from_millis(plan.timeout_ms);
             let crashes = self.random.chance(u64::from(plan.crash_ppm), 1_000_000);
@@ -178,10 +183,39 @@ impl<'a> Slot<'a> {
     }
 }
 
+/// How long clients have yet to rest at `at`: all do so at the same times, and come back together.
+fn rest(at: Duration, turn: Duration) -> Duration {
+    if turn.is_zero() {
+        return Duration::ZERO;
+    }
+    let into = Duration::from_nanos(
+        u64::try_from(at.as_nanos() % (2 * turn).as_nanos()).expect("a short time"),
+    );
+    if into < turn {
+        Duration::ZERO
+    } else {
+        2 * turn - into
+    }
+}
+
 /// Acts on the generator.
 pub(super) fn with<T>(
     generator: &Mutex<Box<dyn Generator>>,
     act: impl FnOnce(&mut Box<dyn Generator>) -> T,
 ) -> T {
     act(&mut generator.lock().expect("no panic under this lock"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_rest_together_and_come_back_together() {
+        let ms = Duration::from_millis;
+        assert_eq!(rest(ms(7_777), Duration::ZERO), ms(0));
+        for (at, yet) in [(0, 0), (299, 0), (300, 300), (599, 1), (600, 0), (950, 250)] {
+            assert_eq!(rest(ms(at), ms(300)), ms(yet), "{at}");
+        }
+    }
 }

@@ -57,6 +57,7 @@ pub async fn run(env: &Env, plan: &TestPlan, target: Arc<dyn Target>) -> Result<
     let shared = Shared {
         env: env.clone(),
         plan: plan.clients,
+        rest: Duration::from_millis(plan.rest_ms),
         target: Arc::clone(&target),
         recorder: recorder.clone(),
         generator: Mutex::new(plan.workload.generator()),

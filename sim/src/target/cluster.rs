@@ -131,7 +131,8 @@ impl SimCluster {
             rpc,
         };
         assert!(self.ready.set(ready).is_ok(), "a target is set up once");
-        if self.has(|fault| matches!(fault, Fault::PowerLoss { .. })) {
+        let powerless = self.has(|fault| matches!(fault, Fault::PowerLoss { .. }));
+        if powerless || self.plan.slow_disks_ms > 0 {
             for index in self.cluster.indexes() {
                 let slow = DiskFaults {
                     slow_factor: SLOW_DISKS,
