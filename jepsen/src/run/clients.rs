@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use hedgerow_env::{Env, Random};
 
 use super::plan::{ClientPlan, TestPlan};
@@ -19,6 +20,9 @@ use super::workload::Generator;
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
 /// A part of the final reads is tried again after this.
 const FINALE_PAUSE: Duration = Duration::from_millis(250);
+
+/// Clients that try each of the final reads once more.
+const FINALE_SLOTS: usize = 32;
 
 /// What the clients of a test share.
 pub(super) struct Shared {
@@ -168,19 +172,32 @@ impl<'a> Slot<'a> {
         true
     }
 
-    /// After [`Slot::all`] gave up: the operations that fail now, each tried once, and how many
-    /// there are that succeed.
-    pub(super) async fn once(&mut self, operations: Vec<Operation>) -> (Vec<Operation>, usize) {
-        let (mut failing, mut succeeded) = (Vec::new(), 0);
+    /// Performs `operations`, each once; those that fail.
+    async fn once(mut self, operations: &[Operation]) -> Vec<Operation> {
+        let limit = Duration::from_millis(self.shared.plan.timeout_ms);
+        let mut failing = Vec::new();
         for operation in operations {
-            let limit = Duration::from_millis(self.shared.plan.timeout_ms);
-            match self.perform(&operation, limit).await {
-                Completion::Ok(_) => succeeded += 1,
-                _ => failing.push(operation),
+            if !matches!(self.perform(operation, limit).await, Completion::Ok(_)) {
+                failing.push(operation.clone());
             }
         }
-        (failing, succeeded)
+        failing
     }
+}
+
+/// After [`Slot::all`] gave up: the operations that fail now, each tried once, and how many there are
+/// that succeed. Many at once: where much is lost, each takes as long as a client has patience.
+pub(super) async fn each_once(
+    shared: &Shared,
+    plan: &TestPlan,
+    operations: Vec<Operation>,
+) -> (Vec<Operation>, usize) {
+    let share = operations.len().div_ceil(FINALE_SLOTS).max(1);
+    let slots = operations.chunks(share).zip(plan.clients.concurrency + 2..);
+    let performing = slots.map(|(share, slot)| Slot::new(shared, plan, slot).once(share));
+    let failing = join_all(performing).await.concat();
+    let succeeded = operations.len() - failing.len();
+    (failing, succeeded)
 }
 
 /// How long clients have yet to rest at `at`: all do so at the same times, and come back together.
