@@ -421,4 +421,20 @@ mod tests {
         assert_eq!(files.free_bytes(), (1 << 20) - PAGE_BYTES);
         assert_eq!(files.list(""), ["old"]);
     }
+
+    #[test]
+    fn a_full_disk_refuses_growth_and_a_thin_one_every_write() {
+        let mut files = FileSystem::new(1 << 20);
+        let file = files.open("f", OpenMode::Create, 1).expect("new");
+        let write = |files: &mut FileSystem, offset| {
+            files.write(file, offset, Bytes::from_static(b"contents"), 2)
+        };
+        assert!(write(&mut files, 0));
+        files.set_capacity(0, false);
+        assert!(write(&mut files, 0) && !write(&mut files, PAGE_BYTES));
+        files.set_capacity(0, true);
+        assert!(!write(&mut files, 0) && !write(&mut files, PAGE_BYTES));
+        files.set_capacity(1 << 20, true);
+        assert!(write(&mut files, 0) && write(&mut files, PAGE_BYTES));
+    }
 }
