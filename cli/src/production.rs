@@ -57,7 +57,7 @@ pub(crate) fn testing_env(
 
     let clock = Arc::new(TestClock::new(Arc::new(BootClock)));
     let real = Arc::new(open_disk(root)?);
-    let disk = Arc::new(TestDisk::new(real, test.forgetful_disk, test.sync_ms));
+    let disk = Arc::new(TestDisk::new(real, test.manner()));
     obey(test.control.clone(), Arc::clone(&clock), Arc::clone(&disk));
     let clock = Arc::new(SharedClock(clock));
     let disk = Arc::new(SharedDisk(disk));

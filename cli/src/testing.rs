@@ -18,7 +18,7 @@ use serde::Deserialize;
 use crate::jepsen::orders::{ORDERS_FILE, Orders, REPORT_FILE, Report};
 
 pub(crate) use clock::{SharedClock, TestClock};
-pub(crate) use disk::{SharedDisk, TestDisk};
+pub(crate) use disk::{Manner, SharedDisk, TestDisk};
 
 /// How often orders are looked for.
 const POLL: Duration = Duration::from_millis(20);
@@ -35,12 +35,24 @@ pub(crate) struct TestSection {
     /// Up to so long a forgetful disk takes for a sync.
     #[serde(default)]
     pub(crate) sync_ms: u64,
+    /// Up to so long it takes for a write.
+    #[serde(default)]
+    pub(crate) write_ms: u64,
     /// Small stores, with the simulator's intervals of chores.
     #[serde(default)]
     pub(crate) small_stores: bool,
 }
 
 impl TestSection {
+    /// How this node's disk behaves.
+    pub(crate) fn manner(&self) -> Manner {
+        Manner {
+            forgetful: self.forgetful_disk,
+            sync_ms: self.sync_ms,
+            write_ms: self.write_ms,
+        }
+    }
+
     /// How large this node's files are: it is one of several on a machine that does other things
     /// too.
     pub(crate) fn scale(&self) -> StoreScale {

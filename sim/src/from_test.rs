@@ -198,7 +198,7 @@ pub(crate) fn link_rules(rules: &Rules) -> LinkRules {
 mod tests {
     use hedgerow_env::Random;
     use hedgerow_jepsen::run::workload::BlockPlan;
-    use hedgerow_jepsen::run::{ClientPlan, kinds_named};
+    use hedgerow_jepsen::run::{ClientPlan, LEAST_CUT_MS, kinds_named};
 
     use super::*;
 
@@ -224,7 +224,7 @@ mod tests {
         let block = BlockPlan::draw(&mut Random::from_seed(1), Some(4096), 30);
         let kinds = kinds_named("all", 5).unwrap();
         let workload = WorkloadPlan::Block(block);
-        let test = TestPlan::draw(9, (5, 300), workload, clients, &kinds).unwrap();
+        let test = TestPlan::draw(9, (5, 300), workload, clients, (&kinds, LEAST_CUT_MS)).unwrap();
         let (plan, left_out) = plan_of(&test);
         assert_eq!((plan.nodes, plan.safety.as_secs()), (5, 300));
         let needs_operator =

@@ -134,13 +134,18 @@ impl Processes {
         let rack = number % plan.racks;
         let (centre, rack) = (data_centre_of(rack) + 1, rack + 1);
         let powerless = has(plan, |fault| matches!(fault, Fault::PowerLoss { .. }));
-        let forgetful = powerless || has(plan, |fault| matches!(fault, Fault::LoseUnsynced { .. }));
-        let sync_ms = if powerless { SYNC_MS } else { 0 };
+        let forgets = |fault: &Fault| matches!(fault, Fault::LoseUnsynced { .. });
+        let forgetful = powerless || plan.slow_disks_ms > 0 || has(plan, forgets);
+        let (sync_ms, write_ms) = match plan.slow_disks_ms {
+            0 if powerless => (SYNC_MS, SYNC_MS / 10),
+            // So long a write that later ones overtake it, and a sync begins between them.
+            slow => (slow, slow / 2),
+        };
         let test = if cfg!(feature = "testing") {
             let folder = control.folder();
             format!(
                 "\n[test]\ncontrol = {folder:?}\nforgetful_disk = {forgetful}\n\
-                 sync_ms = {sync_ms}\nsmall_stores = {}\n",
+                 sync_ms = {sync_ms}\nwrite_ms = {write_ms}\nsmall_stores = {}\n",
                 plan.small_stores
             )
         } else {
@@ -383,7 +388,8 @@ fn check_build(plan: &TestPlan) -> anyhow::Result<()> {
                 | Fault::PowerLoss { .. }
                 | Fault::FullDisk { .. }
         )
-    }) || plan.small_stores;
+    }) || plan.small_stores
+        || plan.slow_disks_ms > 0;
     if lying && !cfg!(feature = "testing") {
         bail!(
             "clocks and disks that lie, and small stores, are in builds for tests alone: cargo build -p hedgerow \

@@ -10,7 +10,8 @@ use hedgerow_env::{Env, Level, Random, Seeds as _, event};
 use hedgerow_jepsen::report;
 use hedgerow_jepsen::run::workload::{BlockPlan, LifecyclePlan, RegisterPlan, WorkloadPlan};
 use hedgerow_jepsen::run::{
-    ClientPlan, Fault, NEMESES, Results, Target, TestPlan, TimedFault, VerdictName, kinds_named,
+    ClientPlan, Fault, LEAST_CUT_MS, NEMESES, Results, Target, TestPlan, TimedFault, VerdictName,
+    kinds_named,
 };
 
 use super::etcd::Etcd;
@@ -78,6 +79,18 @@ pub(crate) struct Run {
     /// One client in so many keeps to a portal of its own and waits there for the disk; 0: none
     #[arg(long, default_value_t = 0, value_name = "COUNT")]
     stray_one_in: u64,
+    /// Those clients read and nothing else, as a backup does
+    #[arg(long, requires = "stray_one_in")]
+    strays_read: bool,
+    /// Cut links stay cut for so many seconds at least, and for up to six more
+    #[arg(long, default_value_t = LEAST_CUT_MS / 1000, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
+    cuts: u64,
+    /// Clients act for so long, then all rest for as long, in turns; 0: they never rest
+    #[arg(long, default_value_t = 0, value_name = "MS")]
+    bursts: u64,
+    /// Disks take so long to sync at most, and half as long to write; 0: as long as they take
+    #[arg(long, default_value_t = 0, value_name = "MS")]
+    slow_disks: u64,
     /// Small stores, and chores every few seconds: what takes hours elsewhere happens in a test
     #[arg(long)]
     small_stores: bool,
@@ -297,6 +310,7 @@ fn plan(options: &Run) -> anyhow::Result<TestPlan> {
                 last.count = blocks;
             }
             block.stray_one_in = options.stray_one_in;
+            block.strays_read = options.strays_read;
             block.reads_percent = options.reads;
             WorkloadPlan::Block(block)
         }
@@ -317,8 +331,11 @@ fn plan(options: &Run) -> anyhow::Result<TestPlan> {
     };
     let kinds = kinds_named(&options.nemesis, options.nodes)?;
     let size = (options.nodes, options.time);
-    let mut plan = TestPlan::draw(seed, size, workload, clients, &kinds)?.aimed(options.aim);
+    let asked = (kinds.as_slice(), options.cuts * 1000);
+    let mut plan = TestPlan::draw(seed, size, workload, clients, asked)?.aimed(options.aim);
     plan.small_stores = options.small_stores;
+    (plan.slow_disks_ms, plan.rest_ms) = (options.slow_disks, options.bursts);
+    plan.check()?;
     Ok(plan)
 }
 

@@ -12,8 +12,8 @@ use hedgerow_jepsen::history::Value;
 use hedgerow_jepsen::run::fault_proxy::{FaultProxy, Links};
 use hedgerow_jepsen::run::workload::{RegisterPlan, WorkloadPlan};
 use hedgerow_jepsen::run::{
-    Client, ClientPlan, Completion, Fault, Incident, Link, LinkRules, Operation, Results, Struck,
-    Target, TargetError, TestPlan, VerdictName, kinds_named, run,
+    Client, ClientPlan, Completion, Fault, Incident, LEAST_CUT_MS, Link, LinkRules, Operation,
+    Results, Struck, Target, TargetError, TestPlan, VerdictName, kinds_named, run,
 };
 
 use crate::production::{Logging, production_env};
@@ -159,7 +159,7 @@ async fn tested(name: &str, manner: Manner) -> Results {
         timeout_ms: 1_000,
     };
     let kinds = kinds_named("kill", 3).unwrap();
-    let mut plan = TestPlan::draw(7, (3, 10), workload, clients, &kinds).unwrap();
+    let mut plan = TestPlan::draw(7, (3, 10), workload, clients, (&kinds, LEAST_CUT_MS)).unwrap();
     plan.recovery_ms = 2_000;
     let live_at_healing = Arc::new(AtomicUsize::new(usize::MAX));
     let target = Arc::new(Memory {

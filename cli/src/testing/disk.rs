@@ -26,10 +26,20 @@ pub(crate) struct TestDisk {
     shared: Arc<Shared>,
 }
 
+/// How a disk behaves. Only one that is forgetful is slow.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Manner {
+    /// Keeps unsynced writes in memory.
+    pub(crate) forgetful: bool,
+    /// A sync takes up to so long, and two thirds of it at least.
+    pub(crate) sync_ms: u64,
+    /// A write takes up to so long.
+    pub(crate) write_ms: u64,
+}
+
 struct Shared {
-    forgetful: bool,
-    /// A sync takes up to so long, a write up to a tenth of it; each is drawn from `draws`.
-    sync_ms: u64,
+    manner: Manner,
+    /// How long each call takes is drawn from it.
     draws: AtomicU64,
     full: AtomicBool,
     refused: AtomicU64,
@@ -56,13 +66,12 @@ struct Page {
 }
 
 impl TestDisk {
-    /// A disk above `real`; a forgetful one keeps unsynced writes in memory.
-    pub(crate) fn new(real: Arc<dyn Disk>, forgetful: bool, sync_ms: u64) -> Self {
+    /// A disk above `real`.
+    pub(crate) fn new(real: Arc<dyn Disk>, manner: Manner) -> Self {
         Self {
             real,
             shared: Arc::new(Shared {
-                forgetful,
-                sync_ms,
+                manner,
                 draws: AtomicU64::new(1),
                 full: AtomicBool::new(false),
                 refused: AtomicU64::new(0),
@@ -115,7 +124,7 @@ impl TestFile {
         reason = "a device takes its time below the seams, on a thread for blocking calls"
     )]
     fn dawdle(&self, most: Duration, at_least_two_thirds: bool) {
-        if !self.shared.forgetful || most.is_zero() {
+        if !self.shared.manner.forgetful || most.is_zero() {
             return;
         }
         let draw = self.shared.draws.fetch_add(1, Ordering::Relaxed);
@@ -127,12 +136,12 @@ impl TestFile {
 
     /// No two writes take the same time: later ones overtake earlier ones.
     fn dawdle_writing(&self) {
-        self.dawdle(Duration::from_millis(self.shared.sync_ms) / 10, false);
+        self.dawdle(Duration::from_millis(self.shared.manner.write_ms), false);
     }
 
     /// What is promised before a sync has ended is promised for long enough to be lost.
     fn dawdle_syncing(&self) {
-        self.dawdle(Duration::from_millis(self.shared.sync_ms), true);
+        self.dawdle(Duration::from_millis(self.shared.manner.sync_ms), true);
     }
 
     fn refuse_when_full(&self) -> Result<(), DiskError> {
@@ -158,7 +167,7 @@ impl TestFile {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), DiskError> {
         self.refuse_when_full()?;
-        if !self.shared.forgetful {
+        if !self.shared.manner.forgetful {
             return self.real.write_at(offset, data);
         }
         let version = self.shared.draws.fetch_add(1, Ordering::Relaxed);
@@ -215,7 +224,7 @@ impl TestFile {
     }
 
     fn sync_now(&self) -> Result<(), DiskError> {
-        if self.shared.forgetful && self.shared.sync_ms > 0 {
+        if self.shared.manner.forgetful && self.shared.manner.sync_ms > 0 {
             return self.sync_slowly();
         }
         let mut pages = self.pages();
@@ -433,9 +442,17 @@ mod tests {
 
     use super::*;
 
+    fn forgetful(sync_ms: u64) -> Manner {
+        Manner {
+            forgetful: true,
+            sync_ms,
+            write_ms: 0,
+        }
+    }
+
     fn open(root: &std::path::Path) -> (Arc<TestDisk>, TestFile) {
         let real = Arc::new(OsDisk::open(root).unwrap());
-        let disk = Arc::new(TestDisk::new(real, true, 0));
+        let disk = Arc::new(TestDisk::new(real, forgetful(0)));
         let file = SharedDisk::test_file(&disk, "a", OpenMode::Create).unwrap();
         (disk, file)
     }
@@ -474,7 +491,7 @@ mod tests {
     fn a_slow_sync_makes_durable_what_was_written_before_it_began_and_no_more() {
         let root = std::env::temp_dir().join(format!("hedgerow-slow-{}", std::process::id()));
         let real = Arc::new(OsDisk::open(&root).unwrap());
-        let disk = Arc::new(TestDisk::new(real, true, 300));
+        let disk = Arc::new(TestDisk::new(real, forgetful(300)));
         let file = SharedDisk::test_file(&disk, "a", OpenMode::Create).unwrap();
         file.write(0, &[1; 4096]).unwrap();
         let syncing = {

@@ -61,6 +61,7 @@ impl Formation<'_> {
                 replication_factor,
                 placement: PlacementRule::RackAware,
                 block_size: plan.block_size,
+                compression: plan.compression,
                 ..Policy::default()
             },
             description: "a test's disk".into(),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use hedgerow_env::{BoxFuture, Env};
 use hedgerow_iscsi::initiator::{Command, CommandError, InitiatorConfig, InitiatorSession};
 use hedgerow_jepsen::history::Value;
-use hedgerow_jepsen::run::workload::block::{Request, Span, answer, content};
+use hedgerow_jepsen::run::workload::block::{BlockPlan, Request, Span, answer, content};
 use hedgerow_jepsen::run::{Client, Completion, Operation};
 
 /// Failures at one portal, without a success between them, before all clients move on.
@@ -82,8 +82,8 @@ pub struct BlockClients {
     pub(crate) portals: Arc<Portals>,
     pub(crate) target_name: Arc<str>,
     pub(crate) block_size: u32,
-    /// One client in so many keeps to a portal of its own; none if 0.
-    pub(crate) stray_one_in: u64,
+    /// Who keeps to a portal of its own.
+    pub(crate) plan: Arc<BlockPlan>,
     pub(crate) wrong_answers: WrongAnswers,
 }
 
@@ -149,11 +149,9 @@ impl BlockClient {
     /// The portal of a client that does not share the others' choice: it waits there for the disk,
     /// and is there when another node gets it.
     fn own_portal(&self) -> Option<usize> {
-        let (turn, one_in) = (self.process, self.shared.stray_one_in);
-        let is_stray = one_in > 0 && turn % one_in == one_in - 1;
+        let stray = self.shared.plan.stray(self.process)?;
         let count = self.shared.portals.addresses.len() as u64;
-        let at = (turn / one_in.max(1)) % count;
-        is_stray.then(|| usize::try_from(at).expect("less than the nodes"))
+        Some(usize::try_from(stray % count).expect("less than the nodes"))
     }
 
     async fn session(&mut self) -> Result<(usize, InitiatorSession), String> {

@@ -82,7 +82,7 @@ impl Clients {
                     portals: Portals::new(portals),
                     target_name: Arc::from(target_name(DISK).expect("a plain name")),
                     block_size: block.block_size,
-                    stray_one_in: block.stray_one_in,
+                    plan: Arc::new(block.clone()),
                     wrong_answers: WrongAnswers::default(),
                 }))
             }

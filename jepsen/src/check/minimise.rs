@@ -3,7 +3,8 @@
 //! Starting from a hint (or from ever longer stretches before the place where the search got stuck)
 //! it takes calls away as long as what is left is still a proof in the sense of
 //! [`Witnessed::weaken`]. The result is minimal: taking away any single call leaves a set that can
-//! be explained. It need not be the smallest there is.
+//! be explained. It is of the fewest calls that any proof needs if there are few enough smaller sets
+//! to try them all ([`MOST_TRIALS`]); else it need not be.
 
 use super::search::{Limits, SearchAnswer, search};
 use super::spec::Call;
@@ -14,9 +15,61 @@ const TRIAL: Limits = Limits { most_held: 1 << 17 };
 /// The first stretch tried before the stuck call.
 const FIRST_STRETCH: usize = 16;
 
+/// Smaller sets that are tried: a proof of two calls is the smallest of any history up to this
+/// length, one of three of two hundred calls, one of five of two dozen.
+const MOST_TRIALS: usize = 20_000;
+/// Calls that these trials look at in all, so that a long history is judged no later for it.
+const MOST_LOOKS: usize = 20_000_000;
+
 /// Minimises a refused history to a witness: places in `full`, ascending. `hint` holds calls that
 /// are suspected, `stuck` the call after whose ending nothing matters.
 pub(super) fn minimise<S: Witnessed>(
+    spec: &S,
+    full: &[Call<S::Op>],
+    hint: &[usize],
+    stuck: Option<usize>,
+) -> Vec<usize> {
+    let refused = |chosen: &[usize]| {
+        let weak = spec.weaken(full, chosen);
+        matches!(search(spec, &weak, TRIAL), SearchAnswer::Stuck { .. })
+    };
+    let minimal = minimal(spec, full, hint, stuck);
+    fewest(full.len(), minimal.len(), &refused).unwrap_or(minimal)
+}
+
+/// A proof of fewer than `known` of the `calls`, as small as can be, if one is found.
+fn fewest(calls: usize, known: usize, refused: &dyn Fn(&[usize]) -> bool) -> Option<Vec<usize>> {
+    let mut trials = MOST_TRIALS.min(MOST_LOOKS / calls.max(1));
+    for size in 1..known {
+        let mut chosen: Vec<usize> = (0..size).collect();
+        loop {
+            trials = trials.checked_sub(1)?;
+            if refused(&chosen) {
+                return Some(chosen);
+            }
+            if !advance(&mut chosen, calls) {
+                break;
+            }
+        }
+    }
+    None
+}
+
+/// The next set of as many of the `calls`, in lexical order; false after the last.
+fn advance(chosen: &mut [usize], calls: usize) -> bool {
+    let size = chosen.len();
+    let movable = |&at: &usize| chosen[at] + size < calls + at;
+    let Some(at) = (0..size).rev().find(movable) else {
+        return false;
+    };
+    chosen[at] += 1;
+    for next in at + 1..size {
+        chosen[next] = chosen[next - 1] + 1;
+    }
+    true
+}
+
+fn minimal<S: Witnessed>(
     spec: &S,
     full: &[Call<S::Op>],
     hint: &[usize],
@@ -81,5 +134,26 @@ fn shrink(mut kept: Vec<usize>, refused: &dyn Fn(&[usize]) -> bool) -> Vec<usize
         } else if !shrank {
             return kept;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_smaller_set_is_tried_once_and_the_smallest_proof_is_found() {
+        let mut sets = vec![vec![0, 1, 2]];
+        let mut chosen = vec![0, 1, 2];
+        while advance(&mut chosen, 6) {
+            sets.push(chosen.clone());
+        }
+        assert_eq!((sets.len(), sets[19].as_slice()), (20, &[3, 4, 5][..]));
+        sets.dedup();
+        assert!(sets.is_sorted() && sets.len() == 20);
+        let holds = |chosen: &[usize]| chosen.contains(&4) && chosen.contains(&1);
+        assert_eq!(fewest(6, 5, &holds), Some(vec![1, 4]));
+        assert_eq!(fewest(6, 2, &holds), None, "there is no smaller one");
+        assert_eq!(fewest(50_000_000, 2, &holds), None, "nor is one looked for");
     }
 }

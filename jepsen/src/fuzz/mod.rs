@@ -174,7 +174,9 @@ where
             let chosen: Vec<usize> = (0..calls.len())
                 .filter(|&at| witness.operations.contains(&calls[at].id))
                 .collect();
-            if confirms(spec, calls, &chosen) {
+            if let Some(smaller) = smaller_proof(spec, calls, chosen.len()) {
+                problem(format!("{smaller:?} are fewer than {witness:?}"))
+            } else if confirms(spec, calls, &chosen) {
                 Ok(Some(chosen.len()))
             } else {
                 problem(format!("the verifier does not confirm {witness:?}"))
@@ -184,4 +186,21 @@ where
             "the verdict is {other:?}, exhaustion says {expected}"
         )),
     }
+}
+
+/// A proof of fewer than `known` calls by the verifier, which tries every set.
+fn smaller_proof<S: Witnessed>(
+    spec: &S,
+    calls: &[Call<S::Op>],
+    known: usize,
+) -> Option<Vec<usize>> {
+    let sets = 1_u64..1 << calls.len();
+    let smaller = sets.filter(|set| (set.count_ones() as usize) < known);
+    let places = |set: u64| -> Vec<usize> {
+        let chosen = (0..calls.len()).filter(|at| set >> at & 1 == 1);
+        chosen.collect()
+    };
+    smaller
+        .map(places)
+        .find(|chosen| confirms(spec, calls, chosen))
 }

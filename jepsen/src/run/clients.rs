@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use hedgerow_env::{Env, Random};
 
 use super::plan::{ClientPlan, TestPlan};
@@ -20,10 +21,15 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
 /// A part of the final reads is tried again after this.
 const FINALE_PAUSE: Duration = Duration::from_millis(250);
 
+/// Clients that try each of the final reads once more.
+const FINALE_SLOTS: usize = 32;
+
 /// What the clients of a test share.
 pub(super) struct Shared {
     pub(super) env: Env,
     pub(super) plan: ClientPlan,
+    /// All act for so long, then rest for as long; zero: they never rest.
+    pub(super) rest: Duration,
     pub(super) target: Arc<dyn Target>,
     pub(super) recorder: Recorder,
     pub(super) generator: Mutex<Box<dyn Generator>>,
@@ -102,12 +108,15 @@ impl<'a> Slot<'a> {
     async fn draw(mut self) {
         let shared = self.shared;
         let plan = shared.plan;
+        let zero = shared.env.now();
         let mean = 1_000_000 * u64::from(plan.concurrency) / u64::from(plan.rate);
         while !shared.stopped.load(Ordering::Relaxed) {
             let pause = Duration::from_micros(self.random.below(2 * mean + 1));
             shared.env.sleep(pause).await;
+            let rest = rest(shared.env.now().since(zero), shared.rest);
+            shared.env.sleep(rest).await;
             let operation = with(&shared.generator, |generator| {
-                generator.next(&mut self.random)
+                generator.next(&mut self.random, self.process)
             });
             let limit = Duration::from_millis(plan.timeout_ms);
             let crashes = self.random.chance(u64::from(plan.crash_ppm), 1_000_000);
@@ -163,18 +172,46 @@ impl<'a> Slot<'a> {
         true
     }
 
-    /// After [`Slot::all`] gave up: the operations that fail now, each tried once, and how many
-    /// there are that succeed.
-    pub(super) async fn once(&mut self, operations: Vec<Operation>) -> (Vec<Operation>, usize) {
-        let (mut failing, mut succeeded) = (Vec::new(), 0);
+    /// Performs `operations`, each once; those that fail.
+    async fn once(mut self, operations: &[Operation]) -> Vec<Operation> {
+        let limit = Duration::from_millis(self.shared.plan.timeout_ms);
+        let mut failing = Vec::new();
         for operation in operations {
-            let limit = Duration::from_millis(self.shared.plan.timeout_ms);
-            match self.perform(&operation, limit).await {
-                Completion::Ok(_) => succeeded += 1,
-                _ => failing.push(operation),
+            if !matches!(self.perform(operation, limit).await, Completion::Ok(_)) {
+                failing.push(operation.clone());
             }
         }
-        (failing, succeeded)
+        failing
+    }
+}
+
+/// After [`Slot::all`] gave up: the operations that fail now, each tried once, and how many there are
+/// that succeed. Many at once: where much is lost, each takes as long as a client has patience.
+pub(super) async fn each_once(
+    shared: &Shared,
+    plan: &TestPlan,
+    operations: Vec<Operation>,
+) -> (Vec<Operation>, usize) {
+    let share = operations.len().div_ceil(FINALE_SLOTS).max(1);
+    let slots = operations.chunks(share).zip(plan.clients.concurrency + 2..);
+    let performing = slots.map(|(share, slot)| Slot::new(shared, plan, slot).once(share));
+    let failing = join_all(performing).await.concat();
+    let succeeded = operations.len() - failing.len();
+    (failing, succeeded)
+}
+
+/// How long clients have yet to rest at `at`: all do so at the same times, and come back together.
+fn rest(at: Duration, turn: Duration) -> Duration {
+    if turn.is_zero() {
+        return Duration::ZERO;
+    }
+    let into = Duration::from_nanos(
+        u64::try_from(at.as_nanos() % (2 * turn).as_nanos()).expect("a short time"),
+    );
+    if into < turn {
+        Duration::ZERO
+    } else {
+        2 * turn - into
     }
 }
 
@@ -184,4 +221,18 @@ pub(super) fn with<T>(
     act: impl FnOnce(&mut Box<dyn Generator>) -> T,
 ) -> T {
     act(&mut generator.lock().expect("no panic under this lock"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_rest_together_and_come_back_together() {
+        let ms = Duration::from_millis;
+        assert_eq!(rest(ms(7_777), Duration::ZERO), ms(0));
+        for (at, yet) in [(0, 0), (299, 0), (300, 300), (599, 1), (600, 0), (950, 250)] {
+            assert_eq!(rest(ms(at), ms(300)), ms(yet), "{at}");
+        }
+    }
 }

@@ -30,7 +30,7 @@ pub mod workload;
 pub use coverage::{Coverage, Tally};
 pub use fault_proxy::LinkRules;
 pub use faults::{DamageKind, Fault, FaultRecord, Link, TimedFault, apart, node_name};
-pub use nemesis::{Kind, NEMESES, data_centre_of, kinds_named};
+pub use nemesis::{Kind, LEAST_CUT_MS, NEMESES, data_centre_of, kinds_named};
 pub use plan::{ClientPlan, PLAN_VERSION, PlanError, TestPlan};
 pub use recorder::Recorder;
 pub use results::{

@@ -184,6 +184,11 @@ impl Kind {
             || matches!(self, Self::DataCentre | Self::Pair)
     }
 
+    /// Whether it cuts links, and nothing else.
+    fn cuts_links(self) -> bool {
+        (Self::Halves..=Self::Rack).contains(&self) || matches!(self, Self::DataCentre | Self::Pair)
+    }
+
     /// The fewest nodes with which it makes sense.
     fn least_nodes(self) -> u16 {
         match self {
@@ -228,11 +233,18 @@ pub fn kinds_named(list: &str, nodes: u16) -> Result<Vec<Kind>, PlanError> {
     Ok(kinds)
 }
 
+/// The shortest cut of links, unless another is asked for; the longest is [`CUT_RANGE_MS`] longer.
+pub const LEAST_CUT_MS: u64 = 3_000;
+const CUT_RANGE_MS: u64 = 6_000;
+/// A fault of links has so much time at least while two nodes run: bytes pass only between those.
+const LEAST_BETWEEN_NODES_MS: u64 = 2_000;
+/// A node that was started or woken speaks to others by then.
+const VOICE_MS: u64 = 3_000;
 /// The cluster is left alone at first, so that clients have something to lose.
 const WARM_UP_MS: u64 = 2_000;
 /// The last holder's lease has to end before clients are served again; then they need time to have
 /// something to lose.
-const POWER_PAUSE_MS: u64 = 6_000;
+const ALL_PAUSE_MS: u64 = 6_000;
 /// A blank node is one of the cluster by then.
 const JOIN_MS: u64 = 8_000;
 /// The data of a test's disk is elsewhere by then, where nothing else strikes.
@@ -241,9 +253,8 @@ const DRAIN_MS: u64 = 15_000;
 /// Draws the faults of a test of `duration_ms`.
 pub(super) fn draw(
     random: &mut Random,
-    kinds: &[Kind],
-    nodes: u16,
-    racks: u16,
+    (kinds, least_cut_ms): (&[Kind], u64),
+    (nodes, racks): (u16, u16),
     duration_ms: u64,
 ) -> Result<Vec<TimedFault>, PlanError> {
     for kind in kinds {
@@ -262,6 +273,7 @@ pub(super) fn draw(
         racks,
         sick,
         joined: 0,
+        least_cut_ms,
         faults: Vec::new(),
     };
     for of_links in [false, true] {
@@ -325,6 +337,7 @@ struct Draw<'a> {
     sick: u16,
     /// Spare nodes that have joined.
     joined: u16,
+    least_cut_ms: u64,
     faults: Vec<TimedFault>,
 }
 
@@ -445,7 +458,7 @@ impl Draw<'_> {
                 } else {
                     Fault::Kill { nodes }
                 };
-                self.push(kind, at, length, fault)
+                self.push(kind, at, length, fault) + ALL_PAUSE_MS
             }
             Kind::Restart => {
                 let (node, length) = (self.some_node(), self.length(1_000));
@@ -470,7 +483,7 @@ impl Draw<'_> {
             }
             Kind::Power => {
                 let (nodes, length) = (self.powerless(), self.length(1_500));
-                self.push(kind, at, length, Fault::PowerLoss { nodes }) + POWER_PAUSE_MS
+                self.push(kind, at, length, Fault::PowerLoss { nodes }) + ALL_PAUSE_MS
             }
             Kind::Full => {
                 let (node, length) = (self.some_node(), self.length(2_000));
@@ -510,7 +523,12 @@ impl Draw<'_> {
     }
 
     fn strike_links(&mut self, kind: Kind, at: u64) -> u64 {
-        let length = self.length(3_000);
+        let length = if kind.cuts_links() {
+            self.least_cut_ms + self.random.below(CUT_RANGE_MS)
+        } else {
+            self.length(3_000)
+        };
+        let length = length + self.silence(at, at + length);
         let all: Vec<u16> = (0..self.nodes).collect();
         let partition = |groups| Fault::Partition {
             shape: kind.name().to_owned(),
@@ -560,6 +578,34 @@ impl Draw<'_> {
             _ => self.rules(kind),
         };
         self.push(kind, at, length, fault)
+    }
+
+    /// By how much a fault of links from `at` to `until` has to be longer, because for most of it
+    /// no two nodes run that could speak to one another. Faults of nodes are drawn before.
+    fn silence(&self, at: u64, until: u64) -> u64 {
+        let stills = |timed: &&TimedFault| {
+            let down = match &timed.fault {
+                Fault::Kill { nodes }
+                | Fault::Pause { nodes }
+                | Fault::LoseUnsynced { nodes }
+                | Fault::PowerLoss { nodes } => nodes.len(),
+                _ => 0,
+            };
+            down + 1 >= usize::from(self.nodes) && timed.at_ms < until
+        };
+        let silent = self.faults.iter().filter(stills).map(|timed| {
+            let end = timed.until_ms + VOICE_MS;
+            (timed.at_ms.max(at), end, end.min(until))
+        });
+        let silent: Vec<_> = silent.filter(|(from, _, to)| from < to).collect();
+        let heard = (until - at).saturating_sub(silent.iter().map(|(from, _, to)| to - from).sum());
+        match silent.last() {
+            Some((_, end, to)) if heard < LEAST_BETWEEN_NODES_MS => {
+                // What follows the silence is heard.
+                end - to + LEAST_BETWEEN_NODES_MS - heard
+            }
+            _ => 0,
+        }
     }
 
     fn rules(&mut self, kind: Kind) -> Fault {
@@ -625,107 +671,5 @@ impl Draw<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::run::faults::apart;
-
-    fn drawn(seed: u64, list: &str, nodes: u16, seconds: u64) -> Vec<TimedFault> {
-        let kinds = kinds_named(list, nodes).unwrap();
-        let mut random = Random::from_seed(seed);
-        draw(&mut random, &kinds, nodes, nodes.min(3), seconds * 1000).unwrap()
-    }
-
-    #[test]
-    fn every_kind_that_was_asked_for_has_its_turn_and_lanes_do_not_overlap() {
-        for seed in 0..50 {
-            let faults = drawn(seed, "all", 5, 300);
-            for (kind, name, _) in NEMESES {
-                assert!(faults.iter().any(|fault| fault.kind == *name), "{name}");
-                assert_eq!(kind.name(), *name);
-            }
-            for of_links in [false, true] {
-                let lane: Vec<&TimedFault> = faults
-                    .iter()
-                    .filter(|fault| {
-                        let kind = kinds_named(&fault.kind, 5).unwrap()[0];
-                        kind.strikes_links() == of_links
-                    })
-                    .collect();
-                for pair in lane.windows(2) {
-                    assert!(pair[0].until_ms < pair[1].at_ms, "{pair:?}");
-                }
-            }
-            assert!(faults.iter().all(|fault| fault.until_ms < 300_000));
-        }
-    }
-
-    #[test]
-    fn the_same_seed_gives_the_same_faults() {
-        assert_eq!(
-            drawn(7, "kill,partition", 5, 90),
-            drawn(7, "kill,partition", 5, 90)
-        );
-        assert_ne!(drawn(7, "kill", 5, 60), drawn(8, "kill", 5, 60));
-    }
-
-    #[test]
-    fn what_cannot_strike_is_refused_with_a_remedy() {
-        assert!(kinds_named("kil", 5).unwrap_err().0.contains("kill"));
-        let mut random = Random::from_seed(1);
-        let short = draw(&mut random, &kinds_named("all", 5).unwrap(), 5, 3, 20_000);
-        assert!(short.unwrap_err().0.contains("too short"));
-        let few = draw(&mut random, &[Kind::Ring], 3, 3, 60_000);
-        assert!(few.unwrap_err().0.contains("needs 4 nodes"));
-    }
-
-    #[test]
-    fn a_pair_loses_each_other_alone_and_the_stranded_one_is_spared() {
-        for seed in 0..20 {
-            for timed in drawn(seed, "pair,strand", 5, 60) {
-                let heart = heart(&timed, 5).expect("both are about one node");
-                match &timed.fault {
-                    Fault::Partition { groups, .. } => {
-                        let cut = apart(5, groups);
-                        assert_eq!(cut.len(), 2, "both ways between two nodes: {cut:?}");
-                        assert!(cut.iter().all(|link| [link.from, link.to].contains(&heart)));
-                    }
-                    fault => {
-                        assert_eq!(fault.nodes().len(), 4);
-                        assert!(!fault.nodes().contains(&heart));
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_fault_is_about_one_node_or_about_several_alike() {
-        let mut hearts = std::collections::BTreeMap::<String, (usize, usize)>::new();
-        for timed in (0..20).flat_map(|seed| drawn(seed, "all", 5, 300)) {
-            let (some, none) = hearts.entry(timed.kind.clone()).or_default();
-            match heart(&timed, 5) {
-                Some(_) => *some += 1,
-                None => *none += 1,
-            }
-        }
-        for about_one in ["isolate", "one-way", "slow", "lossy", "restart", "pair"] {
-            assert_eq!(hearts[about_one].1, 0, "{about_one}");
-        }
-        for about_all in [
-            "rolling", "halves", "ring", "bridge", "reset", "damage", "clock",
-        ] {
-            assert_eq!(hearts[about_all].0, 0, "{about_all}");
-        }
-        assert!(hearts["power"].0 > 0 && hearts["power"].1 > 0);
-    }
-
-    #[test]
-    fn damage_keeps_to_one_node() {
-        for seed in 0..20 {
-            let faults = drawn(seed, "damage,wipe", 5, 120);
-            let nodes: std::collections::BTreeSet<Vec<u16>> =
-                faults.iter().map(|fault| fault.fault.nodes()).collect();
-            assert_eq!(nodes.len(), 1);
-        }
-    }
-}
+#[path = "nemesis_tests.rs"]
+mod tests;

@@ -19,16 +19,14 @@ const SECONDS: std::ops::RangeInclusive<u64> = 5..=24 * 3600;
 /// Nodes that join while a test runs.
 pub(super) const MOST_SPARES: u16 = 2;
 
-fn is_zero(count: &u16) -> bool {
-    *count == 0
-}
+/// A disk that is slower than this is out of order.
+const SLOWEST_DISK_MS: u64 = 1_000;
+/// Clients that rest for longer than this are not there.
+const LONGEST_REST_MS: u64 = 10_000;
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "the form that serde asks for"
-)]
-fn is_false(flag: &bool) -> bool {
-    !flag
+/// Whether a field says nothing: then it is left out.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What clients do beside the workload.
@@ -58,14 +56,20 @@ pub struct TestPlan {
     /// How many nodes.
     pub nodes: u16,
     /// Further nodes, that are blank and not started until they join.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub spares: u16,
     /// Racks that they stand in, by their number modulo this.
     pub racks: u16,
     /// Stores so small and chores so frequent that a journal goes round, logs are cut and stores are
     /// swept within a minute.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub small_stores: bool,
+    /// So long a disk takes at most to sync, and half as long to write; 0: as long as it takes.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub slow_disks_ms: u64,
+    /// Clients act for so long, and rest for as long, in turns; 0: they never rest.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rest_ms: u64,
     /// How long faults strike and clients act.
     pub duration_ms: u64,
     /// How long the cluster may take to serve again after all faults have ended.
@@ -89,7 +93,8 @@ pub struct TestPlan {
 pub struct PlanError(pub String);
 
 impl TestPlan {
-    /// Draws a test from a seed.
+    /// Draws a test from a seed: `kinds` of faults, of which those that cut links last for
+    /// `least_cut_ms` or longer.
     ///
     /// # Errors
     /// A number out of bounds, or a nemesis that needs more nodes.
@@ -98,7 +103,7 @@ impl TestPlan {
         (nodes, seconds): (u16, u64),
         workload: WorkloadPlan,
         clients: ClientPlan,
-        kinds: &[Kind],
+        (kinds, least_cut_ms): (&[Kind], u64),
     ) -> Result<Self, PlanError> {
         let racks = nodes.min(3);
         let names: Vec<String> = kinds.iter().map(|kind| kind.name().to_owned()).collect();
@@ -117,6 +122,8 @@ impl TestPlan {
             spares: 0,
             racks,
             small_stores: false,
+            slow_disks_ms: 0,
+            rest_ms: 0,
             duration_ms: seconds * 1000,
             recovery_ms: 90_000,
             workload,
@@ -127,7 +134,8 @@ impl TestPlan {
         };
         plan.check()?;
         let mut random = plan.random("nemesis");
-        plan.faults = nemesis::draw(&mut random, kinds, nodes, racks, plan.duration_ms)?;
+        let asked = (kinds, least_cut_ms);
+        plan.faults = nemesis::draw(&mut random, asked, (nodes, racks), plan.duration_ms)?;
         let joins = plan.faults.iter().filter(|timed| timed.fault.is_join());
         plan.spares = u16::try_from(joins.count()).expect("few joins");
         Ok(plan)
@@ -175,6 +183,11 @@ impl TestPlan {
             return refuse(
                 "rate and timeout must be positive, crash_ppm at most 1000000".to_owned(),
             );
+        }
+        if self.slow_disks_ms > SLOWEST_DISK_MS || self.rest_ms > LONGEST_REST_MS {
+            return refuse(format!(
+                "disks may take {SLOWEST_DISK_MS} ms, clients rest for {LONGEST_REST_MS} ms"
+            ));
         }
         let named = self
             .test

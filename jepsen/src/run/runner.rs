@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future::{Either, join, join_all, select};
 use hedgerow_env::{DiskError, Env, event};
 
-use super::clients::{Shared, Slot, with};
+use super::clients::{Shared, Slot, each_once, with};
 use super::coverage;
 use super::faults::FaultRecord;
 use super::plan::{PlanError, TestPlan};
@@ -57,6 +57,7 @@ pub async fn run(env: &Env, plan: &TestPlan, target: Arc<dyn Target>) -> Result<
     let shared = Shared {
         env: env.clone(),
         plan: plan.clients,
+        rest: Duration::from_millis(plan.rest_ms),
         target: Arc::clone(&target),
         recorder: recorder.clone(),
         generator: Mutex::new(plan.workload.generator()),
@@ -155,7 +156,7 @@ async fn to_the_end(
         return None;
     }
     // Each once more: is it the cluster that does not serve, or some of its data?
-    let (failing, succeeded) = last.once(finale).await;
+    let (failing, succeeded) = each_once(shared, plan, finale).await;
     let Some(first) = failing.first() else {
         return Some(None);
     };

@@ -191,7 +191,7 @@ fn given_up_after(event: &Event) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::run::workload::{RegisterPlan, WorkloadPlan};
-    use crate::run::{ClientPlan, kinds_named};
+    use crate::run::{ClientPlan, LEAST_CUT_MS, kinds_named};
 
     fn plan() -> TestPlan {
         let workload = WorkloadPlan::CasRegister(RegisterPlan {
@@ -206,7 +206,7 @@ mod tests {
             timeout_ms: 1000,
         };
         let kinds = kinds_named("kill", 3).unwrap();
-        TestPlan::draw(5, (3, 30), workload, clients, &kinds).unwrap()
+        TestPlan::draw(5, (3, 30), workload, clients, (&kinds, LEAST_CUT_MS)).unwrap()
     }
 
     fn event(kind: EventKind, process: u64, at_ms: i64, error: Option<&str>) -> Event {

@@ -131,17 +131,23 @@ impl SimCluster {
             rpc,
         };
         assert!(self.ready.set(ready).is_ok(), "a target is set up once");
-        if self.has(|fault| matches!(fault, Fault::PowerLoss { .. })) {
-            for index in self.cluster.indexes() {
-                let slow = DiskFaults {
-                    slow_factor: SLOW_DISKS,
-                    survival: Some(Survival::Nothing),
-                    ..DiskFaults::default()
-                };
-                self.world.set_disk_faults(index, slow);
-            }
+        for index in self.cluster.indexes() {
+            self.world.set_disk_faults(index, self.disks());
         }
         Ok(())
+    }
+
+    /// What disks do wrong whatever strikes.
+    pub(super) fn disks(&self) -> DiskFaults {
+        let powerless = self.has(|fault| matches!(fault, Fault::PowerLoss { .. }));
+        if !powerless && self.plan.slow_disks_ms == 0 {
+            return DiskFaults::default();
+        }
+        DiskFaults {
+            slow_factor: SLOW_DISKS,
+            survival: Some(Survival::Nothing),
+            ..DiskFaults::default()
+        }
     }
 
     pub(super) fn note(&self, node: &str, text: String, defect: bool) {

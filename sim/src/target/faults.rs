@@ -101,7 +101,8 @@ impl SimCluster {
             Fault::FullDisk { node } => {
                 let full = DiskFaults {
                     capacity_bytes: Some(0),
-                    ..DiskFaults::default()
+                    thin: true,
+                    ..self.disks()
                 };
                 self.world.set_disk_faults(NodeIndex(*node), full);
                 Ok(())
@@ -209,7 +210,7 @@ impl SimCluster {
         // A node that stopped over it is started again, as an operator does.
         let stopped = self.world.env(index).is_none();
         let refused = self.world.writes_refused(index);
-        self.world.set_disk_faults(index, DiskFaults::default());
+        self.world.set_disk_faults(index, self.disks());
         self.restart(&[node]);
         if stopped {
             Struck::Yes("the node stopped itself for want of space".to_owned())

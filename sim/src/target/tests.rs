@@ -2,7 +2,7 @@
 
 use hedgerow_env::Random;
 use hedgerow_jepsen::run::workload::{BlockPlan, WorkloadPlan};
-use hedgerow_jepsen::run::{ClientPlan, TestPlan, VerdictName, kinds_named};
+use hedgerow_jepsen::run::{ClientPlan, LEAST_CUT_MS, TestPlan, VerdictName, kinds_named};
 
 use super::run_test;
 
@@ -20,7 +20,14 @@ fn plan_of(seed: u64, nodes: u16, nemesis: &str, seconds: u64) -> TestPlan {
     };
     let kinds = kinds_named(nemesis, nodes).unwrap();
     let workload = WorkloadPlan::Block(block);
-    TestPlan::draw(seed, (nodes, seconds), workload, clients, &kinds).unwrap()
+    TestPlan::draw(
+        seed,
+        (nodes, seconds),
+        workload,
+        clients,
+        (&kinds, LEAST_CUT_MS),
+    )
+    .unwrap()
 }
 
 #[test]

@@ -137,6 +137,9 @@ pub struct DiskFaults {
     pub lost: bool,
     /// Less space than its figures say.
     pub capacity_bytes: Option<u64>,
+    /// Overwriting takes space as well, as on a thin volume: when there is none every write is refused.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub thin: bool,
     /// What the next power losses leave; at random if none.
     pub survival: Option<Survival>,
 }
@@ -163,6 +166,7 @@ impl DiskFaults {
             stuck: self.stuck || other.stuck,
             lost: self.lost || other.lost,
             capacity_bytes: capacities.into_iter().flatten().min(),
+            thin: self.thin || other.thin,
             survival: other.survival.or(self.survival),
         }
     }
@@ -590,7 +594,7 @@ impl Device {
             state.faults = faults;
             state.refused = 0;
             let capacity = faults.capacity_bytes.unwrap_or(self.spec.capacity_bytes);
-            state.files.set_capacity(capacity);
+            state.files.set_capacity(capacity, faults.thin);
             let wakers = if faults.stuck {
                 Vec::new()
             } else {
@@ -657,7 +661,9 @@ impl Device {
             .faults
             .capacity_bytes
             .unwrap_or(self.spec.capacity_bytes);
+        let thin = state.faults.thin;
         state.files = FileSystem::new(capacity);
+        state.files.set_capacity(capacity, thin);
         state
             .wrong
             .each_mut()
@@ -671,10 +677,10 @@ impl Device {
         let mut given = other.lock();
         std::mem::swap(&mut taken.files, &mut given.files);
         for state in [&mut *taken, &mut *given] {
-            let capacity = state.faults.capacity_bytes;
+            let (capacity, thin) = (state.faults.capacity_bytes, state.faults.thin);
             state
                 .files
-                .set_capacity(capacity.unwrap_or(self.spec.capacity_bytes));
+                .set_capacity(capacity.unwrap_or(self.spec.capacity_bytes), thin);
         }
     }
 

@@ -91,6 +91,7 @@ pub(super) struct FileSystem {
     next_file: FileId,
     used_bytes: u64,
     capacity_bytes: u64,
+    thin: bool,
 }
 
 /// A path in its plain form: parts joined by single slashes, none in front.
@@ -126,10 +127,13 @@ impl FileSystem {
             next_file: 0,
             used_bytes: 0,
             capacity_bytes,
+            thin: false,
         }
     }
 
-    pub(super) fn set_capacity(&mut self, capacity_bytes: u64) {
+    /// On a `thin` volume overwriting takes space as well.
+    pub(super) fn set_capacity(&mut self, capacity_bytes: u64, thin: bool) {
+        self.thin = thin;
         self.capacity_bytes = capacity_bytes;
     }
 
@@ -309,7 +313,9 @@ impl FileSystem {
         completes_ns: u64,
     ) -> bool {
         let end = offset + u64::try_from(data.len()).expect("a length fits 64 bits");
-        let fits = end <= self.file(file).length() || self.reserve(file, end);
+        let within = end <= self.file(file).length();
+        let overwrites = within && (!self.thin || self.used_bytes < self.capacity_bytes);
+        let fits = overwrites || (!within && self.reserve(file, end));
         if fits {
             self.file(file).write(offset, data, completes_ns);
         }
@@ -414,5 +420,21 @@ mod tests {
         files.rename("new", "old", 3).expect("exists");
         assert_eq!(files.free_bytes(), (1 << 20) - PAGE_BYTES);
         assert_eq!(files.list(""), ["old"]);
+    }
+
+    #[test]
+    fn a_full_disk_refuses_growth_and_a_thin_one_every_write() {
+        let mut files = FileSystem::new(1 << 20);
+        let file = files.open("f", OpenMode::Create, 1).expect("new");
+        let write = |files: &mut FileSystem, offset| {
+            files.write(file, offset, Bytes::from_static(b"contents"), 2)
+        };
+        assert!(write(&mut files, 0));
+        files.set_capacity(0, false);
+        assert!(write(&mut files, 0) && !write(&mut files, PAGE_BYTES));
+        files.set_capacity(0, true);
+        assert!(!write(&mut files, 0) && !write(&mut files, PAGE_BYTES));
+        files.set_capacity(1 << 20, true);
+        assert!(write(&mut files, 0) && write(&mut files, PAGE_BYTES));
     }
 }

@@ -54,18 +54,34 @@ const ROUNDS: &[(&str, u32)] = &[
          --concurrency 20 --small-stores",
         50,
     ),
-    // Outcomes that nobody hears of.
+    // The same for longer than a lease and what follows its end.
     (
-        "--nemesis strand,one-way,reset --aim 50 --rate 300 --concurrency 32 --skew 80 --nodes 3 \
-         --small-stores",
-        40,
+        "--nemesis isolate,halves,one-way --cuts 6 --aim 80 --rate 200 --small-stores",
+        60,
+    ),
+    // The same while somebody waits for the disk who only reads.
+    (
+        "--nemesis isolate,pair,slow --cuts 8 --aim 80 --stray-one-in 4 --strays-read --rate 200 \
+         --concurrency 20 --nodes 3 --small-stores",
+        60,
+    ),
+    // What nodes do when clients rest, and what it meets when these come back together.
+    (
+        "--nemesis clock --bursts 150 --slow-disks 10 --blocks 40 --block-size 4096 --skew 0 \
+         --reads 60 --rate 80 --concurrency 8 --small-stores",
+        50,
+    ),
+    // One node after the other loses what it has not synced, while connections break.
+    (
+        "--nemesis unsynced,reset --slow-disks 60 --rate 300 --concurrency 48 --blocks 9000 \
+         --block-size 4096 --small-stores",
+        50,
     ),
     (
         "--workload disk-lifecycle --nemesis kill,reset --rate 300 --concurrency 20 --keys 300 \
          --nodes 3",
         30,
     ),
-    ("--nemesis unsynced,clock --rate 200 --small-stores", 40),
     (
         "--nemesis links,kill --rate 300 --skew 80 --small-stores",
         50,
@@ -83,30 +99,33 @@ const FIRST: &[(&str, &[&str])] = &[
             "acknowledge-before-sync",
             "purge-past-durable",
             "held-before-sync",
-            "later-frame-speaks-for-earlier",
             "page-log-unsynced",
             "unknown-taken-for-applied",
         ],
     ),
-    ("--nemesis power,reset", &["stamps-show-undurable"]),
     (
-        "--nemesis isolate",
+        "--nemesis unsynced,reset",
+        &["stamps-show-undurable", "later-frame-speaks-for-earlier"],
+    ),
+    (
+        "--nemesis isolate,pair,strand",
+        &["missing-unit-reads-as-zeros", "two-placements-in-one-epoch"],
+    ),
+    (
+        "--nemesis isolate,halves,one-way",
+        &["attach-keeps-generation", "expiry-without-floor"],
+    ),
+    (
+        "--nemesis isolate,pair,slow",
         &[
             "fence-skipped-on-read",
-            "attach-keeps-generation",
-            "expiry-without-floor",
-            "missing-unit-reads-as-zeros",
-            "two-placements-in-one-epoch",
             "pending-name-deleted",
+            "read-joins-round-under-way",
         ],
     ),
     (
-        "--nemesis strand,one-way",
-        &[
-            "cache-answers-during-commit",
-            "applied-answered-as-void",
-            "read-joins-round-under-way",
-        ],
+        "--nemesis clock",
+        &["cache-answers-during-commit", "applied-answered-as-void"],
     ),
     ("--workload disk-lifecycle", &["creation-not-remembered"]),
 ];

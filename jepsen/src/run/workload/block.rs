@@ -1,7 +1,7 @@
 //! Requests to a block device: single blocks and ranges that overlap and cross every border, with
 //! contents of their own, and now and then the whole image.
 //!
-//! Each block's bytes are its tag and its number, over and over, so a block that is torn, misplaced
+//! Each block's bytes follow from its tag and its number, so a block that is torn, misplaced
 //! or of another disk is told from every block that was written.
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Generator, skewed};
 use crate::history::Value;
-use crate::run::plan::PlanError;
+use crate::run::plan::{PlanError, is_default};
 use crate::run::target::{Completion, Operation};
 
 /// What a block reads as when its bytes are no content that was ever written there.
@@ -46,16 +46,14 @@ pub struct BlockPlan {
     /// How unevenly blocks are chosen, 0 to 95.
     pub skew: u32,
     /// One client in so many keeps to a portal of its own and waits there for the disk; none if 0.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub stray_one_in: u64,
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "the form that serde asks for"
-)]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
+    /// Those clients read and nothing else, as a backup does.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub strays_read: bool,
+    /// The disk compresses what it stores.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub compression: bool,
 }
 
 impl BlockPlan {
@@ -95,6 +93,8 @@ impl BlockPlan {
             reads_percent: 50,
             skew,
             stray_one_in: 0,
+            strays_read: false,
+            compression: random.chance(1, 2),
         }
     }
 
@@ -122,6 +122,14 @@ impl BlockPlan {
             return refuse("reads_percent is at most 100, skew at most 95");
         }
         Ok(())
+    }
+
+    /// Which of the clients that keep to a portal of their own the process is, if it is one.
+    #[must_use]
+    pub fn stray(&self, process: u64) -> Option<u64> {
+        let one_in = self.stray_one_in;
+        let is_stray = one_in > 0 && process % one_in == one_in - 1;
+        is_stray.then(|| process / one_in)
     }
 
     fn hot_blocks(&self) -> u64 {
@@ -195,13 +203,14 @@ impl Generator for BlockGenerator {
         pieces.into_iter().map(|span| self.write(span)).collect()
     }
 
-    fn next(&mut self, random: &mut Random) -> Operation {
+    fn next(&mut self, random: &mut Random, process: u64) -> Operation {
         if random.chance(1, 50) {
             let pieces = self.plan.pieces(self.plan.image);
             return operation("read", pieces[random.index(pieces.len())], None);
         }
         let span = self.plan.range(random);
-        if random.chance(u64::from(self.plan.reads_percent), 100) {
+        let only_reads = self.plan.strays_read && self.plan.stray(process).is_some();
+        if random.chance(u64::from(self.plan.reads_percent), 100) || only_reads {
             operation("read", span, None)
         } else if random.chance(1, 10) {
             operation("zero", span, None)
@@ -255,12 +264,23 @@ pub fn content(span: Span, tag: u64, block_size: u32) -> Bytes {
     let size = usize::try_from(block_size).expect("a small size");
     let mut bytes = Vec::with_capacity(size * usize::try_from(span.count).unwrap_or(0));
     for block in span.first..span.first + span.count {
-        for _ in 0..size / 16 {
-            bytes.extend_from_slice(&tag.to_le_bytes());
-            bytes.extend_from_slice(&block.to_le_bytes());
+        for word in words(tag, block).take(size / 8) {
+            bytes.extend_from_slice(&word.to_le_bytes());
         }
     }
     bytes.into()
+}
+
+/// A block's bytes: its tag and its number, and then the same over and over, which takes next to no
+/// room when it is compressed; under an odd tag noise instead, which takes all the room there is.
+fn words(tag: u64, block: u64) -> impl Iterator<Item = u64> {
+    let mut noise = Random::from_seed(tag ^ block.rotate_left(32));
+    let is_noise = tag % 2 == 1;
+    (0_usize..).map(move |place| match place {
+        2.. if is_noise => noise.bits(),
+        even if even % 2 == 0 => tag,
+        _ => block,
+    })
 }
 
 /// The answer of a read: `[first count [tag ..]]`.
@@ -287,10 +307,9 @@ pub fn tag_of(bytes: &[u8], block: u64) -> u64 {
         return GARBAGE;
     };
     let tag = u64::from_le_bytes(*first);
-    let mut expected = [0; 16];
-    expected[..8].copy_from_slice(first);
-    expected[8..].copy_from_slice(&block.to_le_bytes());
-    let whole = bytes.len().is_multiple_of(16) && bytes.chunks(16).all(|part| part == expected);
+    let mut parts = bytes.chunks(8).zip(words(tag, block));
+    let whole =
+        bytes.len().is_multiple_of(16) && parts.all(|(part, word)| part == word.to_le_bytes());
     if whole && tag != 0 && tag < GARBAGE {
         tag
     } else {
@@ -311,6 +330,11 @@ mod tests {
         assert_eq!(tags.to_string(), "[9 2 [77 77]]");
         // The same bytes one block further are not that block's.
         assert_eq!(tag_of(&bytes[..512], 10), GARBAGE);
+        // Whole blocks of another write, and of none.
+        let even = content(span, 78, 512);
+        assert_eq!(tag_of(&even[512..], 10), 78);
+        let halves = [&bytes[..256], &even[256..512]].concat();
+        assert_eq!(tag_of(&halves, 9), GARBAGE);
         let mut torn = bytes.to_vec();
         torn[200] ^= 1;
         assert_eq!(tag_of(&torn[..512], 9), GARBAGE);
@@ -326,7 +350,7 @@ mod tests {
             let blocks = plan.disk_bytes / u64::from(plan.block_size);
             let mut generator = BlockGenerator::new(plan.clone());
             let mut operations = generator.prepare();
-            operations.extend((0..500).map(|_| generator.next(&mut random)));
+            operations.extend((0..500).map(|_| generator.next(&mut random, 0)));
             operations.extend(generator.finale());
             let mut tags = std::collections::BTreeSet::new();
             for operation in operations {

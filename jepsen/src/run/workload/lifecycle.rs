@@ -100,7 +100,7 @@ impl Generator for Lifecycle {
         Vec::new()
     }
 
-    fn next(&mut self, random: &mut Random) -> Operation {
+    fn next(&mut self, random: &mut Random, _process: u64) -> Operation {
         let key = i64::try_from(random.below(u64::from(self.plan.names))).expect("few names");
         if random.chance(2, 5) {
             return operation("read", key, Value::Nil);

@@ -35,8 +35,8 @@ pub enum WorkloadPlan {
 pub trait Generator: Send {
     /// What has to succeed before faults strike, in order.
     fn prepare(&mut self) -> Vec<Operation>;
-    /// The next operation of some client.
-    fn next(&mut self, random: &mut Random) -> Operation;
+    /// The next operation of the client with this process.
+    fn next(&mut self, random: &mut Random, process: u64) -> Operation;
     /// Learns how an operation ended.
     fn learn(&mut self, operation: &Operation, completion: &Completion);
     /// What has to succeed when all faults have ended: reads of everything.

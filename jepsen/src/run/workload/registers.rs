@@ -70,7 +70,7 @@ impl Generator for Registers {
         Vec::new()
     }
 
-    fn next(&mut self, random: &mut Random) -> Operation {
+    fn next(&mut self, random: &mut Random, _process: u64) -> Operation {
         let keys = u64::from(self.plan.keys);
         let key = i64::try_from(skewed(random, keys, self.plan.skew)).expect("32 bits fit");
         if random.chance(u64::from(self.plan.reads_percent), 100) {
