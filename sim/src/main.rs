@@ -314,16 +314,19 @@ fn told(name: &str, report: &Report, taken: Taken) -> (String, String) {
     (counts, closing)
 }
 
-/// Ends this process once it has taken so much processor time.
+/// Ends this process once it has taken so much processor time. It may be set again.
 #[expect(unsafe_code, reason = "std sets no limits")]
 fn limit_cpu(seconds: u64) {
-    let limit = libc::rlimit {
-        rlim_cur: seconds,
-        rlim_max: seconds.saturating_add(1),
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
     };
+    // SAFETY: `limit` is a valid rlimit for the call to fill.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_CPU, &raw mut limit) };
+    limit.rlim_cur = seconds.min(limit.rlim_max);
     // SAFETY: `limit` is a valid rlimit for the call to read.
-    let result = unsafe { libc::setrlimit(libc::RLIMIT_CPU, &raw const limit) };
-    if result != 0 {
+    let set = unsafe { libc::setrlimit(libc::RLIMIT_CPU, &raw const limit) };
+    if known != 0 || set != 0 {
         eprintln!("hedgerow-sim: the limit of processor time could not be set");
     }
 }

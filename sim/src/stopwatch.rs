@@ -44,7 +44,7 @@ impl Stopwatch {
 
 /// Processor time of this process; the simulated clock has no say here.
 #[expect(unsafe_code, reason = "std offers no CPU clock")]
-fn cpu_time() -> Duration {
+pub(crate) fn cpu_time() -> Duration {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

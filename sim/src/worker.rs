@@ -8,17 +8,22 @@
 //! Invariant: a worker's runs give the traces that processes of their own give.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::thread::JoinHandle;
 
-use crate::Run;
 use crate::out::say;
+use crate::stopwatch::cpu_time;
+use crate::{Run, limit_cpu};
 
 /// Ends the output of a seed that passed.
 const END: &str = "end of the seed";
 /// A worker runs so many seeds at most, so that nothing that a run might leave behind adds up.
 const SEEDS_MAXIMUM: u32 = 64;
+/// A seed takes seconds of a core; one that takes this many hangs. Counted on the processor, so that a
+/// busy machine makes no run a failure.
+const SEED_CPU_SECONDS: u64 = 300;
 
 /// The worker's own end: runs what standard input asks for, until that ends or a run fails.
 pub(crate) fn serve(run: &Run) -> ExitCode {
@@ -30,6 +35,7 @@ pub(crate) fn serve(run: &Run) -> ExitCode {
             return ExitCode::from(2);
         };
         let tape = (!tape.is_empty()).then(|| PathBuf::from(tape));
+        limit_cpu(cpu_time().as_secs() + SEED_CPU_SECONDS);
         let code = run.run_seed(seed, tape.as_deref());
         if code != ExitCode::SUCCESS {
             return code;
@@ -116,7 +122,14 @@ impl Worker {
             line.clear();
         }
         drop(self.requests);
-        let code = self.child.wait()?.code().unwrap_or(12);
+        let status = self.child.wait()?;
+        if status.signal() == Some(libc::SIGXCPU) {
+            output.push_str(&format!(
+                "no end in {SEED_CPU_SECONDS} s of processor time\nseed {seed}: FAIL liveness oracle=hang"
+            ));
+            return Ok(((11, output), None));
+        }
+        let code = status.code().unwrap_or(12);
         if ![10, 11, 12].contains(&code) || output.is_empty() {
             output.push_str(&self.errors.join().unwrap_or_default());
             output.push_str(&format!("\nseed {seed}: FAIL crash oracle=process"));

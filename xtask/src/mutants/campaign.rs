@@ -1,33 +1,24 @@
-//! Running a campaign: seeds in parallel, each in a process with a time limit.
+//! Running a campaign: sweeps of the simulator, which gives each seed its limit of processor time.
 //!
 //! Invariant: the seeds of a sample count in their order, whatever order they end in, so that the
 //! figures are the same with any number of jobs.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
+use serde_json::Value;
 
 use super::options::Options;
 use super::record::{Kill, Record, Sample};
 use crate::run::{collected, limited};
 
-/// A run takes seconds of a core; one that takes this many hangs. Counted on the processor, so that a
-/// busy machine makes no run a failure.
-const RUN_CPU_SECONDS: u32 = 300;
-/// One that needs no core either and says nothing for so long is no result at all.
+/// A sweep that says nothing for so long is no result at all.
 const ANSWER_LIMIT: Duration = Duration::from_secs(4 * 3600);
 /// What `timeout` exits with.
 const TIMED_OUT: i32 = 124;
-/// A shell adds this to the number of the signal that ended a program.
-const SIGNALLED: i32 = 128;
-/// SIGXCPU.
-const OUT_OF_CPU: i32 = SIGNALLED + 24;
 /// The results are saved at least every so many seeds of a range.
 const STRETCH_SEEDS: u64 = 50;
 
@@ -170,81 +161,72 @@ fn stretch(
     jobs: usize,
     first: bool,
 ) -> anyhow::Result<Outcomes> {
-    let next = AtomicU64::new(seeds.start);
-    let stop_at = AtomicU64::new(seeds.end);
-    let outcomes: Mutex<BTreeMap<u64, anyhow::Result<Outcome>>> = Mutex::default();
-    let work = || {
-        loop {
-            let seed = next.fetch_add(1, Ordering::SeqCst);
-            if seed >= stop_at.load(Ordering::SeqCst) {
-                return;
-            }
-            let outcome = run_seed(simulator, mutant, seed);
-            let failed = outcome.as_ref().map_or(true, |o| o.failure.is_some());
-            if failed && first {
-                stop_at.fetch_min(seed + 1, Ordering::SeqCst);
-            }
-            let mut all = outcomes.lock().expect("no panic under this lock");
-            all.insert(seed, outcome);
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(work);
-        }
-    });
-    let mut outcomes = outcomes.into_inner().expect("the workers have ended");
-    // Later seeds were begun before the failure was known.
-    outcomes.split_off(&stop_at.into_inner());
-    let pairs = outcomes.into_iter();
-    pairs.map(|(seed, outcome)| Ok((seed, outcome?))).collect()
-}
-
-fn run_seed(simulator: &Path, mutant: Option<&str>, seed: u64) -> anyhow::Result<Outcome> {
-    let mut command = limited(ANSWER_LIMIT, "sh");
-    let limit = format!("ulimit -S -t {RUN_CPU_SECONDS}; exec \"$0\" \"$@\"");
-    command.arg("-c").arg(limit).arg(simulator);
-    command.args(["run", "--seed", &seed.to_string(), "--no-html"]);
+    let json = std::env::temp_dir().join(format!("mutants-{}.json", std::process::id()));
+    let mut command = limited(ANSWER_LIMIT, "env");
+    command.arg(simulator).arg("sweep");
+    command.args(["--seeds", &format!("{}..{}", seeds.start, seeds.end)]);
+    command.args(["--jobs", &jobs.to_string()]).arg("--json");
+    command.arg(&json);
     if let Some(mutant) = mutant {
         command.args(["--mutant", mutant]);
     }
-    let finished = collected(&mut command)?;
-    let code = finished.status.code();
-    if code == Some(TIMED_OUT) {
-        bail!("seed {seed}: no answer in {ANSWER_LIMIT:?}");
+    if first {
+        command.args(["--stop-after", "1"]);
     }
-    let signal = finished.status.signal();
-    let code = code.or(signal.map(|signal| SIGNALLED + signal));
-    Ok(judge(seed, code, &finished.text))
+    let finished = collected(&mut command)?;
+    if finished.status.code() == Some(TIMED_OUT) {
+        bail!("seeds {seeds:?}: no answer in {ANSWER_LIMIT:?}");
+    }
+    let text = std::fs::read_to_string(&json)
+        .with_context(|| format!("{}: {}", finished.status, finished.text))?;
+    std::fs::remove_file(&json)?;
+    let mut outcomes = parse(&text)?;
+    if first {
+        // Later seeds were begun before the failure was known.
+        let failed = outcomes
+            .iter()
+            .find(|(_, outcome)| outcome.failure.is_some());
+        let end = failed.map_or(seeds.end, |(seed, _)| seed + 1);
+        outcomes.split_off(&end);
+    }
+    Ok(outcomes)
 }
 
-/// What the exit code, the line with the counts and the closing line say.
-fn judge(seed: u64, code: Option<i32>, text: &str) -> Outcome {
-    let mark = format!("seed {seed}: ");
-    let line = text.lines().rev().find_map(|line| line.strip_prefix(&mark));
-    let counts = text.lines().find(|line| line.starts_with("operations="));
-    let field = |name: &str| {
-        let words = [counts, line].into_iter().flatten();
-        let mut words = words.flat_map(|line| line.split(' '));
-        words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+/// What a sweep wrote down.
+fn parse(text: &str) -> anyhow::Result<Outcomes> {
+    let document: Value = serde_json::from_str(text)?;
+    let rows = document["results"].as_array();
+    let rows = rows.context("results: an array is expected")?;
+    let outcome = |row: &Value| {
+        let seed = row["seed"].as_u64().context("seed: a number is expected")?;
+        let code = row["exit_code"].as_i64();
+        let oracle = row["oracle"].as_str();
+        let cpu_s = row["cpu_s"].as_str().and_then(|text| text.parse().ok());
+        Ok((
+            seed,
+            Outcome {
+                cpu_s: cpu_s.unwrap_or(0.0),
+                failure: failure(seed, code, oracle),
+            },
+        ))
     };
-    let failure = |kind: &str| Kill {
+    rows.iter().map(outcome).collect()
+}
+
+/// What the exit code and the oracle of a run say.
+fn failure(seed: u64, code: Option<i64>, oracle: Option<&str>) -> Option<Kill> {
+    let kind = match (code, oracle) {
+        (Some(0), _) => return None,
+        (_, Some("hang")) => "hang",
+        (Some(10), _) => "correctness",
+        (Some(11), _) => "liveness",
+        _ => "crash",
+    };
+    Some(Kill {
         seed,
-        oracle: field("oracle").unwrap_or("process").to_owned(),
+        oracle: oracle.unwrap_or("process").to_owned(),
         kind: kind.to_owned(),
-    };
-    let failure = match code {
-        Some(0) => None,
-        Some(10) => Some(failure("correctness")),
-        Some(11) => Some(failure("liveness")),
-        Some(OUT_OF_CPU) => Some(failure("hang")),
-        _ => Some(failure("crash")),
-    };
-    let cpu_s = field("cpu_s").and_then(|text| text.parse().ok());
-    Outcome {
-        cpu_s: cpu_s.unwrap_or(0.0),
-        failure,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -253,12 +235,12 @@ mod tests {
     use crate::mutants::options::Ranges;
 
     fn outcome(failure: Option<&str>) -> Outcome {
-        let text = match failure {
-            Some(oracle) => format!("seed 3: FAIL liveness oracle={oracle} wall_s=4.0"),
-            None => "seed 3: pass wall_s=4.0".into(),
-        };
-        let text = format!("operations=7 succeeded=6 events=90 cpu_s=2.5\n{text}");
-        judge(3, Some(failure.map_or(0, |_| 11)), &text)
+        let code = failure.map_or(0, |_| 11);
+        let oracle = failure.map_or("null".to_owned(), |oracle| format!("{oracle:?}"));
+        let row =
+            format!(r#"{{"seed": 3, "exit_code": {code}, "oracle": {oracle}, "cpu_s": "2.5"}}"#);
+        let text = format!(r#"{{"results": [{row}]}}"#);
+        parse(&text).unwrap().remove(&3).unwrap()
     }
 
     fn record() -> Record {
@@ -317,9 +299,9 @@ mod tests {
 
     #[test]
     fn codes_tell_a_hang_from_a_crash() {
-        let kind = |code| judge(1, code, "").failure.unwrap().kind;
-        assert_eq!(kind(Some(OUT_OF_CPU)), "hang");
-        assert_eq!(kind(Some(101)), "crash");
-        assert_eq!(kind(None), "crash");
+        let kind = |code, oracle| failure(1, code, oracle).unwrap().kind;
+        assert_eq!(kind(Some(11), Some("hang")), "hang");
+        assert_eq!(kind(Some(12), Some("process")), "crash");
+        assert_eq!(kind(None, None), "crash");
     }
 }

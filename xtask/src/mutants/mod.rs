@@ -20,22 +20,24 @@ use anyhow::bail;
 
 use self::options::Options;
 use self::record::Record;
-use crate::ci::seeds;
 use crate::repository;
 use crate::run::shown;
 
 /// The step of CI.
 pub(crate) use self::table::kill as kill_listed;
 
+/// What a campaign runs is built to run long.
+const PROFILE: &str = "sweep";
+
 /// `cargo xtask mutants`.
 pub(crate) fn command(arguments: &[&str]) -> anyhow::Result<()> {
     let options = Options::parse(arguments)?;
     if !options.report && !options.no_build {
-        let profile = crate::ci::PROFILE;
-        let build = ["build", "--profile", profile, "-p", "hedgerow-sim"];
+        let build = ["build", "--profile", PROFILE, "-p", "hedgerow-sim"];
         shown(repository::cargo().args(build))?;
     }
-    let catalogue = table::catalogue()?;
+    let simulator = repository::target().join(PROFILE).join("hedgerow-sim");
+    let catalogue = table::catalogue(&simulator)?;
     if let Some(unknown) = options.mutants.iter().find(|m| !catalogue.contains(m)) {
         bail!("mutants: no mutant {unknown:?}; `hedgerow-sim mutants` lists them");
     }
@@ -53,7 +55,7 @@ pub(crate) fn command(arguments: &[&str]) -> anyhow::Result<()> {
         .collect();
     let mut record = Record::open(&options.resume, &record::source()?, &options.ranges)?;
     if !options.report {
-        campaign::run(&options, &wanted, &mut record, &seeds::simulator())?;
+        campaign::run(&options, &wanted, &mut record, &simulator)?;
     }
     let report = report::Report::new(&record, &catalogue, &explained);
     println!("{report}");

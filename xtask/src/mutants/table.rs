@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
@@ -34,9 +35,9 @@ pub(super) struct Row {
     pub(super) needs: Option<String>,
 }
 
-/// The names of the catalogue, in its order.
-pub(super) fn catalogue() -> anyhow::Result<Vec<String>> {
-    let listed = expected(Command::new(seeds::simulator()).arg("mutants"))?;
+/// The names of the catalogue that a simulator was built with, in its order.
+pub(super) fn catalogue(simulator: &Path) -> anyhow::Result<Vec<String>> {
+    let listed = expected(Command::new(simulator).arg("mutants"))?;
     Ok(listed.split_whitespace().map(str::to_owned).collect())
 }
 
@@ -50,7 +51,7 @@ pub(super) fn read() -> anyhow::Result<Vec<Row>> {
 /// Plants each bug that has seeds here and runs them until one fails.
 pub(crate) fn kill() -> anyhow::Result<Tally> {
     let rows = read()?;
-    let names = catalogue()?;
+    let names = catalogue(&seeds::simulator())?;
     let catalogue: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     let mut tally = Tally::default();
     for complaint in complaints(&rows, &catalogue) {

@@ -51,7 +51,7 @@ const paint = () => {
     paint();
   } }, name + (state.sort === at ? (state.down ? " \u2193" : " \u2191") : "")));
   const rows = runs.map((run) => H.el("tr", {}, COLUMNS.map(([name, value, show]) =>
-    H.el("td" + (NUMBERS.includes(name) ? ".n" : name === "why" ? ".wide" : name === "nemesis" ? ".list" : ""), {}, show ? show(run) : String(value(run))))));
+    H.el("td" + (NUMBERS.includes(name) ? ".n" : name === "why" ? ".wide" : ["test", "nemesis"].includes(name) ? ".list" : ""), {}, show ? show(run) : String(value(run))))));
   table.replaceChildren(runs.length ? H.el("table.runs", {}, H.el("thead", {}, H.el("tr", {}, heads)), H.el("tbody", {}, rows))
     : H.el("div.empty", {}, state.runs.length ? "No run is like that." : `There are no runs in ${meta.store} yet.`));
 };

@@ -105,7 +105,7 @@ const verdictPane = () => {
   }
   const [ok, fail, info] = run.shape.endings;
   children.push(H.el("h2", {}, "Run"), H.facts({ ...rest, started: H.date(rest.started), model: meta.model, operations: run.count,
-    succeeded: ok, failed: fail, unknown: info, "clients at once": run.shape.lanes,
+    succeeded: ok, failed: fail, "unknown or unfinished": info, "clients at once": run.shape.lanes,
     "values left out": run.shape.without_text || undefined }));
   if (meta.plan) children.push(H.el("h2", {}, "Plan"), H.facts(meta.plan));
   return H.el("div.scroll", {}, children);
@@ -285,7 +285,7 @@ const start = async () => {
       fact("model", meta.model), fact("seed", results.seed),
       fact("started", H.date(results.started)),
       H.el("span.fact", {}, H.el("b", {}, H.number(ok)), " ok ", H.el("b", {}, H.number(fail)), " failed ",
-        H.el("b", {}, H.number(info)), " unknown"),
+        H.el("b", {}, H.number(info)), " unknown or unfinished"),
       fact("took", results.duration_s ? results.duration_s.toFixed(1) + " s" : "")),
     H.el("div.tools", {}, location.protocol.startsWith("http") ? H.el("a", { href: "/" }, "all runs") : null,
       H.themeButton(), H.keys(view, {
