@@ -211,6 +211,11 @@ fn transactions_and_blocks_tell_a_good_history_from_a_bad_one() {
         ),
         1
     );
+    let own = [
+        "0 :invoke :txn [[:r :x nil] [:w :x 1] [:r :x nil]]",
+        "0 :ok :txn [[:r :x nil] [:w :x 1] [:r :x 1]]",
+    ];
+    assert_eq!(verdict("multi-register", &own), 0, "its own write");
     let block = [
         "0 :invoke :write [0 4 7]",
         "0 :ok :write [0 4 7]",
@@ -316,4 +321,21 @@ fn unusable_histories_are_refused_with_their_line() {
     let (code, output) = check("register", None, torn, false);
     assert_eq!(code, 2);
     assert!(output.contains("the header of version 1"));
+}
+
+/// The logger's name in a value or in the nemesis's prose does not make a log of `history.txt`, of which
+/// every other line would be skipped; and a value is all that its column holds.
+#[test]
+fn what_is_no_log_is_read_line_by_line() {
+    let lines = [
+        "0\t:invoke\t:write\t1",
+        "0\t:ok\t:write\t1",
+        ":nemesis\t:info\t:start\tsee jepsen.util - :x\t:info\t:y\tz",
+        "1\t:invoke\t:read\tnil",
+        "1\t:ok\t:read\t99",
+    ];
+    let code = |lines: &[&str]| check("register", None, lines.join("\n").as_bytes(), false).0;
+    assert_eq!(code(&lines), 1);
+    let rest = ["0\t:invoke\t:write\t5 garbage", "0\t:ok\t:write\t5"];
+    assert_eq!(code(&rest), 2);
 }

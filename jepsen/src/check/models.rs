@@ -512,7 +512,10 @@ fn multi_register(
                         let expected = "a transaction that agrees with itself";
                         return Ok(super::judge::contradiction(at, expected));
                     }
-                    reads.entry(key).or_insert(number);
+                    // What it wrote itself says nothing of the state that it found.
+                    if !writes.contains_key(&key) {
+                        reads.entry(key).or_insert(number);
+                    }
                 }
                 _ => return Err(unknown_function(call, "micro-operations :r and :w")),
             }

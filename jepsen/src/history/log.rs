@@ -18,12 +18,21 @@ const LOGGER: &str = "jepsen.util";
 pub(super) fn looks_like_log(text: &str) -> bool {
     text.lines()
         .find(|line| !line.trim().is_empty())
-        .is_some_and(|line| line.contains(LOGGER))
+        .is_some_and(|line| columns_of(line).is_some())
+}
+
+/// The columns of a line of the logger. Its name stands before them: in a value it names nobody.
+fn columns_of(line: &str) -> Option<&str> {
+    let (before, columns) = line.split_once(LOGGER)?;
+    let first = before.split_whitespace().next().unwrap_or_default();
+    let is_process = first.starts_with(':') || first.parse::<i64>().is_ok();
+    (!is_process && !before.contains(['\t', '"']))
+        .then(|| columns.trim_start_matches([' ', '-', ':']))
 }
 
 /// Reads all events of a text.
 pub(super) fn read(text: &str) -> Result<Vec<Event>, HistoryError> {
-    let is_log = text.contains(LOGGER);
+    let is_log = text.lines().any(|line| columns_of(line).is_some());
     let mut events = Vec::new();
     for (line, number) in text.lines().zip(1_u64..) {
         if line.trim().is_empty() {
@@ -31,8 +40,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Event>, HistoryError> {
         }
         if !is_log {
             events.push(event(number, line)?);
-        } else if let Some((_, columns)) = line.split_once(LOGGER) {
-            let columns = columns.trim_start_matches([' ', '-', ':']);
+        } else if let Some(columns) = columns_of(line) {
             events.push(event(number, columns)?);
         }
     }
@@ -100,7 +108,21 @@ fn event(line: u64, columns: &str) -> Result<Event, HistoryError> {
     let value = match kind {
         // What the nemesis says, and why a call is unknown, is prose as often as EDN.
         EventKind::Info => edn::read_one(value).unwrap_or_else(|_| Value::String(value.to_owned())),
-        _ => Reader::new(value, line).next_value()?.unwrap_or(Value::Nil),
+        _ => {
+            let mut reader = Reader::new(value, line);
+            let read = reader.next_value()?.unwrap_or(Value::Nil);
+            // Why a call failed may stand behind its value.
+            if kind != EventKind::Fail
+                && let Some(more) = reader.next_value()?
+            {
+                return Err(HistoryError::at(
+                    line,
+                    "the end of the value",
+                    more.to_string(),
+                ));
+            }
+            read
+        }
     };
     let error = parts
         .next()

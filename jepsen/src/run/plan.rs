@@ -124,7 +124,7 @@ impl TestPlan {
             small_stores: false,
             slow_disks_ms: 0,
             rest_ms: 0,
-            duration_ms: seconds * 1000,
+            duration_ms: seconds.saturating_mul(1000),
             recovery_ms: 90_000,
             workload,
             clients,
