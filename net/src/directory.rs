@@ -125,14 +125,11 @@ impl Directory {
     /// the node, too, but not while its members cannot find one another: then this is all they have.
     pub fn told(&self, node: NodeId, address: &str) {
         self.with(|state| {
-            let topology = Arc::make_mut(&mut state.topology);
-            let mut nodes = topology.nodes.iter_mut();
-            let Some(record) = nodes.find(|record| record.node == node) else {
-                return;
-            };
-            if record.address == address {
-                return;
-            }
+            let mut nodes = state.topology.nodes.iter();
+            let known = nodes.position(|record| record.node == node && record.address != address);
+            // What others hold is copied only for news: every handshake comes here.
+            let Some(at) = known else { return };
+            let record = &mut Arc::make_mut(&mut state.topology).nodes[at];
             let before = std::mem::replace(&mut record.address, address.to_owned());
             let told = state.told.entry(node).or_insert_with(|| Told {
                 address: String::new(),

@@ -224,15 +224,22 @@ async fn read_scanned(
     Ok(scanned)
 }
 
-/// The blocks below `end` that hold something of an entry that was read whole.
+/// The blocks below `end` that hold something of an entry that was read whole, without what they hold
+/// of one that was not.
 fn sound_runs(entries: &[&Found], end: u64) -> Vec<Range<u64>> {
     let mut runs: Vec<Range<u64>> = Vec::new();
-    for entry in entries.iter().filter(|entry| !entry.bad) {
-        let start = entry.place.offset / BATCH_ALIGNMENT * BATCH_ALIGNMENT;
-        let until = align_up(end_of(entry), BATCH_ALIGNMENT).min(end);
+    for (at, entry) in entries.iter().enumerate().filter(|(_, entry)| !entry.bad) {
+        let mut start = (entry.place.offset / BATCH_ALIGNMENT * BATCH_ALIGNMENT).max(DATA_AT);
+        let mut until = align_up(end_of(entry), BATCH_ALIGNMENT).min(end);
+        if let Some(before) = entries[..at].last().filter(|before| before.bad) {
+            start = start.max(end_of(before));
+        }
+        if let Some(after) = entries.get(at + 1).filter(|after| after.bad) {
+            until = until.min(after.place.offset);
+        }
         match runs.last_mut() {
             Some(last) if start <= last.end => last.end = last.end.max(until),
-            _ => runs.push(start.max(DATA_AT)..until),
+            _ => runs.push(start..until),
         }
     }
     runs
