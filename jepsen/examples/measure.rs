@@ -1,6 +1,7 @@
 //! Measures and campaigns by hand, since they take longer than a test may:
 //!
 //! `fuzz SEED COUNT` compares the engines with exhaustive search on COUNT random histories;
+//! `texts SEED COUNT` compares verdicts on COUNT random texts with what they mean;
 //! `judge MODEL INITIAL FILE...` judges histories as `hedgerow jepsen check` does, and tells how
 //! long each took (INITIAL `-` is the model's own);
 //! `speed COUNT` streams COUNT operations of 64 clients through the register checker, and judges
@@ -14,26 +15,38 @@
 
 use hedgerow_jepsen::check::{ZoneAnswer, ZoneChecker};
 use hedgerow_jepsen::command::check;
-use hedgerow_jepsen::fuzz::{Dice, fuzz};
+use hedgerow_jepsen::fuzz::{Dice, Disagreement, FuzzReport, fuzz, fuzz_texts};
 use std::time::Instant;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| arguments.get(at).and_then(|text| text.parse::<u64>().ok());
     match (arguments.first().map(String::as_str), number(1), number(2)) {
-        (Some("fuzz"), Some(seed), Some(count)) => match fuzz(seed, count) {
-            Ok(report) => println!("{report:?}"),
-            Err(disagreement) => {
-                println!("{disagreement:#?}");
-                std::process::exit(1);
+        (Some(kind @ ("fuzz" | "texts")), Some(seed), Some(count)) => {
+            match campaign(kind, seed, count) {
+                Ok(report) => println!("{report:?}"),
+                Err(disagreement) => {
+                    println!("{disagreement:#?}");
+                    std::process::exit(1);
+                }
             }
-        },
+        }
         (Some("speed"), Some(count), _) => speed(count),
         (Some("judge"), ..) if arguments.len() > 3 => {
             let initial = Some(arguments[2].as_str()).filter(|text| *text != "-");
             judge(&arguments[1], initial, &arguments[3..]);
         }
-        _ => println!("fuzz SEED COUNT, judge MODEL INITIAL FILE..., or speed COUNT"),
+        _ => println!(
+            "fuzz SEED COUNT, texts SEED COUNT, judge MODEL INITIAL FILE..., or speed COUNT"
+        ),
+    }
+}
+
+fn campaign(kind: &str, seed: u64, count: u64) -> Result<FuzzReport, Box<Disagreement>> {
+    if kind == "fuzz" {
+        fuzz(seed, count)
+    } else {
+        fuzz_texts(seed, count)
     }
 }
 

@@ -75,9 +75,15 @@ fn judged(model: &str, initial: Option<&str>, text: &[u8]) -> Result<Report, Str
         .map_err(|error| format!("the initial value: {error}"))?;
     let history = History::parse(text).map_err(|error| error.to_string())?;
     let calls = history.calls().map_err(|error| error.to_string())?;
-    let verdict = model
+    let mut verdict = model
         .check(initial.as_ref(), &calls)
         .map_err(|error| error.to_string())?;
+    if calls.is_empty() {
+        let others = history.events.len();
+        verdict = Verdict::Unknown(format!(
+            "no process with a number calls anything, so there is nothing to judge ({others} lines of others)"
+        ));
+    }
     Ok(Report {
         model,
         calls,

@@ -265,16 +265,158 @@ fn a_snapshot_is_one_moment_and_never_changes() {
 
 #[test]
 fn all_models_are_listed_and_unknown_ones_refused() {
+    let call = b"0\t:invoke\t:none\t[1 2]\n";
     for name in Model::names() {
-        let (code, output) = check(name, None, b"", false);
-        assert_eq!(
-            (code, output),
-            (0, format!("valid: 0 operations, model {name}\n"))
-        );
+        let (code, output) = check(name, None, call, false);
+        assert_eq!(code, 2, "{name}: {output}");
+        assert!(output.contains("line 1: expected"), "{name}: {output}");
     }
     let (code, output) = check("regster", None, b"", false);
     assert_eq!(code, 2);
     assert!(output.contains("no model is called regster; there are register, cas-register"));
+}
+
+#[test]
+fn a_history_of_nothing_is_no_pass() {
+    for text in ["", "[]", ":nemesis\t:info\t:start\tnil\n"] {
+        for name in Model::names() {
+            let (code, output) = check(name, None, text.as_bytes(), false);
+            assert_eq!(code, 3, "{name}: {output}");
+            assert!(output.starts_with("unknown: no process with a number calls"));
+        }
+    }
+}
+
+#[test]
+fn every_model_tells_independent_objects_apart() {
+    let apart = |model: &str, good: &[&str], bad: &[&str]| {
+        assert_eq!(verdict(model, good), 0, "{model}");
+        assert_eq!(verdict(model, bad), 1, "{model}");
+    };
+    let append = "0 :invoke :txn [1 [[:append :x 7]]]";
+    let appended = "0 :ok :txn [1 [[:append :x 7]]]";
+    let other = "0 :invoke :txn [2 [[:r :x nil]]]";
+    apart(
+        "append",
+        &[append, appended, other, "0 :ok :txn [2 [[:r :x []]]]"],
+        &[append, appended, other, "0 :ok :txn [2 [[:r :x [7]]]]"],
+    );
+    let write = "0 :invoke :txn [1 [[:w :x 7]]]";
+    let written = "0 :ok :txn [1 [[:w :x 7]]]";
+    apart(
+        "multi-register",
+        &[write, written, other, "0 :ok :txn [2 [[:r :x nil]]]"],
+        &[write, written, other, "0 :ok :txn [2 [[:r :x 7]]]"],
+    );
+    let write = "0 :invoke :write [:a [0 1 7]]";
+    let written = "0 :ok :write [:a [0 1 7]]";
+    let read = "0 :invoke :read [:b [0 1]]";
+    for model in ["block", "snapshot"] {
+        apart(
+            model,
+            &[write, written, read, "0 :ok :read [:b [0 1 [0]]]"],
+            &[write, written, read, "0 :ok :read [:b [0 1 [7]]]"],
+        );
+    }
+    let taken = "1 :invoke :snapshot [:a :s]";
+    let seen = "1 :ok :snapshot [:a :s]";
+    let read = "1 :invoke :read-snapshot [:b [:s 0 1]]";
+    let found = "1 :ok :read-snapshot [:b [:s 0 1 [0]]]";
+    let of_another = [write, written, taken, seen, read, found];
+    assert_eq!(verdict("snapshot", &of_another), 1, "another disk's");
+}
+
+#[test]
+fn keys_of_their_own_tell_every_object_apart() {
+    let call = |kind: &str, key: u64, value: &str| {
+        format!("{{:type :{kind} :process 0 :f :txn :key {key} :value {value}}}\n")
+    };
+    let code = |key, answered| {
+        let text = [
+            call("invoke", 1, "[[:append :x 7]]"),
+            call("ok", 1, "[[:append :x 7]]"),
+            call("invoke", key, "[[:r :x nil]]"),
+            call("ok", answered, "[[:r :x []]]"),
+        ];
+        check("append", None, text.concat().as_bytes(), false)
+    };
+    assert_eq!(code(2, 2).0, 0);
+    assert_eq!(code(1, 1).0, 1);
+    let refused = "unusable: line 4: expected the key of line 3, 1, found 2\n";
+    assert_eq!(code(1, 2), (2, refused.to_owned()));
+}
+
+#[test]
+fn answers_to_other_questions_are_refused() {
+    let refused = |model: &str, asked: &str, answered: &str| {
+        let text = format!("0\t:invoke\t{asked}\n0\t:ok\t{answered}\n");
+        let (code, output) = check(model, None, text.as_bytes(), false);
+        assert_eq!(code, 2, "{output}");
+        output.trim_end().to_owned()
+    };
+    assert_eq!(
+        refused("register", ":read\t[1 nil]", ":read\t[2 5]"),
+        "unusable: line 2: expected an answer [key value] with the key 1, found :read [2 5]"
+    );
+    assert_eq!(
+        refused("block", ":read\t[0 2]", ":read\t[1 2 [0 0]]"),
+        "unusable: line 2: expected [0 2 [tag ..]] with 2 tags, found :read [1 2 [0 0]]"
+    );
+    assert_eq!(
+        refused("append", ":txn\t[[:append 1 7]]", ":txn\t[[:append 1 8]]"),
+        "unusable: line 2: expected the transaction of line 1, found :txn [[:append 1 8]]"
+    );
+    let read = ":read-snapshot\t[:s 0 1]";
+    let found = refused("snapshot", read, ":read-snapshot\t[:t 0 1 [0]]");
+    assert!(
+        found.contains("expected [:s 0 1 [tag ..]] with 1 tags"),
+        "{found}"
+    );
+}
+
+#[test]
+fn an_initial_value_is_taken_or_refused() {
+    let text = |call: &str, answer: &str| format!("0\t:invoke\t{call}\n0\t:ok\t{answer}\n");
+    let judge = |model: &str, initial: &str, text: &str| {
+        check(model, Some(initial), text.as_bytes(), false)
+    };
+    let read = text(":read\tnil", ":read\t3");
+    assert_eq!(judge("counter", "3", &read).0, 0);
+    assert_eq!(
+        judge("counter", "\"3\"", &read).1,
+        "unusable: the initial value: expected an integer, found \"3\"\n"
+    );
+    let lock = text(":acquire\tnil", ":acquire\tnil");
+    assert_eq!(judge("mutex", "false", &lock).0, 0);
+    assert_eq!(judge("mutex", "true", &lock).0, 1);
+    assert_eq!(judge("mutex", ":locked", &lock).0, 2);
+    let set = text(":read\tnil", ":read\t[1 2]");
+    assert_eq!(judge("set", "#{1 2}", &set).0, 0);
+    assert_eq!(judge("set", "7", &set).0, 2);
+    let kv = text(":append\t[:k \"b\"]", ":append\t[:k \"b\"]");
+    assert_eq!(judge("kv", "\"a\"", &kv).0, 0);
+    assert_eq!(judge("kv", "7", &kv).0, 2);
+    for (model, call) in [
+        ("queue", ":enqueue\t1"),
+        ("append", ":txn\t[[:append 1 1]]"),
+        ("block", ":write\t[0 1 1]"),
+        ("snapshot", ":write\t[0 1 1]"),
+    ] {
+        let (code, output) = judge(model, "nil", &text(call, call));
+        assert_eq!(code, 2, "{model}");
+        assert!(
+            output.contains("the initial value: expected none"),
+            "{output}"
+        );
+    }
+}
+
+#[test]
+fn a_set_that_has_an_element_twice_is_none() {
+    let lines = ["0 :invoke :add 1", "0 :ok :add 1", "0 :invoke :read nil"];
+    let with = |last| verdict("set", &[&lines[..], &[last]].concat());
+    assert_eq!(with("0 :ok :read [1]"), 0);
+    assert_eq!(with("0 :ok :read [1 1]"), 1);
 }
 
 #[test]

@@ -12,56 +12,55 @@
 //! read saw stands behind everything the longest read saw. If an element was appended twice to one
 //! key the general search takes over.
 
-use super::Verdict;
 use super::graph::{Edge, Graph};
-use super::judge::judge_lists;
 use super::lists::{ListStep, ListTxn, Lists};
-use super::models::{Fast, Interner, micro_ops, refuse, timed};
+use super::models::Fast;
+use super::objects::{Step, Stop};
+use super::registers::micro_ops;
 use super::spec::Call;
-use crate::history::{self, Ending, HistoryError, Value};
+use super::translate::Interner;
+use crate::history::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Edges tried as the single rw edge of a cycle before it is just called G2.
 const MOST_SINGLE_TRIES: usize = 256;
 
-/// Judges a history of transactions.
-pub(super) fn check(calls: &[history::Call]) -> Result<Verdict, HistoryError> {
+/// The lists before the calls with what failed transactions appended, and the calls.
+pub(super) fn prepare(steps: &[Step<'_>]) -> Result<(Lists, Vec<Call<ListTxn>>), Stop> {
     let (mut keys, mut values) = (Interner::default(), Interner::default());
     let mut lists = Lists::default();
     let mut txns = Vec::new();
-    for (at, call) in calls.iter().enumerate() {
-        let source = if call.ending == Ending::Ok {
-            &call.answer
-        } else {
-            &call.argument
-        };
-        let mut steps = ListTxn::new();
-        for (function, key, value) in micro_ops(call, source)? {
+    for step in steps {
+        let mut txn = ListTxn::new();
+        for (function, key, value) in micro_ops(step)? {
             let key = keys.number(key);
             match function {
-                "append" => steps.push(ListStep::Append(key, values.number(value))),
-                "r" | "read" if call.ending == Ending::Ok => {
+                "append" => txn.push(ListStep::Append(key, values.number(value))),
+                "r" | "read" if step.answered() => {
                     let none: &[Value] = &[];
                     let found = match value {
-                        Value::Nil => none,
-                        value => value
-                            .sequence()
-                            .ok_or_else(|| refuse(call, "a list that was read", value))?,
+                        Value::Nil => Some(none),
+                        value => value.sequence(),
                     };
+                    let shape = "a list that was read";
+                    let found = found.ok_or_else(|| step.refuse_answer(shape, value))?;
                     let found = found.iter().map(|element| values.number(element)).collect();
-                    steps.push(ListStep::Read(key, found));
+                    txn.push(ListStep::Read(key, found));
                 }
                 "r" | "read" => {}
-                _ => return Err(refuse(call, "micro-operations :append and :r", source)),
+                _ => {
+                    let known = "micro-operations :append and :r";
+                    return Err(step.refuse(known, step.argument).into());
+                }
             }
         }
-        if call.ending == Ending::Fail {
-            lists.aborted.extend(steps.iter().filter_map(appended));
+        if step.failed() {
+            lists.aborted.extend(txn.iter().filter_map(appended));
         } else {
-            txns.push(timed(at, call, steps));
+            txns.push(step.timed(txn));
         }
     }
-    Ok(judge_lists(&lists, &txns))
+    Ok((lists, txns))
 }
 
 fn appended(step: &ListStep) -> Option<(u64, u64)> {

@@ -11,13 +11,16 @@ pub(crate) mod judge;
 pub mod lists;
 mod minimise;
 mod models;
+mod objects;
 mod queues;
+mod registers;
 mod repeatable;
 pub mod search;
 mod sets;
 mod snapshot;
 pub mod spec;
 pub mod specs;
+mod translate;
 pub mod verify;
 mod weaken;
 mod zone_blocks;
@@ -27,7 +30,7 @@ mod zones;
 mod agreement_tests;
 
 pub use block::{BlockHistory, BlockHistoryError, BlockOp, OpId, Outcome, ZEROS};
-pub use models::Model;
+pub use models::{Model, ModelError};
 pub use zones::{ZoneAnswer, ZoneChecker};
 
 /// What a checker found.

@@ -10,46 +10,42 @@
 
 use super::block::{BlockAccess, ByBlock, ZEROS, block_calls};
 use super::judge::judge_components;
-use super::models::refuse;
+use super::objects::{Step, Stop};
 use super::spec::Call;
 use super::specs::Txn;
 use super::{Verdict, Witness};
-use crate::history::{self, Ending, HistoryError, Value};
+use crate::history::{HistoryError, Value};
 use std::collections::BTreeMap;
 
 /// The most blocks of one request: far beyond any device's, little enough to list them.
 const MOST_BLOCKS: u64 = 1 << 20;
 
 /// The block accesses of a history, without snapshots.
-pub(super) fn accesses(calls: &[history::Call]) -> Result<ByBlock, HistoryError> {
+pub(super) fn accesses(steps: &[Step<'_>]) -> Result<ByBlock, Stop> {
     let mut blocks = ByBlock::new();
-    for (at, call) in calls.iter().enumerate() {
-        add_access(&mut blocks, at as u64, call)?;
+    for step in steps {
+        add_access(&mut blocks, step)?;
     }
     Ok(blocks)
 }
 
-fn add_access(blocks: &mut ByBlock, id: u64, call: &history::Call) -> Result<(), HistoryError> {
-    let invoke = call.invoke;
-    let complete = if call.ending == Ending::Ok {
-        call.complete
-    } else {
-        None
-    };
-    let argument = call.argument.sequence().unwrap_or_default();
+fn add_access(blocks: &mut ByBlock, step: &Step<'_>) -> Result<(), HistoryError> {
+    let (invoke, complete) = (step.call.invoke, step.complete());
+    let argument = step.argument.sequence().unwrap_or_default();
     let shape = "[first count tag] to write, [first count] to zero or read";
-    let (range, tag) = match (call.function.as_str(), argument) {
+    let (range, tag) = match (step.function(), argument) {
         ("write", [first, count, tag]) => {
-            let tag = natural(tag).ok_or_else(|| refuse(call, "a tag from 0", tag))?;
-            (range(call, first, count)?, Some(tag))
+            let tag = natural(tag).ok_or_else(|| step.refuse("a tag from 0", tag))?;
+            (range(step, first, count)?, Some(tag))
         }
-        ("zero", [first, count]) => (range(call, first, count)?, Some(ZEROS)),
-        ("read", [first, count, ..]) => (range(call, first, count)?, None),
-        _ => return Err(refuse(call, shape, &call.argument)),
+        ("zero", [first, count]) => (range(step, first, count)?, Some(ZEROS)),
+        ("read", [first, count, ..]) => (range(step, first, count)?, None),
+        _ => return Err(step.refuse(shape, step.argument)),
     };
-    if call.ending == Ending::Fail {
+    if step.failed() {
         return Ok(());
     }
+    let id = step.at as u64;
     if let Some(tag) = tag {
         for block in range {
             let access = BlockAccess::Write {
@@ -60,8 +56,7 @@ fn add_access(blocks: &mut ByBlock, id: u64, call: &history::Call) -> Result<(),
             blocks.entry(block).or_default().push((id, access));
         }
     } else if let Some(complete) = complete {
-        let answer = call.answer.sequence().unwrap_or_default();
-        let found = tags(call, answer.get(2), range.end - range.start)?;
+        let found = tags(step, &argument[..2], range.end - range.start)?;
         for (block, tag) in range.zip(found) {
             let access = BlockAccess::Read {
                 invoke,
@@ -79,134 +74,141 @@ fn natural(value: &Value) -> Option<u64> {
 }
 
 fn range(
-    call: &history::Call,
+    step: &Step<'_>,
     first: &Value,
     count: &Value,
 ) -> Result<std::ops::Range<u64>, HistoryError> {
     let bounds = natural(first).zip(natural(count));
     match bounds.and_then(|(first, count)| Some((first, count, first.checked_add(count)?))) {
         Some((first, count, end)) if count <= MOST_BLOCKS => Ok(first..end),
-        _ => Err(refuse(
-            call,
-            "a first block and at most 1048576 blocks",
-            &call.argument,
-        )),
+        _ => Err(step.refuse("a first block and at most 1048576 blocks", step.argument)),
     }
 }
 
-fn tags(call: &history::Call, value: Option<&Value>, count: u64) -> Result<Vec<u64>, HistoryError> {
-    let found: Option<Vec<u64>> = value
-        .and_then(Value::sequence)
-        .and_then(|tags| tags.iter().map(natural).collect());
-    found
-        .filter(|tags| tags.len() as u64 == count)
-        .ok_or_else(|| {
-            refuse(
-                call,
-                "[.. first count [tag ..]] with one tag a block",
-                &call.answer,
-            )
-        })
+/// The tags of an answer: what was asked for, and one tag a block.
+fn tags(step: &Step<'_>, asked: &[Value], count: u64) -> Result<Vec<u64>, HistoryError> {
+    let answer = step.answer.sequence().unwrap_or_default();
+    let found = match answer.split_last() {
+        Some((tags, repeated)) if repeated == asked => tags.sequence(),
+        _ => None,
+    };
+    let found: Option<Vec<u64>> =
+        found.and_then(|tags| tags.iter().map(natural).collect::<Option<_>>());
+    let found = found.filter(|tags| tags.len() as u64 == count);
+    found.ok_or_else(|| {
+        let asked: Vec<String> = asked.iter().map(Value::to_string).collect();
+        let asked = asked.join(" ");
+        let expected = format!("[{asked} [tag ..]] with {count} tags");
+        step.refuse_answer(&expected, step.answer)
+    })
 }
 
 /// What reads through one snapshot showed.
 #[derive(Default)]
-struct Image {
+struct Image<'a> {
     /// The call that took it.
-    taken_by: Option<usize>,
+    taken_by: Option<Step<'a>>,
     /// Per block its tag and the first call that read it.
     blocks: BTreeMap<u64, (u64, usize)>,
     /// When the first read through it ended.
     seen: Option<u64>,
 }
 
-/// Judges a history with snapshots.
-pub(super) fn check(calls: &[history::Call]) -> Result<Verdict, HistoryError> {
-    let mut blocks = ByBlock::new();
-    let mut images: BTreeMap<&Value, Image> = BTreeMap::new();
-    for (at, call) in calls.iter().enumerate() {
-        match call.function.as_str() {
-            "snapshot" => {
-                let image = images.entry(&call.argument).or_default();
-                if call.ending != Ending::Fail && image.taken_by.replace(at).is_some() {
-                    return Err(refuse(call, "each snapshot taken once", &call.argument));
-                }
-            }
-            "read-snapshot" if call.ending == Ending::Ok => {
-                if let Some(refusal) = note_read(&mut images, at, call)? {
-                    return Ok(Verdict::Invalid(refusal));
-                }
-            }
-            "read-snapshot" => {}
-            _ => add_access(&mut blocks, at as u64, call)?,
-        }
-    }
-    for image in images.values() {
-        let Some((_, read)) = image.blocks.values().next() else {
-            continue;
-        };
-        let taken = image.taken_by.map(|at| calls[at].invoke);
-        if taken.is_none() || image.seen < taken {
-            let operations = image
-                .taken_by
-                .into_iter()
-                .chain([*read])
-                .map(|at| at as u64);
-            let what = "a snapshot was read that had not been taken";
-            return Ok(Verdict::Invalid(Witness::new(
-                operations.collect(),
-                what.to_owned(),
-            )));
-        }
-    }
-    Ok(judge(calls, &blocks, &images))
+/// What is known of a history with snapshots.
+pub(super) struct Prepared<'a> {
+    blocks: ByBlock,
+    images: BTreeMap<&'a Value, Image<'a>>,
 }
 
-/// Notes a read through a snapshot, unless it contradicts an earlier one.
+/// Reads a history with snapshots.
+pub(super) fn prepare<'a>(steps: &[Step<'a>]) -> Result<Prepared<'a>, Stop> {
+    let mut blocks = ByBlock::new();
+    let mut images: BTreeMap<&Value, Image<'_>> = BTreeMap::new();
+    let mut refusal = None;
+    for step in steps {
+        match step.function() {
+            "snapshot" => {
+                let image = images.entry(step.argument).or_default();
+                if !step.failed() && image.taken_by.replace(*step).is_some() {
+                    let expected = "each snapshot taken once";
+                    return Err(step.refuse(expected, step.argument).into());
+                }
+            }
+            "read-snapshot" => {
+                let found = note_read(&mut images, step)?;
+                refusal = refusal.or(found);
+            }
+            _ => add_access(&mut blocks, step)?,
+        }
+    }
+    if let Some(witness) = refusal.or_else(|| images.values().find_map(Image::untaken)) {
+        return Err(Stop::Contradiction(Verdict::Invalid(witness)));
+    }
+    Ok(Prepared { blocks, images })
+}
+
+impl Image<'_> {
+    /// The contradiction, if it was read before it can have been taken.
+    fn untaken(&self) -> Option<Witness> {
+        let taken = self.taken_by.map(|step| step.call.invoke);
+        if taken.is_some() && self.seen >= taken {
+            return None;
+        }
+        let (_, reader) = self.blocks.values().next()?;
+        let taken_by = self.taken_by.map(|step| step.at as u64);
+        let operations = taken_by.into_iter().chain([*reader as u64]).collect();
+        let what = "a snapshot was read that had not been taken";
+        Some(Witness::new(operations, what.to_owned()))
+    }
+}
+
+/// Notes a read through a snapshot; the contradiction, if an earlier one showed something else.
 fn note_read<'a>(
-    images: &mut BTreeMap<&'a Value, Image>,
-    at: usize,
-    call: &'a history::Call,
+    images: &mut BTreeMap<&'a Value, Image<'a>>,
+    step: &Step<'a>,
 ) -> Result<Option<Witness>, HistoryError> {
-    let shape = "[id first count [tag ..]]";
-    let Some([id, first, count, found]) = call.answer.sequence() else {
-        return Err(refuse(call, shape, &call.answer));
+    let shape = "[id first count]";
+    let Some(asked @ [id, first, count]) = step.argument.sequence() else {
+        return Err(step.refuse(shape, step.argument));
     };
-    let range = range(call, first, count)?;
-    let found = tags(call, Some(found), range.end - range.start)?;
+    let range = range(step, first, count)?;
+    if !step.answered() {
+        return Ok(None);
+    }
+    let found = tags(step, asked, range.end - range.start)?;
     let image = images.entry(id).or_default();
-    image.seen = match (image.seen, call.complete) {
+    image.seen = match (image.seen, step.complete()) {
         (Some(seen), Some(complete)) => Some(seen.min(complete)),
         (seen, complete) => seen.or(complete),
     };
+    let mut refusal = None;
     for (block, tag) in range.zip(found) {
-        let (known, reader) = *image.blocks.entry(block).or_insert((tag, at));
-        if known != tag {
+        let (known, reader) = *image.blocks.entry(block).or_insert((tag, step.at));
+        if known != tag && refusal.is_none() {
             let what = format!("block {block} of one snapshot was read with two contents");
-            return Ok(Some(Witness::new(vec![reader as u64, at as u64], what)));
+            let operations = vec![reader as u64, step.at as u64];
+            refusal = Some(Witness::new(operations, what));
         }
     }
-    Ok(None)
+    Ok(refusal)
 }
 
-fn judge(calls: &[history::Call], blocks: &ByBlock, images: &BTreeMap<&Value, Image>) -> Verdict {
+/// Judges a history with snapshots.
+pub(super) fn judge(prepared: Prepared<'_>) -> Verdict {
+    let Prepared { blocks, images } = prepared;
     let mut numbers: BTreeMap<u64, usize> = BTreeMap::new();
     let mut number = |block: u64| {
         let next = numbers.len();
         *numbers.entry(block).or_insert(next)
     };
     let mut txns: Vec<Call<Txn>> = Vec::new();
-    for (&block, accesses) in blocks {
+    for (&block, accesses) in &blocks {
         txns.extend(block_calls(number(block), accesses));
     }
     for image in images.values().filter(|image| !image.blocks.is_empty()) {
-        let Some(at) = image.taken_by else { continue };
-        let complete = if calls[at].ending == Ending::Ok {
-            calls[at].complete
-        } else {
-            None
+        let Some(taken_by) = image.taken_by else {
+            continue;
         };
-        let complete = complete.into_iter().chain(image.seen).min();
         let reads = image
             .blocks
             .iter()
@@ -216,18 +218,17 @@ fn judge(calls: &[history::Call], blocks: &ByBlock, images: &BTreeMap<&Value, Im
             reads,
             writes: vec![],
         };
+        let complete = taken_by.complete().into_iter().chain(image.seen).min();
         txns.push(Call {
-            id: at as u64,
-            invoke: calls[at].invoke,
             complete,
-            op,
+            ..taken_by.timed(op)
         });
     }
     txns.sort_by_key(|call| call.id);
     let start = vec![ZEROS; numbers.len()];
     match judge_components(&start, txns) {
         Verdict::Invalid(mut witness) => {
-            show_reads(&mut witness, images);
+            show_reads(&mut witness, &images);
             Verdict::Invalid(witness)
         }
         other => other,
@@ -235,10 +236,10 @@ fn judge(calls: &[history::Call], blocks: &ByBlock, images: &BTreeMap<&Value, Im
 }
 
 /// Adds to each snapshot in a witness the reads that showed its content.
-fn show_reads(witness: &mut Witness, images: &BTreeMap<&Value, Image>) {
+fn show_reads(witness: &mut Witness, images: &BTreeMap<&Value, Image<'_>>) {
     let mut operations = witness.operations.clone();
     for image in images.values() {
-        let taken = image.taken_by.map(|at| at as u64);
+        let taken = image.taken_by.map(|step| step.at as u64);
         if taken.is_some_and(|taken| witness.operations.contains(&taken)) {
             operations.extend(image.blocks.values().map(|&(_, reader)| reader as u64));
         }

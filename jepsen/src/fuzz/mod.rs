@@ -7,8 +7,11 @@
 
 mod dice;
 pub(crate) mod histories;
+mod meaning;
+mod texts;
 
 pub use dice::Dice;
+pub use texts::fuzz_texts;
 
 use crate::check::Verdict;
 use crate::check::brute;

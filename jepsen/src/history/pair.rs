@@ -81,6 +81,15 @@ pub(super) fn pair(events: &[Event]) -> Result<Vec<Call>, HistoryError> {
                 format!(":{} of :{}", event.kind.name(), event.function),
             ));
         }
+        // Only an answer says what it is about.
+        if event.kind == EventKind::Ok && event.key.is_some() && event.key != call.key {
+            let key = |key: &Option<Value>| {
+                let text = key.as_ref().map(Value::to_string);
+                text.unwrap_or_else(|| "none".to_owned())
+            };
+            let expected = format!("the key of line {}, {}", call.invoke_line, key(&call.key));
+            return Err(HistoryError::at(event.line, expected, key(&event.key)));
+        }
         end(call, event, position);
     }
     Ok(calls)
