@@ -90,9 +90,19 @@ pub(crate) fn run(command: JepsenCommand) -> ExitCode {
 )]
 fn read(file: &Path) -> Result<Vec<u8>, ExitCode> {
     std::fs::read(file).map_err(|error| {
-        eprintln!("hedgerow: {}: {error}", file.display());
+        eprintln!("hedgerow: {}", unreadable(file, &error));
         ExitCode::from(EXIT_UNUSABLE)
     })
+}
+
+/// Why a history could not be read, and what to name instead.
+pub(crate) fn unreadable(file: &Path, error: &std::io::Error) -> String {
+    let remedy = match error.kind() {
+        std::io::ErrorKind::IsADirectory => "; name the history in it, such as history.bin",
+        std::io::ErrorKind::NotFound => "; name the file of a history",
+        _ => "",
+    };
+    format!("{}: {error}{remedy}", file.display())
 }
 
 fn convert(convert: &Convert) -> ExitCode {
@@ -129,9 +139,9 @@ fn check(check: &Check) -> ExitCode {
     let initial = check.initial.as_deref();
     let (code, output) = hedgerow_jepsen::command::check(&check.model, initial, &text, check.json);
     if code == i32::from(EXIT_UNUSABLE) {
-        eprintln!("hedgerow: {}: {output}", check.file.display());
+        eprintln!("hedgerow: {}: {}", check.file.display(), output.trim_end());
     } else {
-        say!("{output}");
+        say!("{}", output.trim_end());
     }
     ExitCode::from(u8::try_from(code).unwrap_or(EXIT_UNUSABLE))
 }

@@ -60,7 +60,7 @@ pub(crate) fn page(page: &Page) -> ExitCode {
     )]
     let text = match std::fs::read(&page.path) {
         Ok(text) => text,
-        Err(error) => return unusable(&format!("{}: {error}", page.path.display())),
+        Err(error) => return unusable(&crate::jepsen::unreadable(&page.path, &error)),
     };
     let name = page.path.file_name().unwrap_or_default().to_string_lossy();
     let initial = page.initial.as_deref();
@@ -114,6 +114,6 @@ pub(crate) fn serve(serve: &Serve) -> ExitCode {
     runtime.shutdown_background();
     match served {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => unusable(&error.to_string()),
+        Err(error) => unusable(&format!("{error}; --listen names another address")),
     }
 }

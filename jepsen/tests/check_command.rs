@@ -465,6 +465,16 @@ fn unusable_histories_are_refused_with_their_line() {
     assert!(output.contains("the header of version 1"));
 }
 
+#[test]
+fn a_writer_that_died_within_its_header_left_nothing() {
+    for bytes in [&b"H"[..], b"HGHI", b"HGHIST\x01"] {
+        let (code, output) = check("register", None, bytes, false);
+        assert_eq!(code, 3, "{output}");
+        let dropped = format!("dropped {} bytes of a torn last record", bytes.len());
+        assert!(output.contains(&dropped), "{output}");
+    }
+}
+
 /// The logger's name in a value or in the nemesis's prose does not make a log of `history.txt`, of which
 /// every other line would be skipped; and a value is all that its column holds.
 #[test]

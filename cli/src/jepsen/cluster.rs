@@ -57,6 +57,18 @@ enum Done {
     PacketsDropped(u64),
 }
 
+/// Whether every program bears the fault: [`Cluster::begin`] begins it.
+pub(super) fn may_strike(fault: &Fault) -> bool {
+    matches!(
+        fault,
+        Fault::Kill { .. }
+            | Fault::Pause { .. }
+            | Fault::Restart { .. }
+            | Fault::Partition { .. }
+            | Fault::Links { .. }
+    )
+}
+
 impl Cluster {
     /// A cluster of processes behind proxies, or in `namespaces`.
     pub(super) fn new(env: Env, namespaces: Option<Namespaces>) -> Self {

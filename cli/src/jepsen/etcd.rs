@@ -15,10 +15,10 @@ use hedgerow_jepsen::run::etcd::{EtcdClient, EtcdClients};
 use hedgerow_jepsen::run::workload::WorkloadPlan;
 use hedgerow_jepsen::run::{
     Client, Completion, Fault, Incident, Operation, Struck, Target, TargetError, TestPlan,
-    node_name,
+    TimedFault, node_name,
 };
 
-use super::cluster::{Cluster, IsDefect};
+use super::cluster::{Cluster, IsDefect, may_strike};
 use super::namespaces::Namespaces;
 use super::node_process::Start;
 
@@ -56,9 +56,6 @@ impl Etcd {
     }
 
     async fn form(&self, plan: &TestPlan) -> anyhow::Result<()> {
-        if !matches!(plan.workload, WorkloadPlan::CasRegister(_)) {
-            bail!("etcd is no block device: use --workload cas-register");
-        }
         let places = self.cluster.places(plan.nodes).await?;
         let (peers, addresses, proxies) = (&places.listen, &places.clients, &places.advertised);
         std::fs::create_dir_all(self.folder.join("logs"))?;
@@ -145,6 +142,24 @@ impl Etcd {
         }
         Ok(())
     }
+}
+
+/// Whether etcd can be tested so.
+pub(super) fn check(plan: &TestPlan) -> anyhow::Result<()> {
+    if !matches!(plan.workload, WorkloadPlan::CasRegister(_)) {
+        bail!("etcd is no block device: use --workload cas-register");
+    }
+    let foreign = plan.faults.iter().find(|timed| !may_strike(&timed.fault));
+    if let Some(TimedFault { kind, .. }) = foreign {
+        bail!(
+            "--nemesis {kind}: etcd's processes can be killed, restarted and paused, and its links cut, \
+             slowed and damaged; the clocks, disks and members of etcd are its own"
+        );
+    }
+    if plan.small_stores || plan.slow_disks_ms > 0 {
+        bail!("--small-stores and --slow-disks are about stores of Hedgerow: leave them out");
+    }
+    Ok(())
 }
 
 fn failed(error: &anyhow::Error) -> TargetError {

@@ -7,11 +7,11 @@
 //! Clocks and disks lie by order ([`super::orders`]) in builds with the feature `testing`;
 //! everything else strikes unmodified programs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use hedgerow_env::{BoxFuture, Env};
 use hedgerow_jepsen::run::{
     Client, Fault, Incident, Struck, Target, TargetError, TestPlan, data_centre_of, node_name,
@@ -76,7 +76,6 @@ impl Processes {
     }
 
     async fn form(&self, plan: &TestPlan) -> anyhow::Result<()> {
-        check_build(plan)?;
         let places = self.cluster.places(plan.all_nodes()).await?;
         let (addresses, portals) = (&places.listen, &places.clients);
         std::fs::create_dir_all(self.place.folder.join("logs"))?;
@@ -379,7 +378,7 @@ fn has(plan: &TestPlan, wanted: impl Fn(&Fault) -> bool) -> bool {
 }
 
 /// Whether this build has the clocks and disks that the plan needs.
-fn check_build(plan: &TestPlan) -> anyhow::Result<()> {
+pub(super) fn check_build(plan: &TestPlan) -> anyhow::Result<()> {
     let lying = has(plan, |fault| {
         matches!(
             fault,
@@ -394,6 +393,23 @@ fn check_build(plan: &TestPlan) -> anyhow::Result<()> {
         bail!(
             "clocks and disks that lie, and small stores, are in builds for tests alone: cargo build -p hedgerow \
              --features testing"
+        );
+    }
+    Ok(())
+}
+
+/// Whether the program holds the bug.
+pub(super) fn check_mutant(program: &Path, name: &str) -> anyhow::Result<()> {
+    let mut command = std::process::Command::new(program);
+    // Whatever it is asked, a program refuses a bug that it does not hold.
+    command.args(["jepsen", "run", "--nemesis", "help"]);
+    let asked = command.env("HEDGEROW_MUTANT", name).output();
+    let asked = asked.with_context(|| program.display().to_string())?;
+    if !asked.status.success() {
+        let said = String::from_utf8_lossy(&asked.stderr);
+        bail!(
+            "--mutant {name}: {}",
+            said.trim().trim_start_matches("hedgerow: ")
         );
     }
     Ok(())

@@ -14,9 +14,9 @@ use hedgerow_jepsen::run::{
     kinds_named,
 };
 
-use super::etcd::Etcd;
+use super::etcd::{self, Etcd};
 use super::namespaces::Namespaces;
-use super::processes::{Place, Processes};
+use super::processes::{self, Place, Processes};
 use super::sim;
 use crate::out::say;
 use crate::production::{Logging, SystemSeeds, production_env, wall};
@@ -24,6 +24,9 @@ use crate::production::{Logging, SystemSeeds, production_env, wall};
 const EXIT_INVALID: u8 = 1;
 const EXIT_NOT_RUN: u8 = 2;
 const EXIT_UNKNOWN: u8 = 3;
+
+/// Keys or names, if nobody says how many.
+const KEYS: u32 = 5;
 
 /// `hedgerow jepsen run`
 #[derive(Args, Debug)]
@@ -35,10 +38,10 @@ pub(crate) struct Run {
     #[arg(long, default_value = "none")]
     nemesis: String,
     /// How many nodes
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=15))]
     nodes: u16,
     /// How long clients act and faults strike, in seconds
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(5..=86_400))]
     time: u64,
     /// What is tested
     #[arg(long, value_enum, default_value = "processes")]
@@ -50,27 +53,27 @@ pub(crate) struct Run {
     #[arg(long)]
     seed: Option<u64>,
     /// Operations a second, of all clients together
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: u32,
     /// Clients that act at the same time
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=256))]
     concurrency: u32,
     /// Of a million operations, how many have their client crash in the middle
-    #[arg(long, default_value_t = 5000)]
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     client_crash_ppm: u32,
     /// An operation that takes longer is of unknown outcome
-    #[arg(long, default_value_t = 13_000, value_name = "MS")]
+    #[arg(long, default_value_t = 13_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
     timeout_ms: u64,
     /// How unevenly keys and blocks are chosen, 0 to 95
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(..=95))]
     skew: u32,
-    /// Keys or names of the workloads that have them
-    #[arg(long, default_value_t = 5)]
-    keys: u32,
+    /// Keys or names of the workloads cas-register and disk-lifecycle [default: 5]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    keys: Option<u32>,
     /// Blocks that are read and written without a hurry beside the few that all want [default: 7]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     blocks: Option<u64>,
-    /// Of a hundred operations on blocks, how many are reads
+    /// Of a hundred operations on blocks or keys, how many are reads
     #[arg(long, default_value_t = 50, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(..=100))]
     reads: u32,
     /// Of the faults that are about one node, so many percent are about the one that clients use
@@ -86,10 +89,10 @@ pub(crate) struct Run {
     #[arg(long, default_value_t = LEAST_CUT_MS / 1000, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
     cuts: u64,
     /// Clients act for so long, then all rest for as long, in turns; 0: they never rest
-    #[arg(long, default_value_t = 0, value_name = "MS")]
+    #[arg(long, default_value_t = 0, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=10_000))]
     bursts: u64,
     /// Disks take so long to sync at most, and half as long to write; 0: as long as they take
-    #[arg(long, default_value_t = 0, value_name = "MS")]
+    #[arg(long, default_value_t = 0, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=1_000))]
     slow_disks: u64,
     /// Small stores, and chores every few seconds: what takes hours elsewhere happens in a test
     #[arg(long)]
@@ -187,6 +190,7 @@ pub(super) fn run(options: Run) -> ExitCode {
 /// The test, or a replay in one interleaving after the other until one is not valid.
 async fn tests(options: &Run) -> anyhow::Result<(Results, PathBuf)> {
     let mut plan = plan(options)?;
+    check_possible(options, &plan)?;
     for left in (0..options.tries.max(1)).rev() {
         let tested = test(options, plan.clone()).await?;
         if left == 0 || tested.0.verdict == VerdictName::Invalid {
@@ -195,6 +199,32 @@ async fn tests(options: &Run) -> anyhow::Result<(Results, PathBuf)> {
         plan.seed = plan.seed.wrapping_add(1);
     }
     unreachable!("the last try returns")
+}
+
+/// Whether the target can be tested so, before anything is begun.
+fn check_possible(options: &Run, plan: &TestPlan) -> anyhow::Result<()> {
+    match options.target {
+        TargetName::Etcd => {
+            if options.mutant.is_some() {
+                bail!("--mutant: no bug is planted in etcd; its own is --serializable-reads");
+            }
+            etcd::check(plan)
+        }
+        _ if options.serializable_reads => bail!("--serializable-reads is for --target etcd"),
+        TargetName::Processes => {
+            processes::check_build(plan)?;
+            let program = options.program.clone();
+            let program = program.map_or_else(std::env::current_exe, Ok)?;
+            let asked = options.mutant.as_deref();
+            asked.map_or(Ok(()), |name| processes::check_mutant(&program, name))
+        }
+        TargetName::Sim => {
+            let asked = options.mutant.as_deref();
+            asked.map_or(Ok(()), |name| {
+                sim::check_mutant(options.program.as_deref(), name)
+            })
+        }
+    }
 }
 
 async fn test(options: &Run, plan: TestPlan) -> anyhow::Result<(Results, PathBuf)> {
@@ -301,6 +331,7 @@ fn plan(options: &Run) -> anyhow::Result<TestPlan> {
         again.seed = options.seed.unwrap_or(again.seed);
         return Ok(again);
     }
+    check_workload(options)?;
     let seed = options.seed.unwrap_or_else(new_seed);
     let mut random = Random::from_seed(seed);
     let workload = match options.workload {
@@ -315,12 +346,12 @@ fn plan(options: &Run) -> anyhow::Result<TestPlan> {
             WorkloadPlan::Block(block)
         }
         WorkloadName::CasRegister => WorkloadPlan::CasRegister(RegisterPlan {
-            keys: options.keys,
-            reads_percent: 50,
+            keys: options.keys.unwrap_or(KEYS),
+            reads_percent: options.reads,
             skew: options.skew,
         }),
         WorkloadName::DiskLifecycle => WorkloadPlan::DiskLifecycle(LifecyclePlan {
-            names: options.keys,
+            names: options.keys.unwrap_or(KEYS),
         }),
     };
     let clients = ClientPlan {
@@ -337,6 +368,27 @@ fn plan(options: &Run) -> anyhow::Result<TestPlan> {
     (plan.slow_disks_ms, plan.rest_ms) = (options.slow_disks, options.bursts);
     plan.check()?;
     Ok(plan)
+}
+
+/// Whether every option means something for the workload.
+fn check_workload(options: &Run) -> anyhow::Result<()> {
+    let about_blocks = [
+        ("--blocks", options.blocks.is_some()),
+        ("--block-size", options.block_size.is_some()),
+        ("--stray-one-in", options.stray_one_in > 0),
+    ];
+    let about_keys = [("--keys", options.keys.is_some())];
+    let (foreign, workload) = match options.workload {
+        WorkloadName::Block => (&about_keys[..], "block"),
+        WorkloadName::CasRegister => (&about_blocks[..], "cas-register"),
+        WorkloadName::DiskLifecycle => (&about_blocks[..], "disk-lifecycle"),
+    };
+    match foreign.iter().find(|(_, given)| *given) {
+        Some((option, _)) => {
+            bail!("{option} means nothing for --workload {workload}: leave it out")
+        }
+        None => Ok(()),
+    }
 }
 
 /// Short enough to be typed again.

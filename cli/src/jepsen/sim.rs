@@ -26,10 +26,7 @@ pub(super) fn run(
     program: Option<&Path>,
     mutant: Option<&str>,
 ) -> anyhow::Result<Results> {
-    let program = match program {
-        Some(program) => program.to_owned(),
-        None => sibling()?,
-    };
+    let program = named(program)?;
     let path = folder.join(PLAN_FILE);
     std::fs::write(&path, serde_json::to_vec_pretty(plan)?)
         .with_context(|| path.display().to_string())?;
@@ -49,6 +46,22 @@ pub(super) fn run(
     let path = folder.join(RESULTS_FILE);
     let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
     serde_json::from_slice(&text).with_context(|| path.display().to_string())
+}
+
+/// Whether the program holds the bug.
+pub(super) fn check_mutant(program: Option<&Path>, name: &str) -> anyhow::Result<()> {
+    let program = named(program)?;
+    let listed = Command::new(&program).arg("mutants").output();
+    let listed = listed.with_context(|| program.display().to_string())?;
+    let listed = String::from_utf8_lossy(&listed.stdout);
+    if !listed.lines().any(|line| line.trim() == name) {
+        bail!("--mutant {name}: no such bug; `{PROGRAM} mutants` lists them");
+    }
+    Ok(())
+}
+
+fn named(program: Option<&Path>) -> anyhow::Result<PathBuf> {
+    program.map_or_else(sibling, |program| Ok(program.to_owned()))
 }
 
 /// The simulator's program beside this one.

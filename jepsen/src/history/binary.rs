@@ -21,9 +21,13 @@ const LARGEST_PAYLOAD: usize = 64 << 20;
 /// How deep values may nest, as in EDN.
 const DEEPEST: usize = super::edn::DEEPEST;
 
-/// Whether these bytes are meant to be in this form.
+/// Whether these bytes are meant to be in this form. A writer may die within the header.
 pub fn is_binary(bytes: &[u8]) -> bool {
-    bytes.starts_with(&HEADER[..NAME_BYTES])
+    bytes.starts_with(&HEADER[..NAME_BYTES]) || is_torn_header(bytes)
+}
+
+fn is_torn_header(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.len() < HEADER.len() && HEADER.starts_with(bytes)
 }
 
 /// What a new history starts with.
@@ -58,6 +62,12 @@ pub fn append_record(bytes: &mut Vec<u8>, event: &Event) {
 /// # Errors
 /// The record that is damaged, unless it is the last and torn.
 pub fn read(bytes: &[u8]) -> Result<History, HistoryError> {
+    if is_torn_header(bytes) {
+        return Ok(History {
+            events: Vec::new(),
+            dropped_bytes: bytes.len() as u64,
+        });
+    }
     if bytes.get(..HEADER.len()) != Some(&HEADER) {
         return Err(at_record(0, "the header of version 1", "another header"));
     }

@@ -37,28 +37,28 @@ pub const RUNS_MAXIMUM: usize = 10_000;
 #[derive(Debug, Error)]
 pub enum ReportError {
     /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {why}", path.display())]
     File {
         /// Which.
         path: PathBuf,
         /// What the operating system said.
-        source: io::Error,
+        why: io::Error,
     },
     /// The history could not be understood.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {why}", path.display())]
     History {
         /// The file.
         path: PathBuf,
         /// Where, and what was expected.
-        source: HistoryError,
+        why: HistoryError,
     },
     /// It cannot be done again.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {why}", path.display())]
     Again {
         /// The run.
         path: PathBuf,
         /// Why.
-        source: PlanError,
+        why: PlanError,
     },
     /// A file is larger than anything that is meant to be there.
     #[error("{}: {bytes} bytes; at most {limit} are read", path.display())]
@@ -91,8 +91,8 @@ pub fn write(path: &Path, text: &str) -> Result<(), ReportError> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".part");
     let beside = PathBuf::from(beside);
-    fs::write(&beside, text).map_err(|source| failed(&beside, source))?;
-    fs::rename(&beside, path).map_err(|source| failed(path, source))
+    fs::write(&beside, text).map_err(|why| failed(&beside, why))?;
+    fs::rename(&beside, path).map_err(|why| failed(path, why))
 }
 
 /// Reads a history, in any form.
@@ -101,9 +101,9 @@ pub fn write(path: &Path, text: &str) -> Result<(), ReportError> {
 /// It cannot be read, is too large, or is no history.
 pub fn read_history(path: &Path) -> Result<History, ReportError> {
     let bytes = read(path, LARGEST_HISTORY_BYTES)?;
-    History::parse(&bytes).map_err(|source| ReportError::History {
+    History::parse(&bytes).map_err(|why| ReportError::History {
         path: path.to_owned(),
-        source,
+        why,
     })
 }
 
@@ -115,18 +115,15 @@ pub fn read_again(dir: &Path) -> Result<(TestPlan, Vec<String>), ReportError> {
     let plan = read_whole(&dir.join(PLAN_FILE))?;
     let records = read_whole::<Vec<FaultRecord>>(&dir.join(FAULTS_FILE))?;
     let history = read_history(&dir.join(HISTORY_FILE))?;
-    again(&plan, &records, &history).map_err(|source| ReportError::Again {
+    again(&plan, &records, &history).map_err(|why| ReportError::Again {
         path: dir.to_owned(),
-        source,
+        why,
     })
 }
 
 fn read_whole<T: DeserializeOwned>(path: &Path) -> Result<T, ReportError> {
-    let mut problems = Vec::new();
-    read_json(path, &mut problems).ok_or_else(|| ReportError::File {
-        path: path.to_owned(),
-        source: io::Error::other(problems.join("; ")),
-    })
+    let content = read(path, LARGEST_JSON_BYTES)?;
+    serde_json::from_slice(&content).map_err(|error| failed(path, io::Error::other(error)))
 }
 
 fn read_run(dir: &Path) -> Result<RunData, ReportError> {
@@ -156,19 +153,16 @@ fn read_run(dir: &Path) -> Result<RunData, ReportError> {
     })
 }
 
-fn failed(path: &Path, source: io::Error) -> ReportError {
+fn failed(path: &Path, why: io::Error) -> ReportError {
     ReportError::File {
         path: path.to_owned(),
-        source,
+        why,
     }
 }
 
 fn read(path: &Path, limit: u64) -> Result<Vec<u8>, ReportError> {
-    let file = fs::File::open(path).map_err(|source| failed(path, source))?;
-    let bytes = file
-        .metadata()
-        .map_err(|source| failed(path, source))?
-        .len();
+    let file = fs::File::open(path).map_err(|why| failed(path, why))?;
+    let bytes = file.metadata().map_err(|why| failed(path, why))?.len();
     if bytes > limit {
         return Err(ReportError::TooLarge {
             path: path.to_owned(),
@@ -178,7 +172,7 @@ fn read(path: &Path, limit: u64) -> Result<Vec<u8>, ReportError> {
     }
     let mut content = Vec::new();
     let read = file.take(limit).read_to_end(&mut content);
-    read.map_err(|source| failed(path, source))?;
+    read.map_err(|why| failed(path, why))?;
     Ok(content)
 }
 
@@ -190,8 +184,8 @@ fn read_json<T: DeserializeOwned>(path: &Path, problems: &mut Vec<String>) -> Op
         .into_owned();
     let content = match read(path, LARGEST_JSON_BYTES) {
         Ok(content) => content,
-        Err(ReportError::File { source, .. }) => {
-            problems.push(format!("{name}: {source}"));
+        Err(ReportError::File { why, .. }) => {
+            problems.push(format!("{name}: {why}"));
             return None;
         }
         Err(error) => {
@@ -218,7 +212,7 @@ fn read_logs(dir: &Path, problems: &mut Vec<String>) -> Vec<(String, String)> {
         }
         match read_tail(&path) {
             Ok(text) => logs.push((name, text)),
-            Err(source) => problems.push(format!("logs/{name}.log: {source}")),
+            Err(why) => problems.push(format!("logs/{name}.log: {why}")),
         }
     }
     logs
@@ -265,7 +259,7 @@ pub struct RunEntry {
 /// # Errors
 /// The store cannot be read.
 pub fn list(store: &Path) -> Result<Vec<RunEntry>, ReportError> {
-    fs::read_dir(store).map_err(|source| failed(store, source))?;
+    fs::read_dir(store).map_err(|why| failed(store, why))?;
     let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
     let mut runs = Vec::new();
     for test_dir in entries(store).into_iter().filter(|path| path.is_dir()) {

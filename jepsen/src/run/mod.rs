@@ -11,6 +11,7 @@
 //!
 //! Does not: start processes or simulated nodes; targets do.
 
+mod bounds;
 mod clients;
 mod coverage;
 pub mod etcd;

@@ -6,9 +6,10 @@
 
 use hedgerow_env::Random;
 
+use super::bounds::SPARES;
 use super::fault_proxy::LinkRules;
 use super::faults::{DamageKind, Fault, Link, TimedFault};
-use super::plan::{MOST_SPARES, PlanError};
+use super::plan::PlanError;
 
 /// A kind of fault that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -489,7 +490,7 @@ impl Draw<'_> {
                 let (node, length) = (self.some_node(), self.length(2_000));
                 self.push(kind, at, length, Fault::FullDisk { node })
             }
-            Kind::Join if self.joined == MOST_SPARES => at,
+            Kind::Join if u64::from(self.joined) == *SPARES.end() => at,
             Kind::Join => {
                 self.joined += 1;
                 let node = self.nodes + self.joined - 1;

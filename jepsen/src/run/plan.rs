@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::bounds::{self, within};
 use super::faults::TimedFault;
 use super::nemesis::{self, Kind};
 use super::script::ScriptedOperation;
@@ -11,19 +12,6 @@ use hedgerow_env::Random;
 
 /// The version of the plan's form.
 pub const PLAN_VERSION: u32 = 1;
-/// Fewer nodes bear no loss, and node names beyond this are of no use on one machine.
-const NODES: std::ops::RangeInclusive<u16> = 1..=15;
-/// Below this no fault begins and ends; above it histories outgrow memory.
-const SECONDS: std::ops::RangeInclusive<u64> = 5..=24 * 3600;
-
-/// Nodes that join while a test runs.
-pub(super) const MOST_SPARES: u16 = 2;
-
-/// A disk that is slower than this is out of order.
-const SLOWEST_DISK_MS: u64 = 1_000;
-/// Clients that rest for longer than this are not there.
-const LONGEST_REST_MS: u64 = 10_000;
-
 /// Whether a field says nothing: then it is left out.
 pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -166,29 +154,45 @@ impl TestPlan {
                 "a plan of version {version}; this build reads {PLAN_VERSION}"
             ));
         }
-        if !NODES.contains(&self.nodes) {
-            return refuse(format!("{} nodes; from 1 to 15 are possible", self.nodes));
-        }
-        if self.racks == 0 || self.racks > self.nodes {
-            return refuse(format!("{} racks for {} nodes", self.racks, self.nodes));
-        }
-        if !SECONDS.contains(&(self.duration_ms / 1000)) {
-            return refuse("the time must be from 5 s to a day".to_owned());
-        }
+        within("nodes", "--nodes", self.nodes, &bounds::NODES)?;
+        within("racks", "", self.racks, &(1..=u64::from(self.nodes)))?;
+        within("spares", "", self.spares, &bounds::SPARES)?;
+        within(
+            "duration_ms",
+            "--time, in s",
+            self.duration_ms,
+            &bounds::DURATION_MS,
+        )?;
+        within("recovery_ms", "", self.recovery_ms, &bounds::RECOVERY_MS)?;
+        within(
+            "slow_disks_ms",
+            "--slow-disks",
+            self.slow_disks_ms,
+            &bounds::SLOW_DISKS_MS,
+        )?;
+        within("rest_ms", "--bursts", self.rest_ms, &bounds::REST_MS)?;
         let clients = &self.clients;
-        if clients.concurrency == 0 || clients.concurrency > 256 {
-            return refuse("the concurrency must be from 1 to 256".to_owned());
-        }
-        if clients.rate == 0 || clients.timeout_ms == 0 || clients.crash_ppm > 1_000_000 {
-            return refuse(
-                "rate and timeout must be positive, crash_ppm at most 1000000".to_owned(),
-            );
-        }
-        if self.slow_disks_ms > SLOWEST_DISK_MS || self.rest_ms > LONGEST_REST_MS {
-            return refuse(format!(
-                "disks may take {SLOWEST_DISK_MS} ms, clients rest for {LONGEST_REST_MS} ms"
-            ));
-        }
+        let field = "clients.concurrency";
+        within(
+            field,
+            "--concurrency",
+            clients.concurrency,
+            &bounds::CONCURRENCY,
+        )?;
+        within("clients.rate", "--rate", clients.rate, &bounds::RATE)?;
+        within(
+            "clients.timeout_ms",
+            "--timeout-ms",
+            clients.timeout_ms,
+            &bounds::TIMEOUT_MS,
+        )?;
+        within(
+            "clients.crash_ppm",
+            "--client-crash-ppm",
+            clients.crash_ppm,
+            &bounds::PPM,
+        )?;
+        bounds::faults(&self.faults, self.duration_ms)?;
         let named = self
             .test
             .chars()
@@ -197,12 +201,6 @@ impl TestPlan {
             return refuse("the test's name may hold letters, digits, '-', '+' and '.'".to_owned());
         }
         let nodes = self.faults.iter().flat_map(|timed| timed.fault.nodes());
-        if self.spares > MOST_SPARES {
-            return refuse(format!(
-                "{} spares; at most {MOST_SPARES} are possible",
-                self.spares
-            ));
-        }
         if nodes.max().is_some_and(|node| node >= self.all_nodes()) {
             return refuse("a fault names a node that the plan does not have".to_owned());
         }

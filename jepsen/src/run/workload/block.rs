@@ -10,13 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Generator, skewed};
 use crate::history::Value;
+use crate::run::bounds::{self, within};
 use crate::run::plan::{PlanError, is_default};
 use crate::run::target::{Completion, Operation};
 
 /// What a block reads as when its bytes are no content that was ever written there.
 pub const GARBAGE: u64 = i64::MAX.unsigned_abs();
-/// The most blocks of one request; 2 MiB of 64 KiB blocks stay below a target's limits.
-const MOST_BLOCKS: u64 = 256;
 
 /// A span of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,24 +102,30 @@ impl BlockPlan {
         if ![512, 4096, 65_536].contains(&self.block_size) {
             return refuse("block_size must be 512, 4096 or 65536");
         }
-        if self.hot.is_empty() || self.hot.iter().any(|span| span.count == 0) {
+        within("disk_bytes", "", self.disk_bytes, &bounds::DISK_BYTES)?;
+        if self.hot.is_empty() {
             return refuse("hot must name spans of blocks");
         }
         let blocks = self.disk_bytes / u64::from(self.block_size);
-        let spans = self.hot.iter().chain([&self.image]);
-        let outside = |span: &Span| {
-            let end = span.first.checked_add(span.count);
-            end.is_none_or(|end| end > blocks)
-        };
-        if spans.clone().any(outside) {
-            return refuse("a span reaches beyond disk_bytes");
+        let named = |number| format!("hot[{number}]");
+        let hot = self.hot.iter().enumerate();
+        let hot = hot.map(|(number, span)| (named(number), "--blocks, of the last", span));
+        for (name, option, span) in hot.chain([("image".to_owned(), "", &self.image)]) {
+            let most = &(1..=blocks.min(*bounds::BLOCKS.end()));
+            within(&format!("{name}.count"), option, span.count, most)?;
+            let starts = &(0..=blocks - span.count);
+            within(&format!("{name}.first"), "", span.first, starts)?;
         }
-        if self.largest == 0 || self.largest > MOST_BLOCKS {
-            return refuse("largest must be from 1 to 256 blocks");
-        }
-        if self.reads_percent > 100 || self.skew > 95 {
-            return refuse("reads_percent is at most 100, skew at most 95");
-        }
+        let spans = self.hot.len() as u64;
+        within("the number of spans in hot", "", spans, &(1..=1_000))?;
+        within("largest", "", self.largest, &bounds::REQUEST_BLOCKS)?;
+        within(
+            "reads_percent",
+            "--reads",
+            self.reads_percent,
+            &bounds::PERCENT,
+        )?;
+        within("skew", "--skew", self.skew, &bounds::SKEW)?;
         Ok(())
     }
 
@@ -159,7 +164,7 @@ impl BlockPlan {
 
     /// A span in requests that the device takes.
     fn pieces(&self, span: Span) -> Vec<Span> {
-        let most = ((1 << 20) / u64::from(self.block_size)).clamp(1, MOST_BLOCKS);
+        let most = ((1 << 20) / u64::from(self.block_size)).clamp(1, *bounds::REQUEST_BLOCKS.end());
         let starts = (0..span.count).step_by(usize::try_from(most).expect("at most 256"));
         starts
             .map(|offset| Span {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Generator;
 use crate::history::Value;
+use crate::run::bounds::{self, within};
 use crate::run::plan::PlanError;
 use crate::run::target::{Completion, Operation};
 
@@ -24,10 +25,7 @@ pub struct LifecyclePlan {
 
 impl LifecyclePlan {
     pub(super) fn check(self) -> Result<(), PlanError> {
-        if self.names == 0 || self.names > 1000 {
-            return Err(PlanError("names must be from 1 to 1000".to_owned()));
-        }
-        Ok(())
+        within("names", "--keys", self.names, &bounds::NAMES)
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Generator, skewed};
 use crate::history::Value;
+use crate::run::bounds::{self, within};
 use crate::run::plan::PlanError;
 use crate::run::target::{Completion, Operation};
 
@@ -27,11 +28,14 @@ pub struct RegisterPlan {
 
 impl RegisterPlan {
     pub(super) fn check(self) -> Result<(), PlanError> {
-        if self.keys == 0 || self.reads_percent > 100 || self.skew > 95 {
-            let text = "keys must be positive, reads_percent at most 100, skew at most 95";
-            return Err(PlanError(text.to_owned()));
-        }
-        Ok(())
+        within("keys", "--keys", self.keys, &bounds::KEYS)?;
+        within(
+            "reads_percent",
+            "--reads",
+            self.reads_percent,
+            &bounds::PERCENT,
+        )?;
+        within("skew", "--skew", self.skew, &bounds::SKEW)
     }
 }
 
