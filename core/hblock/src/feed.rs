@@ -35,6 +35,8 @@ pub struct FeedConfig {
     pub retry_limit: Duration,
     /// How often the handled position is made durable and reported, at most.
     pub persist_interval: Duration,
+    /// Most changes in one pull.
+    pub page: u32,
 }
 
 impl Default for FeedConfig {
@@ -47,6 +49,7 @@ impl Default for FeedConfig {
             retry_first: Duration::from_millis(100),
             retry_limit: Duration::from_secs(10),
             persist_interval: Duration::from_secs(1),
+            page: PULL_LIMIT,
         }
     }
 }
@@ -54,7 +57,7 @@ impl Default for FeedConfig {
 /// Most blobs listed at a time; about 3 MiB of names.
 pub const MAXIMUM_LISTED: usize = 16 << 10;
 
-/// Most changes in one pull.
+/// Most changes in one pull, usually.
 pub const PULL_LIMIT: u32 = 1024;
 
 /// CONFIRMs answered *unknown* after which the shard is asked what became of the name.
@@ -172,7 +175,7 @@ impl Feed {
     #[must_use]
     pub fn pull_due(&self, now: Instant) -> Option<u64> {
         let room = MAXIMUM_LISTED - self.items.len().min(MAXIMUM_LISTED);
-        let limit = usize::try_from(PULL_LIMIT).expect("a small constant");
+        let limit = usize::try_from(self.config.page).expect("a small number");
         (self.pull_at <= now && room >= limit).then_some(self.read)
     }
 
@@ -374,7 +377,7 @@ impl Feed {
     #[must_use]
     pub fn wake_at(&self, now: Instant, capacity: usize) -> Instant {
         let room = MAXIMUM_LISTED.saturating_sub(self.items.len());
-        let limit = usize::try_from(PULL_LIMIT).expect("a small constant");
+        let limit = usize::try_from(self.config.page).expect("a small number");
         let far = now + LOOK_INTERVAL;
         let pull = if room >= limit { self.pull_at } else { far };
         let look = match self.waiting.first() {

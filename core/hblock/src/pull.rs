@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 
 use crate::context::Context;
-use crate::feed::{Attempt, Expected, Feed, PULL_LIMIT};
+use crate::feed::{Attempt, Expected, Feed};
 use crate::holdings;
 use crate::local::Local;
 use crate::member::RecordVersion;
@@ -187,7 +187,7 @@ impl Reader {
         let request = ShardRequest::Pull {
             store: self.local.id(),
             after,
-            limit: PULL_LIMIT,
+            limit: self.context.config.feed.page,
         };
         let Some(ShardReply::Changes {
             changes,

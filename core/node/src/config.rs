@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use hedgerow_disk::{StoreConfig, VerifiedConfig};
-use hedgerow_hblock::HBlockConfig;
+use hedgerow_hblock::{FeedConfig, HBlockConfig};
 use hedgerow_pages::drivers::DriverConfig;
 use hedgerow_pages::raft::RaftTiming;
 use hedgerow_protocol::{Location, Residence, Roles};
@@ -101,6 +101,10 @@ pub struct Extremes {
     pub attach_limit: Duration,
     /// How long one renewal is tried.
     pub renew_limit: Duration,
+    /// From the end of one sweep over names to the next.
+    pub sweep_interval: Duration,
+    /// Most changes of a feed in one pull.
+    pub feed_page: u32,
 }
 
 impl StoreScale {
@@ -158,11 +162,19 @@ impl StoreScale {
                 ..Self::Simulation.hblock()
             },
             // Within a run of a minute every sweep and scrub comes round several times.
-            Self::Simulation | Self::Extreme(_) => HBlockConfig {
+            Self::Simulation => HBlockConfig {
                 sweep_interval: Duration::from_secs(7),
                 scrub_delay: Duration::from_secs(5),
                 scrub_interval: Duration::from_secs(11),
                 ..config
+            },
+            Self::Extreme(extremes) => HBlockConfig {
+                sweep_interval: extremes.sweep_interval,
+                feed: FeedConfig {
+                    page: extremes.feed_page,
+                    ..config.feed
+                },
+                ..Self::Simulation.hblock()
             },
         }
     }

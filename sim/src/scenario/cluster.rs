@@ -170,7 +170,7 @@ impl Cluster {
     }
 
     /// Whether the node's disk may be damaged.
-    pub(super) fn is_damaged(&self, index: NodeIndex) -> bool {
+    pub(crate) fn is_damaged(&self, index: NodeIndex) -> bool {
         let damage = self.0.damage.lock().expect("no panic under this lock");
         damage.expected.contains(&index)
     }

@@ -263,7 +263,11 @@ async fn phases(
     agents.begin_safety();
     let operators = Operators::start(world, plan, &cluster, agents);
     *journal.safety_began_ns.lock().expect("no panic under it") = Some(world.now_ns());
-    let image = strike(world, plan, &cluster, agents).await?;
+    let rarely = plan
+        .tunables
+        .is_some_and(|tunables| tunables.sweeps_rarely());
+    let mut seen = rarely.then(oracles::blobs::Seen::default);
+    let image = strike(world, plan, &cluster, agents, seen.as_mut()).await?;
     heal(world, plan, &cluster);
     serve(world, &cluster, agents, script.service).await?;
     operators.finish().await?;
@@ -276,7 +280,7 @@ async fn phases(
     }
     let disks = operating::disks(world, &cluster).await?;
     // Before anybody fences the disk anew: that would free what an earlier fence forgot.
-    oracles::blobs::check(world, &cluster, &disks).await?;
+    oracles::blobs::check(world, &cluster, &disks, seen.as_ref()).await?;
     final_reads(world, &cluster, agents).await?;
     other_disks::final_reads(world, &cluster, agents, &disks).await?;
     // A write that a client gave up may have ended until the last reader fenced it: it has its copies
@@ -291,7 +295,7 @@ async fn phases(
     };
     let lost_disks = cluster.lost_disks();
     oracles::copies::check(world, &cluster, &disks, lost_disks, patience).await?;
-    oracles::blobs::check(world, &cluster, &disks).await?;
+    oracles::blobs::check(world, &cluster, &disks, seen.as_ref()).await?;
     no_invariant_broke(world, &cluster)?;
     let Some((node, image)) = image else {
         return Ok(());
@@ -386,6 +390,7 @@ async fn strike(
     plan: &Plan,
     cluster: &Cluster,
     agents: &Agents,
+    mut seen: Option<&mut oracles::blobs::Seen>,
 ) -> Result<Option<(NodeIndex, DiskImage)>, Failure> {
     let began = world.now_ns();
     let mut image = None;
@@ -400,6 +405,9 @@ async fn strike(
         world.sleep(LOOK_PAUSE).await;
         no_invariant_broke(world, cluster)?;
         operator.look(world, cluster);
+        if let Some(seen) = &mut seen {
+            seen.look(world, cluster).await;
+        }
         splitter.look(world, cluster, began);
         if let (None, Some(due)) = (&image, &plan.restoration)
             && began + due.image_at_ns <= world.now_ns()
@@ -622,7 +630,15 @@ fn no_invariant_broke(world: &World, cluster: &Cluster) -> Result<(), Failure> {
             return Err(Failure::crash("halt", format!("node {index}: {reason}")));
         }
     }
-    Ok(())
+    // A store whose records rotted may hold something else under a name.
+    let damaged = cluster
+        .indexes()
+        .into_iter()
+        .any(|index| cluster.is_damaged(index));
+    match world.broken_invariants().first() {
+        Some(text) if !damaged => Err(Failure::crash("invariants", text.clone())),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a node may halt for `reason`, given whether a call of its disk failed in that life, and

@@ -16,6 +16,10 @@ use super::classes::Class;
 const ONE_UNUSUAL_OF: u64 = 8;
 /// Of so many seeds one has tunables at their extremes.
 const ONE_EXTREME_OF: u64 = 5;
+/// Of so many seeds one has stores that sweep as rarely as on servers.
+const ONE_RARELY_SWEPT_OF: u64 = 3;
+/// Between two sweeps of a server's store.
+const RARE_SWEEPS_S: u64 = 1_800;
 /// The largest cluster that is drawn.
 const NODES_MAXIMUM: u16 = 15;
 /// A cluster of more nodes than this is large.
@@ -86,9 +90,47 @@ pub struct Tunables {
     pub attach_limit_ms: u64,
     /// How long a renewal is tried.
     pub renew_limit_ms: u64,
+    /// Between two sweeps of a store over its names. Servers sweep every 30 minutes: whatever is free is
+    /// to be gone without.
+    #[serde(default = "usual_sweep_s")]
+    pub sweep_s: u64,
+    /// Changes of a feed in one pull.
+    #[serde(default = "usual_feed_page")]
+    pub feed_page: u32,
+}
+
+fn usual_sweep_s() -> u64 {
+    7
+}
+
+fn usual_feed_page() -> u32 {
+    1_024
 }
 
 impl Tunables {
+    /// As of `StoreScale::Simulation`.
+    const USUAL: Self = Self {
+        journal_segments: 12,
+        journal_memory_bytes: 512 << 10,
+        snapshot_entries: 64,
+        kept_entries: 16,
+        group_replicas: 5,
+        heartbeat_ms: 333,
+        round_ms: 1_000,
+        down_after_ms: 5_000,
+        attach_limit_ms: 10_000,
+        renew_limit_ms: 2_000,
+        sweep_s: 7,
+        feed_page: 1_024,
+    };
+
+    /// Whether stores sweep over their names less often than a run takes: what is free must then be
+    /// gone because its shard said so.
+    #[must_use]
+    pub fn sweeps_rarely(&self) -> bool {
+        self.sweep_s >= RARE_SWEEPS_S
+    }
+
     pub(super) fn timing(&self) -> GroupTiming {
         GroupTiming {
             heartbeat: Duration::from_millis(self.heartbeat_ms),
@@ -107,6 +149,8 @@ impl Tunables {
             down_after: Duration::from_millis(self.down_after_ms),
             attach_limit: Duration::from_millis(self.attach_limit_ms),
             renew_limit: Duration::from_millis(self.renew_limit_ms),
+            sweep_interval: Duration::from_secs(self.sweep_s),
+            feed_page: self.feed_page,
         }
     }
 
@@ -124,6 +168,8 @@ impl Tunables {
             ("down_after_ms", self.down_after_ms, 500, 60_000),
             ("attach_limit_ms", self.attach_limit_ms, 500, 60_000),
             ("renew_limit_ms", self.renew_limit_ms, 200, 10_000),
+            ("sweep_s", self.sweep_s, 1, 3_600),
+            ("feed_page", u64::from(self.feed_page), 1, 1_024),
         ];
         for (name, value, least, most) in figures {
             if !(least..=most).contains(&value) {
@@ -143,8 +189,17 @@ impl Tunables {
     }
 }
 
-/// Draws extremes for some seeds: each figure is at its least, as usual, or at its most.
+/// Draws figures for some seeds: extremes, and sweeps as rare as on servers.
 pub(super) fn draw_tunables(random: &mut Random, wanted: &[Class]) -> Option<Tunables> {
+    let mut tunables = draw_extremes(random, wanted);
+    if random.chance(1, ONE_RARELY_SWEPT_OF) {
+        tunables.get_or_insert(Tunables::USUAL).sweep_s = RARE_SWEEPS_S;
+    }
+    tunables
+}
+
+/// Each figure is at its least, as usual, or at its most.
+fn draw_extremes(random: &mut Random, wanted: &[Class]) -> Option<Tunables> {
     if !Class::Extremes.is_due(random, ONE_EXTREME_OF, wanted) {
         return None;
     }
@@ -161,6 +216,8 @@ pub(super) fn draw_tunables(random: &mut Random, wanted: &[Class]) -> Option<Tun
         down_after_ms: of([2_000, 5_000, 12_000]),
         attach_limit_ms: of([2_000, 10_000, 20_000]),
         renew_limit_ms: of([700, 2_000, 2_000]),
+        sweep_s: usual_sweep_s(),
+        feed_page: u32::try_from(of([1, 16, 1_024])).expect("small"),
     })
 }
 

@@ -249,6 +249,12 @@ impl World {
         }
     }
 
+    /// What nodes said of broken invariants without stopping over them.
+    #[must_use]
+    pub fn broken_invariants(&self) -> Vec<String> {
+        self.trace().broken_invariants()
+    }
+
     /// The number of the node's present or last incarnation; zero before its first start.
     #[must_use]
     pub fn incarnation(&self, node: NodeIndex) -> u32 {

@@ -159,6 +159,9 @@ impl TraceSummary {
     }
 }
 
+/// Broken invariants that are kept: one is enough for a verdict.
+const BROKEN_MAXIMUM: usize = 8;
+
 /// The trace of one running world.
 #[derive(Debug)]
 pub(super) struct Trace {
@@ -176,6 +179,8 @@ struct TraceState {
     last_ns: u64,
     checkpoints: Vec<u64>,
     recorded: VecDeque<TraceEvent>,
+    /// What nodes called a broken invariant; the first few.
+    broken: Vec<String>,
     frozen: bool,
 }
 
@@ -187,6 +192,7 @@ impl Trace {
             last_ns: 0,
             checkpoints: Vec::new(),
             recorded: VecDeque::new(),
+            broken: Vec::new(),
             frozen: false,
         };
         Self {
@@ -244,6 +250,22 @@ impl Trace {
         level >= self.level && (self.print || self.recording != Recording::HashOnly)
     }
 
+    /// What nodes called a broken invariant, each with its node.
+    pub(super) fn broken_invariants(&self) -> Vec<String> {
+        self.state
+            .lock()
+            .expect("no panic while tracing")
+            .broken
+            .clone()
+    }
+
+    fn note_broken(&self, text: String) {
+        let mut state = self.state.lock().expect("no panic while tracing");
+        if !state.frozen && state.broken.len() < BROKEN_MAXIMUM {
+            state.broken.push(text);
+        }
+    }
+
     /// Keeps (and prints, if asked) one log line.
     fn log(&self, at_ns: u64, node: Option<NodeIndex>, text: String) {
         let mut state = self.state.lock().expect("no panic while tracing");
@@ -299,14 +321,18 @@ fn fold(hash: u64, word: u64) -> u64 {
 
 impl Events for NodeEnv {
     fn enabled(&self, level: Level) -> bool {
-        self.world.trace().wants_log(level)
+        level >= Level::Error || self.world.trace().wants_log(level)
     }
 
     fn emit(&self, level: Level, component: &'static str, message: std::fmt::Arguments<'_>) {
         let text = format!("{level:?} {component}: {message}");
-        self.world
-            .trace()
-            .log(self.world.now_ns(), Some(self.node.index), text);
+        let trace = self.world.trace();
+        if level >= Level::Error && text.contains("broken invariant") {
+            trace.note_broken(format!("node {}: {text}", self.node.index));
+        }
+        if trace.wants_log(level) {
+            trace.log(self.world.now_ns(), Some(self.node.index), text);
+        }
     }
 
     fn phase(&self, phase: Phase, begins: bool) {

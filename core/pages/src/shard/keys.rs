@@ -164,6 +164,11 @@ pub(super) fn blobs() -> Vec<u8> {
     kind(BLOB)
 }
 
+/// What comes behind every blob.
+pub(super) fn after_blobs() -> Vec<u8> {
+    kind(BLOB + 1)
+}
+
 pub(super) fn blobs_of(container: ContainerId) -> Vec<u8> {
     Put::new(BLOB).container(container).done()
 }

@@ -14,6 +14,7 @@ mod blobs;
 mod commit;
 mod drop;
 mod fence;
+pub mod inspect;
 mod keys;
 mod machine;
 mod map;
