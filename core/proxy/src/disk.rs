@@ -435,6 +435,24 @@ impl Shared {
         }
     }
 
+    /// The same, since somebody else is fenced in. While the lease stands nobody can be: the disk was
+    /// deleted, or the root gave it away too soon.
+    pub(crate) fn lose_fenced(&self, reason: &str) {
+        if !self.lease_holds() {
+            self.lose(reason);
+            return;
+        }
+        let name = &self.record.name;
+        if self.end() {
+            event!(
+                self.env,
+                Error,
+                "proxy",
+                "{name} lost while its lease stood: {reason}"
+            );
+        }
+    }
+
     /// Ends the attachment as its holder wished.
     fn detached(&self) {
         let name = &self.record.name;
@@ -562,7 +580,7 @@ impl Shared {
             | ShardRefusal::NotAdmitted
             | ShardRefusal::FrozenLayer
             | ShardRefusal::Deleted => {
-                self.lose(&refusal.to_string());
+                self.lose_fenced(&refusal.to_string());
                 Err(IoError::Fenced)
             }
             _ => Ok(()),

@@ -455,7 +455,14 @@ impl Proxy {
                     .expect("no panic under this lock")
                     .renewed(sent, received);
             }
-            Ok(RootOutcome::Refused(RootRefusal::LeaseEnded)) => self.end_session(session),
+            Ok(RootOutcome::Refused(RootRefusal::LeaseEnded)) => {
+                let stood = lease.lock().expect("no panic under this lock").holds(sent);
+                if stood {
+                    let text = "the lease was ended while it stood";
+                    event!(self.0.env, Error, "proxy", "{session:?}: {text}");
+                }
+                self.end_session(session);
+            }
             Ok(other) => event!(self.0.env, Warn, "proxy", "renewal: {other:?}"),
             Err(error) => event!(self.0.env, Warn, "proxy", "renewal: {error}"),
         }

@@ -116,7 +116,7 @@ impl Shared {
             .generation
             .is_some_and(|generation| generation > self.generation)
         {
-            self.lose("the container is fenced under a newer generation");
+            self.lose_fenced("the container is fenced under a newer generation");
             return Err(IoError::Fenced);
         }
         for (id, placement) in &view.placements {

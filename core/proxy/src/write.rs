@@ -392,7 +392,7 @@ impl Shared {
                 Ok(ControlFlow::Break(Round::Again))
             }
             Heard::Fenced(refusal) => {
-                self.lose(&refusal.to_string());
+                self.lose_fenced(&refusal.to_string());
                 Err(IoError::Fenced)
             }
             Heard::Broken(refusal) => {

@@ -3,6 +3,7 @@
 
 pub mod blobs;
 pub mod copies;
+pub mod errors;
 pub mod linearizability;
 pub mod losses;
 mod map;

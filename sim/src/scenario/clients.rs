@@ -33,7 +33,7 @@ const FORMER_HOLDER_PATIENCE: Duration = Duration::from_millis(120);
 const RECOVERY_MAXIMUM_MS: u64 = 1_500;
 
 /// The disk of a run.
-pub(super) const DISK: &str = "d0";
+pub(crate) const DISK: &str = "d0";
 /// What a block reads as when its bytes are no content that was ever written.
 pub(super) const GARBAGE: u64 = u64::MAX;
 

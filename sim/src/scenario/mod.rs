@@ -29,6 +29,7 @@ mod stories;
 pub mod survival;
 
 pub use classes::Class;
+pub(crate) use clients::DISK;
 pub use cluster::Cluster;
 pub use operations::{ClientId, ClientOperation, Deed, Operations};
 pub use operators::{HALVES_MAXIMUM, OTHER_DISKS_MAXIMUM, OperatorAction, OperatorDeed};

@@ -630,15 +630,7 @@ fn no_invariant_broke(world: &World, cluster: &Cluster) -> Result<(), Failure> {
             return Err(Failure::crash("halt", format!("node {index}: {reason}")));
         }
     }
-    // A store whose records rotted may hold something else under a name.
-    let damaged = cluster
-        .indexes()
-        .into_iter()
-        .any(|index| cluster.is_damaged(index));
-    match world.broken_invariants().first() {
-        Some(text) if !damaged => Err(Failure::crash("invariants", text.clone())),
-        _ => Ok(()),
-    }
+    oracles::errors::check(world, cluster)
 }
 
 /// Whether a node may halt for `reason`, given whether a call of its disk failed in that life, and

@@ -114,7 +114,8 @@ impl Survival {
     #[must_use]
     pub fn excuses(&self, failure: &Failure) -> bool {
         let stops = failure.kind == FailureKind::Liveness || failure.oracle == "copies";
-        !self.is_survivable() && stops
+        // A root whose members forgot what they acknowledged may give away what it gave before.
+        !self.is_survivable() && (stops || failure.oracle == "leases")
     }
 
     /// The damaged nodes.

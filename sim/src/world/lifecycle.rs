@@ -249,10 +249,10 @@ impl World {
         }
     }
 
-    /// What nodes said of broken invariants without stopping over them.
+    /// What nodes logged as errors since this was asked last.
     #[must_use]
-    pub fn broken_invariants(&self) -> Vec<String> {
-        self.trace().broken_invariants()
+    pub fn take_errors(&self) -> Vec<(NodeIndex, String)> {
+        self.trace().take_errors()
     }
 
     /// The number of the node's present or last incarnation; zero before its first start.

@@ -159,8 +159,8 @@ impl TraceSummary {
     }
 }
 
-/// Broken invariants that are kept: one is enough for a verdict.
-const BROKEN_MAXIMUM: usize = 8;
+/// Errors that are kept until somebody asks.
+const ERRORS_MAXIMUM: usize = 10_000;
 
 /// The trace of one running world.
 #[derive(Debug)]
@@ -179,8 +179,8 @@ struct TraceState {
     last_ns: u64,
     checkpoints: Vec<u64>,
     recorded: VecDeque<TraceEvent>,
-    /// What nodes called a broken invariant; the first few.
-    broken: Vec<String>,
+    /// What nodes logged as errors since somebody asked; the first ones.
+    errors: Vec<(NodeIndex, String)>,
     frozen: bool,
 }
 
@@ -192,7 +192,7 @@ impl Trace {
             last_ns: 0,
             checkpoints: Vec::new(),
             recorded: VecDeque::new(),
-            broken: Vec::new(),
+            errors: Vec::new(),
             frozen: false,
         };
         Self {
@@ -250,19 +250,16 @@ impl Trace {
         level >= self.level && (self.print || self.recording != Recording::HashOnly)
     }
 
-    /// What nodes called a broken invariant, each with its node.
-    pub(super) fn broken_invariants(&self) -> Vec<String> {
-        self.state
-            .lock()
-            .expect("no panic while tracing")
-            .broken
-            .clone()
+    /// What nodes logged as errors since this was asked last.
+    pub(super) fn take_errors(&self) -> Vec<(NodeIndex, String)> {
+        let mut state = self.state.lock().expect("no panic while tracing");
+        std::mem::take(&mut state.errors)
     }
 
-    fn note_broken(&self, text: String) {
+    fn note_error(&self, node: NodeIndex, text: &str) {
         let mut state = self.state.lock().expect("no panic while tracing");
-        if !state.frozen && state.broken.len() < BROKEN_MAXIMUM {
-            state.broken.push(text);
+        if !state.frozen && state.errors.len() < ERRORS_MAXIMUM {
+            state.errors.push((node, text.to_owned()));
         }
     }
 
@@ -327,8 +324,8 @@ impl Events for NodeEnv {
     fn emit(&self, level: Level, component: &'static str, message: std::fmt::Arguments<'_>) {
         let text = format!("{level:?} {component}: {message}");
         let trace = self.world.trace();
-        if level >= Level::Error && text.contains("broken invariant") {
-            trace.note_broken(format!("node {}: {text}", self.node.index));
+        if level >= Level::Error {
+            trace.note_error(self.node.index, &text);
         }
         if trace.wants_log(level) {
             trace.log(self.world.now_ns(), Some(self.node.index), text);

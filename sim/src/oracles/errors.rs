@@ -1,0 +1,27 @@
+//! What nodes themselves call wrong, whether or not they stop over it: a broken invariant; and a disk, or
+//! a session, that a proxy lost while its lease stood, which nobody may take from it.
+
+use crate::scenario::{Cluster, DISK, Failure};
+use crate::world::World;
+
+/// Looks at what was logged since the last look.
+///
+/// # Errors
+/// A node spoke of a broken invariant, or lost what it held by a lease that stood.
+pub fn check(world: &World, cluster: &Cluster) -> Result<(), Failure> {
+    for (node, text) in world.take_errors() {
+        // A store whose records rotted may hold something else under a name.
+        if text.contains("broken invariant") && !cluster.is_damaged(node) {
+            return Err(Failure::crash("invariants", format!("node {node}: {text}")));
+        }
+        // The other disks are deleted under load.
+        let deleted = text.contains("lost while") && !text.contains(&format!("{DISK} lost while"));
+        if text.contains("while it stood") || text.contains("while its lease stood") && !deleted {
+            return Err(Failure::correctness(
+                "leases",
+                format!("node {node}: {text}"),
+            ));
+        }
+    }
+    Ok(())
+}
