@@ -3,7 +3,7 @@
 //! of a container that it left, or of a disk that is no more. (That nothing is freed too soon is what `copies` asks.)
 //!
 //! Where stores sweep over their names as rarely as on servers, what was committed and is free must have
-//! been freed because its shard told them: only of what was never committed does nobody tell ([`Seen`]).
+//! been freed because its shard told them: only of what was never committed does nobody tell.
 //!
 //! By then every client has stopped and released the disk, or died and lost its lease: no writer is
 //! left whose outstanding names could excuse a blob. The map is asked of the shards and the names are
@@ -11,12 +11,10 @@
 //! to free it says that it waits.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hedgerow_env::{BlobName, ContainerId, StoreId};
-use hedgerow_pages::shard::inspect;
-use hedgerow_protocol::{DiskRecord, Placement, ROOT_GROUP, ShardReply, ShardRequest};
+use hedgerow_protocol::{DiskRecord, Placement, ShardReply, ShardRequest};
 
 use super::map;
 use crate::scenario::{Cluster, Failure};
@@ -31,47 +29,6 @@ const LOOK_PAUSE: Duration = Duration::from_millis(500);
 const PAGE: usize = 1_024;
 /// Blobs named in a failure.
 const SHOWN: usize = 4;
-
-/// Between two looks at what shards have.
-const SEE_PAUSE: Duration = Duration::from_secs(2);
-
-/// Names that some shard had at some time of the run.
-#[derive(Debug, Default)]
-pub struct Seen {
-    names: BTreeSet<BlobName>,
-    next_ns: u64,
-}
-
-impl Seen {
-    /// Looks into one replica of each shard, now and then.
-    pub async fn look(&mut self, world: &World, cluster: &Cluster) {
-        if world.now_ns() < self.next_ns {
-            return;
-        }
-        self.next_ns = world.now_ns() + u64::try_from(SEE_PAUSE.as_nanos()).expect("seconds");
-        let mut looked = BTreeSet::from([ROOT_GROUP]);
-        let found = Arc::new(Mutex::new(Vec::new()));
-        for (_, node) in cluster.nodes() {
-            for replica in node.replicas() {
-                if !looked.insert(replica.group()) {
-                    continue;
-                }
-                let filling = Arc::clone(&found);
-                let read = replica.read(Box::new(move |view, _| {
-                    if let Some(names) = view.ok().and_then(|view| inspect::blob_names(view).ok()) {
-                        let mut all = filling.lock().expect("no panic under this lock");
-                        all.extend(names);
-                    }
-                }));
-                // A replica that is stopped meanwhile never answers.
-                let limit = std::pin::pin!(world.sleep(SEE_PAUSE));
-                drop(futures_util::future::select(read, limit).await);
-            }
-        }
-        let mut found = found.lock().expect("no panic under this lock");
-        self.names.extend(found.drain(..));
-    }
-}
 
 /// A blob that a store holds and nothing refers to there.
 struct Stray {
@@ -91,7 +48,7 @@ pub async fn check(
     world: &World,
     cluster: &Cluster,
     disks: &[DiskRecord],
-    seen: Option<&Seen>,
+    seen: Option<&BTreeSet<BlobName>>,
 ) -> Result<(), Failure> {
     let give_up_ns = world.now_ns() + u64::try_from(LIMIT.as_nanos()).expect("a minute");
     loop {
@@ -99,7 +56,7 @@ pub async fn check(
         if let Some(seen) = seen {
             let told = |stray: &Stray| {
                 let damaged = cluster.is_damaged(stray.node);
-                !stray.placed || seen.names.contains(&stray.name) && !damaged
+                !stray.placed || seen.contains(&stray.name) && !damaged
             };
             strays.retain(told);
         }

@@ -2,6 +2,7 @@
 //! what was seen; none knows of faults.
 
 pub mod blobs;
+pub mod commits;
 pub mod copies;
 pub mod errors;
 pub mod linearizability;

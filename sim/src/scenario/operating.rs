@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hedgerow_env::event;
+use hedgerow_env::{NodeId, event};
 use hedgerow_jepsen::check::Outcome;
 use hedgerow_node::Node;
 use hedgerow_protocol::{
-    AdminReply, AdminRequest, DiskRecord, Policy, RootAnswer, RootCommand, RootOutcome, RootQuery,
+    AdminReply, AdminRequest, DiskRecord, NodeState, Policy, RootAnswer, RootCommand, RootOutcome,
+    RootQuery,
 };
 
 use crate::world::{NodeIndex, World};
@@ -44,6 +45,8 @@ struct Inner {
     doing: Mutex<BTreeMap<Subject, String>>,
     /// What was asked and heard last, for the failure's text.
     last: Mutex<String>,
+    /// What an operator found that he had not asked for.
+    wrong: Mutex<Option<String>>,
     turn: AtomicUsize,
 }
 
@@ -69,6 +72,7 @@ impl Operators {
             at_work: AtomicUsize::new(subjects.len()),
             doing: Mutex::default(),
             last: Mutex::default(),
+            wrong: Mutex::default(),
             turn: AtomicUsize::new(0),
         }));
         let machine = world.env(cluster.machine());
@@ -88,7 +92,7 @@ impl Operators {
     /// Waits until everything is done.
     ///
     /// # Errors
-    /// It is not within the bound of service from now on.
+    /// It is not within the bound of service from now on, or something came out otherwise than asked.
     pub(super) async fn finish(&self) -> Result<(), Failure> {
         let world = &self.0.world;
         let give_up = world.now_ns() + nanoseconds(SERVE_LIMIT);
@@ -104,7 +108,11 @@ impl Operators {
             }
             world.sleep(LOOK_PAUSE).await;
         }
-        Ok(())
+        let wrong = self.0.wrong.lock().expect("no panic under this lock");
+        match &*wrong {
+            Some(text) => Err(Failure::correctness(ORACLE, text.clone())),
+            None => Ok(()),
+        }
     }
 
     async fn perform(&self, subject: Subject, action: &OperatorAction) {
@@ -124,11 +132,16 @@ impl Operators {
             OperatorDeed::Delete { disk } => self.delete(*disk).await,
             OperatorDeed::Drain { node, until_ns } => {
                 let until_ns = began_ns + until_ns;
-                if let Some(name) = self.name_of(*node, until_ns).await {
-                    while !self.set_draining(&name, true).await && world.now_ns() < until_ns {
+                if let Some((id, name)) = self.name_of(*node, until_ns).await {
+                    let mut asked = self.set_draining(&name, true).await;
+                    while !asked && world.now_ns() < until_ns {
                         world.sleep(LOOK_PAUSE).await;
+                        asked = self.set_draining(&name, true).await;
                     }
                     world.sleep_until_ns(until_ns).await;
+                    if asked {
+                        self.still_drains(id).await;
+                    }
                     while !self.set_draining(&name, false).await {
                         world.sleep(LOOK_PAUSE).await;
                     }
@@ -149,15 +162,39 @@ impl Operators {
 
     /// A node's id: its name alone may be that of an earlier node as well, whose disk was wiped. None
     /// if it does not run until then.
-    async fn name_of(&self, index: NodeIndex, until_ns: u64) -> Option<String> {
+    async fn name_of(&self, index: NodeIndex, until_ns: u64) -> Option<(NodeId, String)> {
         loop {
             if let Some(node) = self.0.cluster.node(index) {
-                return Some(format!("{:016x}", node.id().0));
+                return Some((node.id(), format!("{:016x}", node.id().0)));
             }
             if self.0.world.now_ns() >= until_ns {
                 return None;
             }
             self.0.world.sleep(LOOK_PAUSE).await;
+        }
+    }
+
+    /// What an operator asked for outlives whatever became of the node since.
+    async fn still_drains(&self, id: NodeId) {
+        let topology = loop {
+            if let Some(node) = self.any_node() {
+                let groups = node.groups().clone();
+                let asking = async move {
+                    let asked = groups.root_query(RootQuery::Topology, ASK_LIMIT).await;
+                    asked.ok()
+                };
+                let answer = on_node(&self.0.world, &node, asking).await.flatten();
+                if let Some(RootAnswer::Topology(topology)) = answer {
+                    break topology;
+                }
+            }
+            self.0.world.sleep(LOOK_PAUSE).await;
+        };
+        let record = topology.nodes.into_iter().find(|one| one.node == id);
+        if let Some(record) = record.filter(|one| one.state != NodeState::Draining) {
+            let text = format!("drained, and does not drain any more: {record:?}");
+            let mut wrong = self.0.wrong.lock().expect("no panic under this lock");
+            wrong.get_or_insert(text);
         }
     }
 

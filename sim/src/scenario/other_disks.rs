@@ -256,7 +256,7 @@ pub(super) async fn final_reads(
         loop {
             if world.now_ns() >= give_up {
                 let text = format!("disk {}: not possible within {SERVE_LIMIT:?}", one.number);
-                return Err(Failure::liveness("final reads", text));
+                return Err(Failure::liveness("final-reads", text));
             }
             world.sleep(LOOK_PAUSE).await;
             turn += 1;

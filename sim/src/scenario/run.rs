@@ -266,8 +266,9 @@ async fn phases(
     let rarely = plan
         .tunables
         .is_some_and(|tunables| tunables.sweeps_rarely());
-    let mut seen = rarely.then(oracles::blobs::Seen::default);
-    let image = strike(world, plan, &cluster, agents, seen.as_mut()).await?;
+    let mut commits = oracles::commits::Commits::default();
+    let image = strike(world, plan, &cluster, agents, &mut commits).await?;
+    let seen = rarely.then(|| commits.names());
     heal(world, plan, &cluster);
     serve(world, &cluster, agents, script.service).await?;
     operators.finish().await?;
@@ -280,7 +281,7 @@ async fn phases(
     }
     let disks = operating::disks(world, &cluster).await?;
     // Before anybody fences the disk anew: that would free what an earlier fence forgot.
-    oracles::blobs::check(world, &cluster, &disks, seen.as_ref()).await?;
+    oracles::blobs::check(world, &cluster, &disks, seen).await?;
     final_reads(world, &cluster, agents).await?;
     other_disks::final_reads(world, &cluster, agents, &disks).await?;
     // A write that a client gave up may have ended until the last reader fenced it: it has its copies
@@ -295,7 +296,7 @@ async fn phases(
     };
     let lost_disks = cluster.lost_disks();
     oracles::copies::check(world, &cluster, &disks, lost_disks, patience).await?;
-    oracles::blobs::check(world, &cluster, &disks, seen.as_ref()).await?;
+    oracles::blobs::check(world, &cluster, &disks, seen).await?;
     no_invariant_broke(world, &cluster)?;
     let Some((node, image)) = image else {
         return Ok(());
@@ -390,7 +391,7 @@ async fn strike(
     plan: &Plan,
     cluster: &Cluster,
     agents: &Agents,
-    mut seen: Option<&mut oracles::blobs::Seen>,
+    commits: &mut oracles::commits::Commits,
 ) -> Result<Option<(NodeIndex, DiskImage)>, Failure> {
     let began = world.now_ns();
     let mut image = None;
@@ -405,9 +406,7 @@ async fn strike(
         world.sleep(LOOK_PAUSE).await;
         no_invariant_broke(world, cluster)?;
         operator.look(world, cluster);
-        if let Some(seen) = &mut seen {
-            seen.look(world, cluster).await;
-        }
+        commits.look(world, cluster, plan.policy.placement).await?;
         splitter.look(world, cluster, began);
         if let (None, Some(due)) = (&image, &plan.restoration)
             && began + due.image_at_ns <= world.now_ns()
@@ -615,7 +614,7 @@ async fn final_reads(
         }
     }
     Err(Failure::liveness(
-        "final reads",
+        "final-reads",
         format!("not possible within {SERVE_LIMIT:?}"),
     ))
 }

@@ -115,7 +115,7 @@ impl Survival {
     pub fn excuses(&self, failure: &Failure) -> bool {
         let stops = failure.kind == FailureKind::Liveness || failure.oracle == "copies";
         // A root whose members forgot what they acknowledged may give away what it gave before.
-        !self.is_survivable() && (stops || failure.oracle == "leases")
+        !self.is_survivable() && (stops || ["leases", "operators"].contains(&failure.oracle))
     }
 
     /// The damaged nodes.
