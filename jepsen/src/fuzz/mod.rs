@@ -11,7 +11,7 @@ mod meaning;
 mod texts;
 
 pub use dice::Dice;
-pub use texts::fuzz_texts;
+pub use texts::{TextReport, fuzz_texts};
 
 use crate::check::Verdict;
 use crate::check::brute;

@@ -4,9 +4,9 @@
 //! Invariant: a seed and a number name one text for ever. Answers come from running the requests in
 //! some order within their times; half of the histories have one answer spoilt.
 
+use super::Disagreement;
 use super::dice::Dice;
 use super::meaning::{self, End, Request};
-use super::{Disagreement, FuzzReport};
 use crate::command;
 use crate::history::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,13 +38,22 @@ enum Keys {
     Fields,
 }
 
+/// What a campaign over texts saw without any disagreement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TextReport {
+    /// Texts whose answers some order explains.
+    pub valid: u64,
+    /// Texts whose answers none does.
+    pub invalid: u64,
+}
+
 /// Judges `count` random histories of the campaign named by `seed`, as text and by trying every
 /// order. Some ten thousand a second and core.
 ///
 /// # Errors
 /// The first history on which they disagree.
-pub fn fuzz_texts(seed: u64, count: u64) -> Result<FuzzReport, Box<Disagreement>> {
-    let mut report = FuzzReport::default();
+pub fn fuzz_texts(seed: u64, count: u64) -> Result<TextReport, Box<Disagreement>> {
+    let mut report = TextReport::default();
     for (number, model) in (0..count).zip(MODELS.into_iter().cycle()) {
         let mut dice = Dice::new(seed, number);
         let drawn = Drawn::new(&mut dice, model);
