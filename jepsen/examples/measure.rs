@@ -15,22 +15,15 @@
 
 use hedgerow_jepsen::check::{ZoneAnswer, ZoneChecker};
 use hedgerow_jepsen::command::check;
-use hedgerow_jepsen::fuzz::{Dice, Disagreement, FuzzReport, fuzz, fuzz_texts};
+use hedgerow_jepsen::fuzz::{Dice, Disagreement, fuzz, fuzz_texts};
 use std::time::Instant;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| arguments.get(at).and_then(|text| text.parse::<u64>().ok());
     match (arguments.first().map(String::as_str), number(1), number(2)) {
-        (Some(kind @ ("fuzz" | "texts")), Some(seed), Some(count)) => {
-            match campaign(kind, seed, count) {
-                Ok(report) => println!("{report:?}"),
-                Err(disagreement) => {
-                    println!("{disagreement:#?}");
-                    std::process::exit(1);
-                }
-            }
-        }
+        (Some("fuzz"), Some(seed), Some(count)) => tell(fuzz(seed, count)),
+        (Some("texts"), Some(seed), Some(count)) => tell(fuzz_texts(seed, count)),
         (Some("speed"), Some(count), _) => speed(count),
         (Some("judge"), ..) if arguments.len() > 3 => {
             let initial = Some(arguments[2].as_str()).filter(|text| *text != "-");
@@ -42,11 +35,13 @@ fn main() {
     }
 }
 
-fn campaign(kind: &str, seed: u64, count: u64) -> Result<FuzzReport, Box<Disagreement>> {
-    if kind == "fuzz" {
-        fuzz(seed, count)
-    } else {
-        fuzz_texts(seed, count)
+fn tell<R: std::fmt::Debug>(found: Result<R, Box<Disagreement>>) {
+    match found {
+        Ok(report) => println!("{report:?}"),
+        Err(disagreement) => {
+            println!("{disagreement:#?}");
+            std::process::exit(1);
+        }
     }
 }
 
