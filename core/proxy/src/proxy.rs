@@ -456,7 +456,9 @@ impl Proxy {
                     .renewed(sent, received);
             }
             Ok(RootOutcome::Refused(RootRefusal::LeaseEnded)) => {
-                let stood = lease.lock().expect("no panic under this lock").holds(sent);
+                // It ended between the sending and now: by then it must have run out.
+                let now = self.0.env.now();
+                let stood = lease.lock().expect("no panic under this lock").holds(now);
                 if stood {
                     let text = "the lease was ended while it stood";
                     event!(self.0.env, Error, "proxy", "{session:?}: {text}");
