@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
+use hedgerow_jepsen::check::Objects;
+use hedgerow_jepsen::command;
 use hedgerow_jepsen::history::History;
 
 use crate::jepsen_pages;
@@ -47,8 +49,11 @@ pub(crate) struct Check {
     #[arg(long)]
     model: String,
     /// The initial value
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     initial: Option<String>,
+    /// Values are values even if all look like [key value]
+    #[arg(long)]
+    one_object: bool,
     /// Answer in JSON
     #[arg(long)]
     json: bool,
@@ -137,7 +142,11 @@ fn check(check: &Check) -> ExitCode {
         Err(code) => return code,
     };
     let initial = check.initial.as_deref();
-    let (code, output) = hedgerow_jepsen::command::check(&check.model, initial, &text, check.json);
+    let whose = match check.one_object {
+        true => Objects::One,
+        false => Objects::ByKey,
+    };
+    let (code, output) = command::check_of(whose, &check.model, initial, &text, check.json);
     if code == i32::from(EXIT_UNUSABLE) {
         eprintln!("hedgerow: {}: {}", check.file.display(), output.trim_end());
     } else {

@@ -3,7 +3,7 @@
 //! Invariants: exit code 0 is valid, 1 invalid, 2 unusable input, 3 unknown; the output ends in a
 //! newline; nothing is read or written elsewhere.
 
-use crate::check::{Model, Verdict, Witness};
+use crate::check::{Model, Objects, Verdict, Witness};
 use crate::history::{Call, Ending, History, edn};
 use crate::report;
 use std::fmt::Write as _;
@@ -21,7 +21,18 @@ pub const EXIT_UNKNOWN: i32 = 3;
 /// with the state before it as EDN if it is not the model's own. Returns the exit code and what to
 /// print: text for people or one JSON object.
 pub fn check(model: &str, initial: Option<&str>, text: &[u8], json: bool) -> (i32, String) {
-    match judged(model, initial, text) {
+    check_of(Objects::ByKey, model, initial, text, json)
+}
+
+/// Judges as [`check`] does; `Objects::One` takes no value for `[key value]`.
+pub fn check_of(
+    whose: Objects,
+    model: &str,
+    initial: Option<&str>,
+    text: &[u8],
+    json: bool,
+) -> (i32, String) {
+    match judged(whose, model, initial, text) {
         Ok(report) => report.print(json),
         Err(why) if json => (
             EXIT_UNUSABLE,
@@ -39,7 +50,7 @@ pub fn page(
     initial: Option<&str>,
     text: &[u8],
 ) -> (i32, String, Option<String>) {
-    match judged(model, initial, text) {
+    match judged(Objects::ByKey, model, initial, text) {
         Ok(report) => {
             let (code, output) = report.print(false);
             let Report {
@@ -62,7 +73,12 @@ struct Report {
     verdict: Verdict,
 }
 
-fn judged(model: &str, initial: Option<&str>, text: &[u8]) -> Result<Report, String> {
+fn judged(
+    whose: Objects,
+    model: &str,
+    initial: Option<&str>,
+    text: &[u8],
+) -> Result<Report, String> {
     let model = Model::from_name(model).ok_or_else(|| {
         format!(
             "no model is called {model}; there are {}",
@@ -76,7 +92,7 @@ fn judged(model: &str, initial: Option<&str>, text: &[u8]) -> Result<Report, Str
     let history = History::parse(text).map_err(|error| error.to_string())?;
     let calls = history.calls().map_err(|error| error.to_string())?;
     let mut verdict = model
-        .check(initial.as_ref(), &calls)
+        .check_of(whose, initial.as_ref(), &calls)
         .map_err(|error| error.to_string())?;
     if calls.is_empty() {
         let others = history.events.len();

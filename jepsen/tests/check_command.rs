@@ -1,7 +1,7 @@
 //! Histories as other tools write them, through the command that judges them.
 
-use hedgerow_jepsen::check::Model;
-use hedgerow_jepsen::command::check;
+use hedgerow_jepsen::check::{Model, Objects};
+use hedgerow_jepsen::command::{check, check_of};
 
 const ETCD_VALID: &[u8] = include_bytes!("histories/etcd-valid.log");
 const ETCD_STALE: &[u8] = include_bytes!("histories/etcd-stale.log");
@@ -490,4 +490,140 @@ fn what_is_no_log_is_read_line_by_line() {
     assert_eq!(code(&lines), 1);
     let rest = ["0\t:invoke\t:write\t5 garbage", "0\t:ok\t:write\t5"];
     assert_eq!(code(&rest), 2);
+}
+
+#[test]
+fn a_snapshot_read_before_it_was_taken_is_blamed_and_no_other_read() {
+    let lines = [
+        "0 :invoke :read-snapshot [1 5 1]",
+        "0 :ok :read-snapshot [1 5 1 [0]]",
+        "1 :invoke :snapshot 1",
+        "1 :ok :snapshot 1",
+        "2 :invoke :read-snapshot [1 3 1]",
+        "2 :ok :read-snapshot [1 3 1 [0]]",
+    ];
+    assert_eq!(verdict("snapshot", &lines), 1);
+    let text: String = lines.map(|l| l.replacen(' ', "\t", 3) + "\n").concat();
+    let (_, output) = check("snapshot", None, text.as_bytes(), false);
+    assert!(output.contains("these 2 of 3 operations"), "{output}");
+    assert!(output.contains("lines 1 to 2"), "{output}");
+}
+
+#[test]
+fn a_witness_with_a_snapshot_has_the_reads_that_it_needs_and_no_others() {
+    let mut lines = vec!["9 :invoke :snapshot :s".to_owned()];
+    lines.push("9 :ok :snapshot :s".to_owned());
+    for block in 0..20 {
+        let tag = if block == 7 { 5 } else { 0 };
+        lines.push(format!("1 :invoke :read-snapshot [:s {block} 1]"));
+        lines.push(format!("1 :ok :read-snapshot [:s {block} 1 [{tag}]]"));
+    }
+    let text: String = lines
+        .iter()
+        .map(|line| line.replacen(' ', "\t", 3) + "\n")
+        .collect();
+    let (code, output) = check("snapshot", None, text.as_bytes(), false);
+    assert_eq!(code, 1);
+    assert!(output.contains("these 2 of 21 operations"), "{output}");
+    // Taken by the time at which the second read ended, before the write that the first one shows.
+    let early = [
+        "0 :invoke :snapshot :s",
+        "0 :info :snapshot :s",
+        "1 :invoke :read-snapshot [:s 0 1]",
+        "2 :invoke :read-snapshot [:s 0 1]",
+        "2 :ok :read-snapshot [:s 0 1 [7]]",
+        "3 :invoke :write [0 1 7]",
+        "3 :ok :write [0 1 7]",
+        "1 :ok :read-snapshot [:s 0 1 [7]]",
+    ];
+    let text: String = early.map(|l| l.replacen(' ', "\t", 3) + "\n").concat();
+    let (code, output) = check("snapshot", None, text.as_bytes(), false);
+    assert_eq!(code, 1);
+    assert!(
+        output.contains("lines 4 to 5"),
+        "the read that proves it: {output}"
+    );
+}
+
+#[test]
+fn a_snapshot_may_be_asked_for_again_when_nobody_knows_whether_it_was_taken() {
+    let with = |tag: &str| {
+        let last = format!("1 :ok :read-snapshot [:s 0 1 [{tag}]]");
+        let lines = [
+            "0 :invoke :snapshot :s",
+            "0 :info :snapshot :s",
+            "0 :invoke :write [0 1 7]",
+            "0 :ok :write [0 1 7]",
+            "0 :invoke :snapshot :s",
+            "0 :ok :snapshot :s",
+            "1 :invoke :read-snapshot [:s 0 1]",
+            &last,
+        ];
+        verdict("snapshot", &lines)
+    };
+    assert_eq!((with("0"), with("7"), with("8")), (0, 0, 1));
+}
+
+#[test]
+fn what_is_equal_in_clojure_is_equal() {
+    let read = |written: &str, read: &str| {
+        let write = format!("0 :invoke :write {written}");
+        let wrote = format!("0 :ok :write {written}");
+        let answer = format!("0 :ok :read {read}");
+        verdict(
+            "register",
+            &[&write, &wrote, "0 :invoke :read nil", &answer],
+        )
+    };
+    assert_eq!(read("(1 2)", "[1 2]"), 0);
+    assert_eq!(read("0.0", "-0.0"), 0);
+    assert_eq!(read("{:a (1)}", "{:a [1]}"), 0);
+    assert_eq!(read("1", "1.0"), 1);
+}
+
+#[test]
+fn odd_values_of_counters_and_queues_are_taken_as_they_are_or_refused() {
+    let text = "0\t:invoke\t:decrement\t-9223372036854775808\n0\t:ok\t:decrement\tnil\n\
+                0\t:invoke\t:read\tnil\n0\t:ok\t:read\t9223372036854775807\n";
+    assert_eq!(check("counter", Some("-1"), text.as_bytes(), false).0, 0);
+    let text = "0\t:invoke\t:enqueue\tnil\n";
+    let (code, output) = check("queue", None, text.as_bytes(), false);
+    assert_eq!(code, 2);
+    assert!(output.contains("an element, which nil is not"), "{output}");
+    let text = "0\t:invoke\t:txn\t[[:r :x nil]]\n0\t:ok\t:txn\t[[:r :x 0]]\n";
+    assert_eq!(
+        check("multi-register", Some("{:x 0}"), text.as_bytes(), false).0,
+        0
+    );
+    let (code, output) = check("multi-register", Some("{x 0}"), text.as_bytes(), false);
+    assert_eq!(code, 2);
+    assert!(
+        output.contains("keys of the history, such as {:x ..}"),
+        "{output}"
+    );
+}
+
+#[test]
+fn values_that_look_like_keys_may_be_values() {
+    let text = "0\t:invoke\t:write\t[1 2]\n0\t:ok\t:write\t[1 2]\n\
+                0\t:invoke\t:cas\t[[1 2] [7 8]]\n0\t:ok\t:cas\t[[1 2] [7 8]]\n";
+    let judged = |whose| check_of(whose, "cas-register", None, text.as_bytes(), false).0;
+    assert_eq!((judged(Objects::ByKey), judged(Objects::One)), (1, 0));
+}
+
+#[test]
+fn too_much_to_compare_and_too_many_blocks_are_told() {
+    let mut text = String::new();
+    for call in 0..40 {
+        text += &format!(
+            "0\t:invoke\t:zero\t[{} 1048576]\n0\t:ok\t:zero\tnil\n",
+            call << 20
+        );
+    }
+    let (code, output) = check("block", None, text.as_bytes(), false);
+    assert_eq!(code, 2);
+    assert!(
+        output.contains("line 65: expected at most 33554432 blocks"),
+        "{output}"
+    );
 }

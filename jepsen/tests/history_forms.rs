@@ -265,3 +265,44 @@ fn a_key_beside_the_value_is_the_key() {
         Some("\"0\"")
     );
 }
+
+/// What Jepsen's own logger has written for years, and EDN as Clojure prints it.
+#[test]
+fn lines_and_values_as_clojure_writes_them_are_read() {
+    let classic = "2019-11-15 12:14:11,123{GMT}\tINFO\t[jepsen worker 0] jepsen.util: 0\t:invoke\t:write\t1\n\
+                   2019-11-15 12:14:11,124{GMT}\tINFO\t[main] jepsen.utilities: 1\t:invoke\t:read\tnil\n\
+                   2019-11-15 12:14:11,125{GMT}\tINFO\t[jepsen worker 0] jepsen.util: 0\t:ok\t:write\t1\n";
+    let history = History::parse(classic.as_bytes()).unwrap();
+    assert_eq!(history.events.len(), 2);
+    let edn = "\u{feff}; lines of jepsen.util - as maps\n\
+               #:jepsen{:type :invoke}\n";
+    let error = History::parse(edn.as_bytes()).unwrap_err().to_string();
+    assert!(
+        error.contains(":type"),
+        "the keys are of a namespace: {error}"
+    );
+    let value = |text: &str| edn::read_one(text).unwrap();
+    assert_eq!(value("#:a{:b 1, :_/c 2}"), value("{:a/b 1, :c 2}"));
+    assert_eq!(
+        value("\"\\ud83d\\ude00\""),
+        Value::String("\u{1f600}".into())
+    );
+    assert!(edn::read_one("\"\\ud83d\"").is_err());
+    assert_eq!(value("0x1f"), Value::Int(31));
+    assert_ne!(value("5M"), value("5.0"));
+    assert!(edn::read_one("#object[Foo 0x1f \"x\"]").is_ok());
+}
+
+#[test]
+fn a_key_of_a_call_is_written_with_its_ending() {
+    let text = "{:type :invoke :process 0 :f :write :key 1 :value 5}\n\
+                {:type :ok :process 0 :f :write :value 5}\n";
+    let history = History::parse(text.as_bytes()).unwrap();
+    let again = History::parse(history.to_edn().as_bytes()).unwrap();
+    let values: Vec<String> = again.events.iter().map(|e| e.value.to_string()).collect();
+    assert_eq!(values, ["[1 5]", "[1 5]"]);
+    let odd = "{:type :invoke :process 0 :f \"a b\" :value 5}";
+    let history = History::parse(odd.as_bytes()).unwrap();
+    let again = History::parse(history.to_edn().as_bytes()).unwrap();
+    assert_eq!(again.events[0].function, "a b");
+}

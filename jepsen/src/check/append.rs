@@ -203,7 +203,7 @@ fn elements_exist(
             let what = if lists.aborted.contains(&(key_number, *element)) {
                 "aborted read (G1a): an element of a failed transaction was read"
             } else {
-                "an element was read that nothing appended"
+                "an element was read that nothing had appended"
             };
             return Err((vec![at], what.to_owned()));
         };
@@ -231,7 +231,7 @@ fn edges(calls: &[Call<ListTxn>], keys: &BTreeMap<u64, Key<'_>>) -> Graph {
             graph.add(pair[0], pair[1], Edge::WriteWrite);
         }
         let seen: BTreeSet<u64> = key.longest.iter().copied().collect();
-        let unseen: Vec<usize> = key
+        let unseen: BTreeSet<usize> = key
             .writers
             .iter()
             .filter(|(element, at)| !seen.contains(element) && happened[**at])
@@ -242,28 +242,47 @@ fn edges(calls: &[Call<ListTxn>], keys: &BTreeMap<u64, Key<'_>>) -> Graph {
                 .iter()
                 .for_each(|&at| graph.add(last, at, Edge::WriteWrite));
         }
-        // One helper node keeps the number of edges linear.
-        let unseen_writes = graph.add_node();
-        unseen
-            .iter()
-            .for_each(|&at| graph.add(unseen_writes, at, Edge::WriteWrite));
+        // Helper nodes keep the number of edges linear: chains that reach all up to a place, and all
+        // from a place on.
+        let up_to = chain(&mut graph, unseen.iter().copied());
+        let mut from = chain(&mut graph, unseen.iter().rev().copied());
+        from.reverse();
+        let places: BTreeMap<usize, usize> = unseen.iter().copied().zip(0..).collect();
         for &(reader, length) in &key.reads {
             if let Some(last) = length.checked_sub(1) {
                 graph.add(writers[last], reader, Edge::WriteRead);
             }
             if let Some(&next) = writers.get(length) {
                 graph.add(reader, next, Edge::ReadWrite);
-            } else if unseen.contains(&reader) {
-                unseen
-                    .iter()
-                    .for_each(|&at| graph.add(reader, at, Edge::ReadWrite));
-            } else {
-                graph.add(reader, unseen_writes, Edge::ReadWrite);
+            } else if let Some(&place) = places.get(&reader) {
+                // To every one but its own.
+                if let Some(&others) = place.checked_sub(1).and_then(|before| up_to.get(before)) {
+                    graph.add(reader, others, Edge::ReadWrite);
+                }
+                if let Some(&others) = from.get(place + 1) {
+                    graph.add(reader, others, Edge::ReadWrite);
+                }
+            } else if let Some(&all) = up_to.last() {
+                graph.add(reader, all, Edge::ReadWrite);
             }
         }
     }
     real_time(calls, &mut graph);
     graph
+}
+
+/// Helper nodes of which each reaches its own node and those of all helpers before it.
+fn chain(graph: &mut Graph, nodes: impl Iterator<Item = usize>) -> Vec<usize> {
+    let mut helpers: Vec<usize> = Vec::new();
+    for node in nodes {
+        let helper = graph.add_node();
+        graph.add(helper, node, Edge::WriteWrite);
+        if let Some(&before) = helpers.last() {
+            graph.add(helper, before, Edge::WriteWrite);
+        }
+        helpers.push(helper);
+    }
+    helpers
 }
 
 /// A chain of helper nodes, one an ending, stands for all edges of real time.

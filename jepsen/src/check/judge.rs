@@ -91,7 +91,7 @@ fn judge<S: Witnessed>(
         Fast::Invalid { explanation, .. } if explanation == whole => explanation,
         Fast::Invalid { explanation, .. } => explanation.replace(
             NOTHING_WROTE,
-            "that was overwritten before, or never written",
+            "that was overwritten before, written later, or never written",
         ),
         Fast::Valid | Fast::NotApplicable => explain(spec, &weak),
     };

@@ -11,7 +11,10 @@ use super::spec::Call;
 use super::verify::Witnessed;
 
 /// Configurations per trial: trials that need more are given up, and the set stays larger.
-const TRIAL: Limits = Limits { most_held: 1 << 17 };
+const TRIAL: Limits = Limits {
+    most_held: 1 << 17,
+    most_compared: 1 << 26,
+};
 /// The first stretch tried before the stuck call.
 const FIRST_STRETCH: usize = 16;
 
@@ -29,12 +32,15 @@ pub(super) fn minimise<S: Witnessed>(
     hint: &[usize],
     stuck: Option<usize>,
 ) -> Vec<usize> {
-    let refused = |chosen: &[usize]| {
-        let weak = spec.weaken(full, chosen);
-        matches!(search(spec, &weak, TRIAL), SearchAnswer::Stuck { .. })
-    };
+    let refused = |chosen: &[usize]| is_proof(spec, full, chosen);
     let minimal = minimal(spec, full, hint, stuck);
     fewest(full.len(), minimal.len(), &refused).unwrap_or(minimal)
+}
+
+/// Whether these calls alone are one.
+pub(super) fn is_proof<S: Witnessed>(spec: &S, full: &[Call<S::Op>], chosen: &[usize]) -> bool {
+    let weak = spec.weaken(full, chosen);
+    matches!(search(spec, &weak, TRIAL), SearchAnswer::Stuck { .. })
 }
 
 /// A proof of fewer than `known` of the `calls`, as small as can be, if one is found.

@@ -30,7 +30,7 @@ mod zones;
 mod agreement_tests;
 
 pub use block::{BlockHistory, BlockHistoryError, BlockOp, OpId, Outcome, ZEROS};
-pub use models::{Model, ModelError};
+pub use models::{Model, ModelError, Objects};
 pub use zones::{ZoneAnswer, ZoneChecker};
 
 /// What a checker found.

@@ -40,13 +40,23 @@ pub enum ModelError {
     #[error("the initial value: expected {expected}, found {found}")]
     Initial {
         /// What the model takes.
-        expected: &'static str,
+        expected: String,
         /// What was given.
         found: String,
     },
     /// A call that the model does not know.
     #[error(transparent)]
     History(#[from] HistoryError),
+}
+
+/// Whose the calls of a history are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Objects {
+    /// Of an object a key, if the calls have keys or every value is a pair `[key value]`.
+    #[default]
+    ByKey,
+    /// Of an object a key, if the calls have keys; values are values, whatever they look like.
+    One,
 }
 
 /// What a history is judged against.
@@ -123,33 +133,68 @@ impl Model {
         initial: Option<&Value>,
         calls: &[history::Call],
     ) -> Result<Verdict, ModelError> {
-        let objects = objects(calls, self.is_keyed())?;
+        self.check_of(Objects::ByKey, initial, calls)
+    }
+
+    /// The same; `Objects::One` takes no value for `[key value]`.
+    ///
+    /// # Errors
+    /// As [`Model::check`].
+    pub fn check_of(
+        self,
+        whose: Objects,
+        initial: Option<&Value>,
+        calls: &[history::Call],
+    ) -> Result<Verdict, ModelError> {
+        let equal: Vec<history::Call>;
+        let is_canonical = |call: &history::Call| {
+            let mut values = call.key.iter().chain([&call.argument, &call.answer]);
+            values.all(Value::is_canonical)
+        };
+        let calls = if calls.iter().all(is_canonical) {
+            calls
+        } else {
+            equal = calls.iter().map(history::Call::canonical).collect();
+            &equal
+        };
+        let is_keyed = match whose {
+            Objects::ByKey => self.is_keyed(),
+            Objects::One => |_: &str, _: &Value| false,
+        };
+        let initial = initial.map(Value::canonical);
+        self.judge(initial.as_ref(), &objects(calls, is_keyed)?)
+    }
+
+    fn judge(self, initial: Option<&Value>, objects: &[Object<'_>]) -> Result<Verdict, ModelError> {
         let mut values = Interner::default();
         match self {
             Self::Register | Self::CasRegister => {
                 let start = values.number(initial.unwrap_or(&Value::Nil));
                 let with_cas = self == Self::CasRegister;
                 verdict(
-                    &objects,
+                    objects,
                     |steps| operations(steps, |step| register_op(step, with_cas, &mut values)),
                     |calls| judge_txn(vec![start], &calls),
                 )
             }
-            Self::MultiRegister => verdict(
-                &objects,
-                |steps| registers::prepare(initial, steps),
-                |(start, calls)| judge_components(&start, calls),
-            ),
-            Self::Kv => kv(initial, &objects),
+            Self::MultiRegister => {
+                registers::check_initial(initial, objects)?;
+                verdict(
+                    objects,
+                    |steps| registers::prepare(initial, steps),
+                    |(start, calls)| judge_components(&start, calls),
+                )
+            }
+            Self::Kv => kv(initial, objects),
             Self::Mutex => {
                 let held = i64::from(initially_held(initial)?);
                 let prepare = |steps: &[_]| operations(steps, mutex_op);
-                verdict(&objects, prepare, |calls| judge_sum(held, &calls))
+                verdict(objects, prepare, |calls| judge_sum(held, &calls))
             }
             Self::Set => {
                 let start = initial_elements(initial, &mut values)?;
                 verdict(
-                    &objects,
+                    objects,
                     |steps| operations(steps, |step| set_op(step, &mut values)),
                     |calls| judge_set(start.clone(), &calls),
                 )
@@ -157,29 +202,29 @@ impl Model {
             Self::Counter => {
                 let start = initial_count(initial)?;
                 let prepare = |steps: &[_]| operations(steps, counter_op);
-                verdict(&objects, prepare, |calls| judge_sum(start, &calls))
+                verdict(objects, prepare, |calls| judge_sum(start, &calls))
             }
             Self::Queue => {
                 takes_none(initial, "none: a queue begins empty")?;
                 verdict(
-                    &objects,
+                    objects,
                     |steps| operations(steps, |step| queue_op(step, &mut values)),
                     |calls| judge_queue(&calls),
                 )
             }
             Self::Append => {
                 takes_none(initial, "none: lists begin empty")?;
-                verdict(&objects, append::prepare, |(lists, calls)| {
+                verdict(objects, append::prepare, |(lists, calls)| {
                     judge_lists(&lists, &calls)
                 })
             }
             Self::Block => {
                 takes_none(initial, "none: blocks begin as zeros")?;
-                verdict(&objects, snapshot::accesses, |blocks| check_blocks(&blocks))
+                verdict(objects, snapshot::accesses, |blocks| check_blocks(&blocks))
             }
             Self::Snapshot => {
                 takes_none(initial, "none: blocks begin as zeros")?;
-                verdict(&objects, snapshot::prepare, snapshot::judge)
+                verdict(objects, snapshot::prepare, snapshot::judge)
             }
         }
     }
@@ -217,12 +262,14 @@ fn kv(initial: Option<&Value>, objects: &[Object<'_>]) -> Result<Verdict, ModelE
     )
 }
 
-fn refused<T>(expected: &'static str, found: &Value) -> Result<T, ModelError> {
-    let found = found.to_string();
-    Err(ModelError::Initial { expected, found })
+fn refused<T>(expected: &str, found: &Value) -> Result<T, ModelError> {
+    Err(ModelError::Initial {
+        expected: expected.to_owned(),
+        found: found.to_string(),
+    })
 }
 
-fn takes_none(initial: Option<&Value>, expected: &'static str) -> Result<(), ModelError> {
+fn takes_none(initial: Option<&Value>, expected: &str) -> Result<(), ModelError> {
     initial.map_or(Ok(()), |found| refused(expected, found))
 }
 

@@ -43,7 +43,10 @@ pub(super) fn check(calls: &[Call<QueueOp>]) -> Fast {
         };
         let element = elements.entry(value).or_default();
         let Some(enqueue) = element.enqueue else {
-            return invalid(vec![at], "an element was dequeued that nothing enqueued");
+            return invalid(
+                vec![at],
+                "an element was dequeued that nothing had enqueued",
+            );
         };
         if let Some(earlier) = element.dequeue.replace(at) {
             return invalid(vec![enqueue, earlier, at], "an element was dequeued twice");

@@ -5,7 +5,8 @@
 //! read after a write of the same transaction shows that write and says nothing of the state that the
 //! transaction found.
 
-use super::objects::{Step, Stop};
+use super::ModelError;
+use super::objects::{Object, Step, Stop};
 use super::spec::Call;
 use super::specs::Txn;
 use super::translate::Interner;
@@ -67,6 +68,31 @@ pub(super) fn prepare(
         start.fill(values.number(value));
     }
     Ok((start, txns))
+}
+
+/// Refuses an initial map of which no key stands in the history: it would say nothing.
+pub(super) fn check_initial(
+    initial: Option<&Value>,
+    objects: &[Object<'_>],
+) -> Result<(), ModelError> {
+    let Some(found @ Value::Map(map)) = initial else {
+        return Ok(());
+    };
+    let mut known = false;
+    let mut any = None;
+    for step in objects.iter().flat_map(|object| &object.steps) {
+        for (_, key, _) in micro_ops(step)? {
+            known |= map.contains_key(key);
+            any = any.or(Some(key));
+        }
+    }
+    match any {
+        Some(key) if !known && !map.is_empty() => Err(ModelError::Initial {
+            expected: format!("values of keys of the history, such as {{{key} ..}}"),
+            found: found.to_string(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn place(key: u64) -> usize {

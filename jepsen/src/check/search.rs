@@ -24,12 +24,17 @@ pub struct Limits {
     /// Configurations and states held at once. One takes some 50 to 100 bytes unless states are
     /// large.
     pub most_held: usize,
+    /// Comparisons of configurations in all: some hundreds of millions a second.
+    pub most_compared: u64,
 }
 
 impl Default for Limits {
-    /// Four million: a few hundred megabytes at the worst.
+    /// Four million: a few hundred megabytes at the worst; and about a minute.
     fn default() -> Self {
-        Self { most_held: 4 << 20 }
+        Self {
+            most_held: 4 << 20,
+            most_compared: 1 << 34,
+        }
     }
 }
 
@@ -151,6 +156,7 @@ struct Frontier<const N: usize> {
     /// configuration.
     groups: FixedMap<Configuration<N>, Vec<Bits<N>>>,
     held: usize,
+    compared: u64,
 }
 
 struct Search<'a, S: Spec, const N: usize> {
@@ -170,6 +176,7 @@ struct Search<'a, S: Spec, const N: usize> {
     /// Slots of calls of unknown outcome.
     unknown: Bits<N>,
     current: Vec<Configuration<N>>,
+    compared: u64,
 }
 
 impl<'a, S: Spec, const N: usize> Search<'a, S, N> {
@@ -199,6 +206,7 @@ impl<'a, S: Spec, const N: usize> Search<'a, S, N> {
             pure: Bits::NONE,
             unknown: Bits::NONE,
             current: Vec::new(),
+            compared: 0,
         };
         let state = search.state_number(spec.initial());
         search.current.push(Configuration {
@@ -215,11 +223,16 @@ impl<'a, S: Spec, const N: usize> Search<'a, S, N> {
                 continue;
             }
             let Some(next) = self.end(call) else {
-                let most = self.limits.most_held;
-                return SearchAnswer::TooLarge(format!(
-                    "more than {most} configurations where call {} ended",
-                    self.calls[call].id
-                ));
+                let Limits {
+                    most_held,
+                    most_compared,
+                } = self.limits;
+                let id = self.calls[call].id;
+                return SearchAnswer::TooLarge(if self.compared > most_compared {
+                    format!("more than {most_compared} comparisons until call {id} ended")
+                } else {
+                    format!("more than {most_held} configurations where call {id} ended")
+                });
             };
             if next.is_empty() {
                 return SearchAnswer::Stuck { call };
@@ -299,12 +312,17 @@ impl<'a, S: Spec, const N: usize> Search<'a, S, N> {
                     work.push(after);
                 }
             }
-            if seen.held + next.len() + self.states.len() > self.limits.most_held {
+            let held = seen.held + next.len() + self.states.len();
+            let compared = self.compared + seen.compared;
+            if held > self.limits.most_held || compared > self.limits.most_compared {
+                self.compared = compared;
                 return None;
             }
         }
+        self.compared += seen.compared;
         self.open.retain(|&open| open != call);
-        Some(self.settle(next, slot))
+        let settled = self.settle(next, slot);
+        (self.compared <= self.limits.most_compared).then_some(settled)
     }
 
     /// Drops needless configurations and frees the slot of the call that ended.
@@ -325,6 +343,7 @@ impl<'a, S: Spec, const N: usize> Search<'a, S, N> {
         next.sort_by_key(used);
         let mut frontier = Frontier::new();
         next.retain(|configuration| frontier.admit(*configuration, &self.pure, &self.unknown));
+        self.compared += frontier.compared;
         next
     }
 
@@ -403,6 +422,7 @@ impl<const N: usize> Frontier<N> {
         Self {
             groups: FixedMap::default(),
             held: 0,
+            compared: 0,
         }
     }
 
@@ -417,6 +437,7 @@ impl<const N: usize> Frontier<N> {
         let left = unknown.combine(&c.done, |a, b| a & !b);
         let worth = reads.combine(&left, |a, b| a | b);
         let group = self.groups.entry(key).or_default();
+        self.compared += 2 * group.len() as u64 + 1;
         if group.iter().any(|other| other.contains(&worth)) {
             return false;
         }

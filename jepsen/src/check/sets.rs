@@ -118,7 +118,7 @@ fn levels(
             if !adds.contains_key(&element) {
                 return Err((
                     vec![at],
-                    "an element was read that nothing added".to_owned(),
+                    "an element was read that nothing had added".to_owned(),
                 ));
             }
             placed.first_level.insert(element, level);

@@ -12,21 +12,39 @@ use super::block::{BlockAccess, ByBlock, ZEROS, block_calls};
 use super::judge::judge_components;
 use super::objects::{Step, Stop};
 use super::spec::Call;
-use super::specs::Txn;
-use super::{Verdict, Witness};
+use super::specs::{MultiRegister, Txn};
+use super::{Verdict, Witness, minimise};
 use crate::history::{HistoryError, Value};
 use std::collections::BTreeMap;
 
 /// The most blocks of one request: far beyond any device's, little enough to list them.
 const MOST_BLOCKS: u64 = 1 << 20;
+/// The most blocks of all requests together: a gigabyte or two.
+const MOST_ACCESSES: u64 = 1 << 25;
 
 /// The block accesses of a history, without snapshots.
 pub(super) fn accesses(steps: &[Step<'_>]) -> Result<ByBlock, Stop> {
+    check_size(steps)?;
     let mut blocks = ByBlock::new();
     for step in steps {
         add_access(&mut blocks, step)?;
     }
     Ok(blocks)
+}
+
+/// Refuses the request with which a history becomes too large to be judged, before memory is taken.
+fn check_size(steps: &[Step<'_>]) -> Result<(), HistoryError> {
+    let mut sum = 0;
+    for step in steps.iter().filter(|step| !step.failed()) {
+        if let Some([_, count, ..]) = step.argument.sequence() {
+            sum += natural(count).unwrap_or(0).min(MOST_BLOCKS);
+        }
+        if sum > MOST_ACCESSES {
+            let expected = format!("at most {MOST_ACCESSES} blocks in all requests together");
+            return Err(step.refuse(&expected, step.argument));
+        }
+    }
+    Ok(())
 }
 
 fn add_access(blocks: &mut ByBlock, step: &Step<'_>) -> Result<(), HistoryError> {
@@ -106,12 +124,14 @@ fn tags(step: &Step<'_>, asked: &[Value], count: u64) -> Result<Vec<u64>, Histor
 /// What reads through one snapshot showed.
 #[derive(Default)]
 struct Image<'a> {
-    /// The call that took it.
+    /// The first call that may have taken it.
     taken_by: Option<Step<'a>>,
+    /// The call that was told so; another than the first if the outcome of earlier ones is unknown.
+    told: Option<Step<'a>>,
     /// Per block its tag and the first call that read it.
     blocks: BTreeMap<u64, (u64, usize)>,
-    /// When the first read through it ended.
-    seen: Option<u64>,
+    /// When the first read through it ended, and which that is.
+    seen: Option<(u64, usize)>,
 }
 
 /// What is known of a history with snapshots.
@@ -122,14 +142,17 @@ pub(super) struct Prepared<'a> {
 
 /// Reads a history with snapshots.
 pub(super) fn prepare<'a>(steps: &[Step<'a>]) -> Result<Prepared<'a>, Stop> {
+    check_size(steps)?;
     let mut blocks = ByBlock::new();
     let mut images: BTreeMap<&Value, Image<'_>> = BTreeMap::new();
     let mut refusal = None;
     for step in steps {
         match step.function() {
+            "snapshot" if step.failed() => {}
             "snapshot" => {
                 let image = images.entry(step.argument).or_default();
-                if !step.failed() && image.taken_by.replace(*step).is_some() {
+                image.taken_by = image.taken_by.or(Some(*step));
+                if step.answered() && image.told.replace(*step).is_some() {
                     let expected = "each snapshot taken once";
                     return Err(step.refuse(expected, step.argument).into());
                 }
@@ -151,12 +174,12 @@ impl Image<'_> {
     /// The contradiction, if it was read before it can have been taken.
     fn untaken(&self) -> Option<Witness> {
         let taken = self.taken_by.map(|step| step.call.invoke);
-        if taken.is_some() && self.seen >= taken {
+        let (seen, reader) = self.seen?;
+        if taken.is_some_and(|taken| seen >= taken) {
             return None;
         }
-        let (_, reader) = self.blocks.values().next()?;
         let taken_by = self.taken_by.map(|step| step.at as u64);
-        let operations = taken_by.into_iter().chain([*reader as u64]).collect();
+        let operations = taken_by.into_iter().chain([reader as u64]).collect();
         let what = "a snapshot was read that had not been taken";
         Some(Witness::new(operations, what.to_owned()))
     }
@@ -177,10 +200,8 @@ fn note_read<'a>(
     }
     let found = tags(step, asked, range.end - range.start)?;
     let image = images.entry(id).or_default();
-    image.seen = match (image.seen, step.complete()) {
-        (Some(seen), Some(complete)) => Some(seen.min(complete)),
-        (seen, complete) => seen.or(complete),
-    };
+    let ended = step.complete().map(|complete| (complete, step.at));
+    image.seen = image.seen.into_iter().chain(ended).min();
     let mut refusal = None;
     for (block, tag) in range.zip(found) {
         let (known, reader) = *image.blocks.entry(block).or_insert((tag, step.at));
@@ -209,43 +230,84 @@ pub(super) fn judge(prepared: Prepared<'_>) -> Verdict {
         let Some(taken_by) = image.taken_by else {
             continue;
         };
-        let reads = image
-            .blocks
-            .iter()
-            .map(|(&block, &(tag, _))| (number(block), tag))
-            .collect();
+        let blocks = image.blocks.iter();
         let op = Txn {
-            reads,
+            reads: blocks.map(|(&at, &(tag, _))| (number(at), tag)).collect(),
             writes: vec![],
         };
-        let complete = taken_by.complete().into_iter().chain(image.seen).min();
+        let told = image.told.and_then(|step| step.complete());
+        let seen = image.seen.map(|(complete, _)| complete);
         txns.push(Call {
-            complete,
+            complete: told.into_iter().chain(seen).min(),
             ..taken_by.timed(op)
         });
     }
     txns.sort_by_key(|call| call.id);
     let start = vec![ZEROS; numbers.len()];
-    match judge_components(&start, txns) {
-        Verdict::Invalid(mut witness) => {
-            show_reads(&mut witness, &images);
-            Verdict::Invalid(witness)
+    match judge_components(&start, txns.clone()) {
+        Verdict::Invalid(witness) => {
+            let shown = Shown {
+                spec: MultiRegister { initial: start },
+                txns,
+                numbers,
+            };
+            Verdict::Invalid(shown.with_reads(witness, &images))
         }
         other => other,
     }
 }
 
-/// Adds to each snapshot in a witness the reads that showed its content.
-fn show_reads(witness: &mut Witness, images: &BTreeMap<&Value, Image<'_>>) {
-    let mut operations = witness.operations.clone();
-    for image in images.values() {
-        let taken = image.taken_by.map(|step| step.at as u64);
-        if taken.is_some_and(|taken| witness.operations.contains(&taken)) {
-            operations.extend(image.blocks.values().map(|&(_, reader)| reader as u64));
+/// What it takes to say which reads of an image a witness needs.
+struct Shown {
+    spec: MultiRegister,
+    txns: Vec<Call<Txn>>,
+    numbers: BTreeMap<u64, usize>,
+}
+
+impl Shown {
+    /// Adds to each snapshot in a witness the reads that showed what it cannot have held, and the one
+    /// that showed that it was there by then, as far as they are needed.
+    fn with_reads(mut self, witness: Witness, images: &BTreeMap<&Value, Image<'_>>) -> Witness {
+        let mut operations = witness.operations.clone();
+        for image in images.values() {
+            let Some(taken_by) = image.taken_by else {
+                continue;
+            };
+            let id = taken_by.at as u64;
+            if !witness.operations.contains(&id) {
+                continue;
+            }
+            operations.extend(image.told.map(|step| step.at as u64));
+            let Ok(at) = self.txns.binary_search_by_key(&id, |call| call.id) else {
+                continue;
+            };
+            let alone = image.told.and_then(|step| step.complete());
+            let bounded = std::mem::replace(&mut self.txns[at].complete, alone);
+            if bounded != alone && !self.is_refused(&witness) {
+                self.txns[at].complete = bounded;
+                operations.extend(image.seen.map(|(_, reader)| reader as u64));
+            }
+            for (block, (_, reader)) in &image.blocks {
+                let number = self.numbers[block];
+                let whole = self.txns[at].op.reads.clone();
+                self.txns[at].op.reads.retain(|(known, _)| *known != number);
+                if !self.is_refused(&witness) {
+                    self.txns[at].op.reads = whole;
+                    operations.push(*reader as u64);
+                }
+            }
+        }
+        Witness {
+            part: witness.part,
+            ..Witness::new(operations, witness.explanation)
         }
     }
-    *witness = Witness {
-        part: witness.part.take(),
-        ..Witness::new(operations, witness.explanation.clone())
-    };
+
+    /// Whether the witness is a proof all the same.
+    fn is_refused(&self, witness: &Witness) -> bool {
+        let chosen: Vec<usize> = (0..self.txns.len())
+            .filter(|&at| witness.operations.contains(&self.txns[at].id))
+            .collect();
+        minimise::is_proof(&self.spec, &self.txns, &chosen)
+    }
 }

@@ -111,11 +111,11 @@ pub struct SumOp {
 
 impl SumOp {
     /// Adds whatever the sum is.
-    pub fn add(delta: i64) -> Self {
+    pub fn add(delta: i128) -> Self {
         Self {
             least: i128::MIN,
             most: i128::MAX,
-            delta: i128::from(delta),
+            delta,
         }
     }
 

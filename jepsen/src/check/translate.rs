@@ -130,11 +130,11 @@ pub(super) fn counter_op(step: &Step<'_>) -> Translated<SumOp> {
         amount.ok_or_else(|| Stop::from(step.refuse("an integer", step.argument)))
     };
     // Adding nothing says nothing.
-    let add = |amount: i64| (amount != 0).then(|| SumOp::add(amount));
+    let add = |amount: i128| (amount != 0).then(|| SumOp::add(amount));
     match step.function() {
-        "add" => Ok(add(amount(None)?)),
-        "increment" | "inc" => Ok(add(amount(Some(1))?)),
-        "decrement" | "dec" => Ok(add(amount(Some(1))?.saturating_neg())),
+        "add" => Ok(add(amount(None)?.into())),
+        "increment" | "inc" => Ok(add(amount(Some(1))?.into())),
+        "decrement" | "dec" => Ok(add(-i128::from(amount(Some(1))?))),
         "read" if step.answered() => {
             let sum = step.answer.int();
             let sum = sum.ok_or_else(|| step.refuse_answer("an integer read", step.answer))?;
@@ -182,6 +182,10 @@ pub(super) fn set_op(step: &Step<'_>, values: &mut Interner) -> Translated<SetOp
 
 pub(super) fn queue_op(step: &Step<'_>, values: &mut Interner) -> Translated<QueueOp> {
     match step.function() {
+        // Nil would be taken for "empty" when it is dequeued.
+        "enqueue" if *step.argument == Value::Nil => Err(step
+            .refuse("an element, which nil is not", step.argument)
+            .into()),
         "enqueue" => Ok(Some(QueueOp::Enqueue(values.number(step.argument)))),
         "dequeue" if !step.answered() => Ok(Some(QueueOp::DequeueAny)),
         "dequeue" if *step.answer == Value::Nil => Ok(Some(QueueOp::Empty)),

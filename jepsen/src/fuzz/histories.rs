@@ -194,7 +194,7 @@ pub(crate) fn counter_or_lock(dice: &mut Dice) -> Vec<Call<SumOp>> {
         if happened {
             sum += delta;
         }
-        (SumOp::add(delta), true)
+        (SumOp::add(delta.into()), true)
     });
     if let Some(op) = victim(dice, &mut calls)
         && op.delta == 0

@@ -93,7 +93,10 @@ fn usual(model: &str) -> Value {
 fn unusual(model: &str) -> Option<Value> {
     match model {
         "register" | "cas-register" => Some(Value::Int(1)),
-        "multi-register" => Some(Value::Map(BTreeMap::from([(Value::Int(0), Value::Int(1))]))),
+        "multi-register" => Some(Value::Map(BTreeMap::from([
+            (Value::Int(0), Value::Int(1)),
+            (Value::Int(1), Value::Nil),
+        ]))),
         "kv" => Some(Value::String("a".into())),
         "mutex" => Some(Value::Bool(true)),
         "set" => Some(Value::Set(BTreeSet::from([Value::Int(0), Value::Int(1)]))),

@@ -212,18 +212,32 @@ impl<'a> Reader<'a> {
             Some('b') => Ok('\u{8}'),
             Some('f') => Ok('\u{c}'),
             Some(c @ ('"' | '\\' | '\'' | '/')) => Ok(c),
-            Some('u') => {
-                let digits = self.rest().get(..4).unwrap_or("").to_owned();
-                let char = u32::from_str_radix(&digits, 16)
-                    .ok()
-                    .and_then(char::from_u32);
-                let char = char.ok_or_else(|| self.error("four hexadecimal digits", &*digits))?;
-                self.at += 4;
-                Ok(char)
-            }
+            Some('u') => self.coded(),
             Some(other) => Err(self.error("an escape such as \\n", format!("\\{other}"))),
             None => Err(self.ended("an escape")),
         }
+    }
+
+    /// The character of four hexadecimal digits, or of two such escapes: half of a pair each.
+    fn coded(&mut self) -> Result<char, HistoryError> {
+        let digits = self.rest().get(..4).unwrap_or("").to_owned();
+        let refused = || self.error("the four hexadecimal digits of a character", &*digits);
+        let mut code = u32::from_str_radix(&digits, 16).map_err(|_| refused())?;
+        let mut length = 4;
+        if (0xd800..0xdc00).contains(&code) {
+            let low = self
+                .rest()
+                .get(4..10)
+                .and_then(|next| next.strip_prefix("\\u"));
+            let low = low.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+            let low = low.filter(|low| (0xdc00..0xe000).contains(low));
+            let low = low.ok_or_else(refused)?;
+            code = 0x1_0000 + ((code - 0xd800) << 10) + (low - 0xdc00);
+            length = 10;
+        }
+        let char = char::from_u32(code).ok_or_else(refused)?;
+        self.at += length;
+        Ok(char)
     }
 
     fn character(&mut self) -> Result<Value, HistoryError> {
@@ -291,6 +305,22 @@ impl<'a> Reader<'a> {
                     other => Err(self.error("##Inf, ##-Inf or ##NaN", format!("##{other}"))),
                 }
             }
+            // All keys of the map are of one namespace.
+            Some(':') => {
+                self.bump();
+                let space = self.token().trim_start_matches(':').to_owned();
+                match self.next_value()? {
+                    Some(Value::Map(map)) => Ok(Value::Map(
+                        map.into_iter()
+                            .map(|(key, value)| (spaced(&space, key), value))
+                            .collect(),
+                    )),
+                    _ => Err(self.error(
+                        "a map behind the namespace of its keys",
+                        format!("#:{space}"),
+                    )),
+                }
+            }
             Some(first) if first.is_alphabetic() => {
                 let tag = self.token().to_owned();
                 let value = self
@@ -327,11 +357,39 @@ impl<'a> Reader<'a> {
         if let Ok(number) = digits.parse::<i64>() {
             return Ok(Value::Int(number));
         }
-        let decimal = token.strip_suffix('M').unwrap_or(token);
-        let is_float = decimal.contains(['.', 'e', 'E']);
-        match decimal.parse::<f64>() {
+        // As Clojure prints the addresses of objects.
+        if let Some(Ok(number)) = unsigned
+            .strip_prefix("0x")
+            .map(|hex| i64::from_str_radix(hex, 16))
+        {
+            let negative = token.starts_with('-');
+            return Ok(Value::Int(if negative { -number } else { number }));
+        }
+        // A number of unbounded precision is no float of the same digits.
+        if let Some(digits) = token.strip_suffix('M')
+            && digits.parse::<f64>().is_ok()
+        {
+            let digits = Value::String(digits.trim_start_matches('+').to_owned());
+            return Ok(Value::Tagged("bigdec".to_owned(), Box::new(digits)));
+        }
+        let is_float = token.contains(['.', 'e', 'E']);
+        match token.parse::<f64>() {
             Ok(number) if is_float => Ok(Value::Float(Float(number))),
             _ => Err(self.error("a 64-bit integer or a decimal number", token)),
         }
+    }
+}
+
+/// A key of a map whose keys are of the namespace `space`.
+fn spaced(space: &str, key: Value) -> Value {
+    let within = |name: String| match name.strip_prefix("_/") {
+        Some(plain) => plain.to_owned(),
+        None if name.contains('/') => name,
+        None => format!("{space}/{name}"),
+    };
+    match key {
+        Value::Keyword(name) => Value::Keyword(within(name)),
+        Value::Symbol(name) => Value::Symbol(within(name)),
+        other => other,
     }
 }

@@ -93,7 +93,14 @@ pub(super) fn write_event(text: &mut String, index: usize, event: &Event) {
         Process::Client(number) => push(text, format_args!("{number}")),
         Process::Named(name) => push(text, format_args!(":{name}")),
     }
-    push(text, format_args!(", :f :{}, :value ", event.function));
+    text.push_str(", :f ");
+    let broken = |c: char| c.is_whitespace() || ",;()[]{}\"\\".contains(c);
+    if event.function.is_empty() || event.function.contains(broken) {
+        write_string(text, &event.function);
+    } else {
+        push(text, format_args!(":{}", event.function));
+    }
+    text.push_str(", :value ");
     match &event.key {
         None => write_value(text, &event.value),
         Some(key) => {

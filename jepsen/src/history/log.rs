@@ -21,13 +21,16 @@ pub(super) fn looks_like_log(text: &str) -> bool {
         .is_some_and(|line| columns_of(line).is_some())
 }
 
-/// The columns of a line of the logger. Its name stands before them: in a value it names nobody.
+/// The columns of a line of the logger. Its name stands before them, behind a time, a level or a thread
+/// (`2019-11-15 12:14:11,123{GMT}\tINFO\t[jepsen worker 0] jepsen.util: 0\t:invoke..`): in a value, or
+/// in a comment of EDN, it names nobody.
 fn columns_of(line: &str) -> Option<&str> {
-    let (before, columns) = line.split_once(LOGGER)?;
+    let (before, behind) = line.split_once(LOGGER)?;
+    let columns = behind.strip_prefix(": ").or(behind.strip_prefix(" - "))?;
     let first = before.split_whitespace().next().unwrap_or_default();
     let is_process = first.starts_with(':') || first.parse::<i64>().is_ok();
-    (!is_process && !before.contains(['\t', '"']))
-        .then(|| columns.trim_start_matches([' ', '-', ':']))
+    let is_edn = before.contains('"') || first.starts_with(['{', '(', '#', ';']);
+    (!is_process && !is_edn).then(|| columns.trim_start())
 }
 
 /// Reads all events of a text.

@@ -21,6 +21,8 @@ mod value;
 pub use pair::{Call, Ending};
 pub use value::{Float, Value};
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use thiserror::Error;
 
@@ -155,6 +157,7 @@ impl History {
             let line = 1 + valid.split(|&b| b == b'\n').count() as u64 - 1;
             HistoryError::at(line, "UTF-8 text or our binary form", "other bytes")
         })?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let first = text.trim_start().chars().next();
         let events = match first {
             None => Vec::new(),
@@ -172,7 +175,7 @@ impl History {
     /// Writes the history as EDN, one map a line, as Jepsen reads it.
     pub fn to_edn(&self) -> String {
         let mut text = String::new();
-        for (index, event) in self.events.iter().enumerate() {
+        for (index, event) in self.with_keys().iter().enumerate() {
             edn_write::write_event(&mut text, index, event);
             text.push('\n');
         }
@@ -182,7 +185,7 @@ impl History {
     /// Writes the history as lines of `jepsen.log`, which have no times.
     pub fn to_log(&self) -> String {
         let mut text = String::new();
-        for event in &self.events {
+        for event in self.with_keys().iter() {
             log::write_event(&mut text, event);
         }
         text
@@ -195,6 +198,31 @@ impl History {
             binary::append_record(&mut bytes, event);
         }
         bytes
+    }
+
+    /// The events, each with its call's key: where a key becomes part of the value, an ending without one
+    /// would be of no object.
+    fn with_keys(&self) -> Cow<'_, [Event]> {
+        if self.events.iter().all(|event| event.key.is_none()) {
+            return Cow::Borrowed(&self.events);
+        }
+        let mut open: BTreeMap<&Process, &Option<Value>> = BTreeMap::new();
+        let mut whole = Vec::with_capacity(self.events.len());
+        for event in &self.events {
+            let mut key = &event.key;
+            if event.kind == EventKind::Invoke {
+                open.insert(&event.process, key);
+            } else if let Some(asked) = open.remove(&event.process)
+                && key.is_none()
+            {
+                key = asked;
+            }
+            whole.push(Event {
+                key: key.clone(),
+                ..event.clone()
+            });
+        }
+        Cow::Owned(whole)
     }
 
     /// Pairs the clients' calls with their endings, in order of being sent.

@@ -43,6 +43,19 @@ pub struct Call {
     pub complete_line: Option<u64>,
 }
 
+impl Call {
+    /// The same with every value in its canonical form.
+    #[must_use]
+    pub fn canonical(&self) -> Self {
+        Self {
+            key: self.key.as_ref().map(Value::canonical),
+            argument: self.argument.canonical(),
+            answer: self.answer.canonical(),
+            ..self.clone()
+        }
+    }
+}
+
 /// Pairs the clients' events.
 pub(super) fn pair(events: &[Event]) -> Result<Vec<Call>, HistoryError> {
     let mut calls: Vec<Call> = Vec::new();

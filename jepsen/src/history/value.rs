@@ -92,6 +92,40 @@ impl Value {
         }
     }
 
+    /// The same value in the one form that stands for all that are equal in Clojure: there `(1 2)` is
+    /// `[1 2]`, and `-0.0` is `0.0`.
+    #[must_use]
+    pub fn canonical(&self) -> Self {
+        let all = |items: &[Self]| items.iter().map(Self::canonical).collect();
+        match self {
+            Self::List(items) | Self::Vector(items) => Self::Vector(all(items)),
+            Self::Float(Float(number)) if *number == 0.0 => Self::Float(Float(0.0)),
+            Self::Map(map) => {
+                let pairs = map.iter();
+                Self::Map(pairs.map(|(k, v)| (k.canonical(), v.canonical())).collect())
+            }
+            Self::Set(items) => Self::Set(items.iter().map(Self::canonical).collect()),
+            Self::Tagged(tag, value) => Self::Tagged(tag.clone(), Box::new(value.canonical())),
+            other => other.clone(),
+        }
+    }
+
+    /// Whether it is in that form.
+    #[must_use]
+    pub fn is_canonical(&self) -> bool {
+        match self {
+            Self::List(_) => false,
+            Self::Float(Float(number)) => *number != 0.0 || number.is_sign_positive(),
+            Self::Vector(items) => items.iter().all(Self::is_canonical),
+            Self::Map(map) => map
+                .iter()
+                .all(|(k, v)| k.is_canonical() && v.is_canonical()),
+            Self::Set(items) => items.iter().all(Self::is_canonical),
+            Self::Tagged(_, value) => value.is_canonical(),
+            _ => true,
+        }
+    }
+
     /// The integer.
     pub fn int(&self) -> Option<i64> {
         match self {
