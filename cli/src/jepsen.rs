@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 use hedgerow_jepsen::check::Objects;
-use hedgerow_jepsen::command;
+use hedgerow_jepsen::command::{self, Asked};
 use hedgerow_jepsen::history::History;
 
 use crate::jepsen_pages;
@@ -54,6 +54,9 @@ pub(crate) struct Check {
     /// Values are values even if all look like [key value]
     #[arg(long)]
     one_object: bool,
+    /// Of fewer successful operations the verdict is unknown
+    #[arg(long, default_value_t = 0, value_name = "COUNT")]
+    at_least: usize,
     /// Answer in JSON
     #[arg(long)]
     json: bool,
@@ -142,11 +145,14 @@ fn check(check: &Check) -> ExitCode {
         Err(code) => return code,
     };
     let initial = check.initial.as_deref();
-    let whose = match check.one_object {
-        true => Objects::One,
-        false => Objects::ByKey,
+    let asked = Asked {
+        whose: match check.one_object {
+            true => Objects::One,
+            false => Objects::ByKey,
+        },
+        at_least: check.at_least,
     };
-    let (code, output) = command::check_of(whose, &check.model, initial, &text, check.json);
+    let (code, output) = command::check_as(asked, &check.model, initial, &text, check.json);
     if code == i32::from(EXIT_UNUSABLE) {
         eprintln!("hedgerow: {}: {}", check.file.display(), output.trim_end());
     } else {

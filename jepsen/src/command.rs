@@ -21,19 +21,35 @@ pub const EXIT_UNKNOWN: i32 = 3;
 /// with the state before it as EDN if it is not the model's own. Returns the exit code and what to
 /// print: text for people or one JSON object.
 pub fn check(model: &str, initial: Option<&str>, text: &[u8], json: bool) -> (i32, String) {
-    check_of(Objects::ByKey, model, initial, text, json)
+    check_as(Asked::default(), model, initial, text, json)
 }
 
-/// Judges as [`check`] does; `Objects::One` takes no value for `[key value]`.
-pub fn check_of(
-    whose: Objects,
+/// What a check is to heed besides.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked {
+    /// Whose the calls are.
+    pub whose: Objects,
+    /// A history of which fewer operations succeeded is not valid but *unknown*.
+    pub at_least: usize,
+}
+
+/// Judges as [`check`] does, heeding what is asked.
+pub fn check_as(
+    asked: Asked,
     model: &str,
     initial: Option<&str>,
     text: &[u8],
     json: bool,
 ) -> (i32, String) {
-    match judged(whose, model, initial, text) {
-        Ok(report) => report.print(json),
+    match judged(asked.whose, model, initial, text) {
+        Ok(mut report) => {
+            let (succeeded, least) = (report.succeeded(), asked.at_least);
+            if report.verdict == Verdict::Valid && succeeded < least {
+                let why = format!("{succeeded} operations succeeded, {least} were asked for");
+                report.verdict = Verdict::Unknown(why);
+            }
+            report.print(json)
+        }
         Err(why) if json => (
             EXIT_UNUSABLE,
             format!("{{\"verdict\":\"unusable\",\"error\":{}}}\n", quoted(&why)),
@@ -91,15 +107,9 @@ fn judged(
         .map_err(|error| format!("the initial value: {error}"))?;
     let history = History::parse(text).map_err(|error| error.to_string())?;
     let calls = history.calls().map_err(|error| error.to_string())?;
-    let mut verdict = model
+    let verdict = model
         .check_of(whose, initial.as_ref(), &calls)
         .map_err(|error| error.to_string())?;
-    if calls.is_empty() {
-        let others = history.events.len();
-        verdict = Verdict::Unknown(format!(
-            "no process with a number calls anything, so there is nothing to judge ({others} lines of others)"
-        ));
-    }
     Ok(Report {
         model,
         calls,
@@ -123,6 +133,12 @@ impl Report {
         };
         written.expect("writing to a string cannot fail");
         (code, text)
+    }
+
+    /// How many operations succeeded.
+    fn succeeded(&self) -> usize {
+        let ok = self.calls.iter().filter(|call| call.ending == Ending::Ok);
+        ok.count()
     }
 
     fn witnessed<'a>(&'a self, witness: &'a Witness) -> impl Iterator<Item = (u64, &'a Call)> {
@@ -163,6 +179,13 @@ impl Report {
                 }
             }
         }
+        if self.calls.is_empty() {
+            let others = self.history.events.len();
+            writeln!(
+                text,
+                "  nothing was judged: no process with a number calls anything ({others} lines of others)"
+            )?;
+        }
         if self.history.dropped_bytes > 0 {
             writeln!(
                 text,
@@ -185,6 +208,8 @@ impl Report {
             self.model.name()
         )?;
         write!(text, ",\"operations\":{}", self.calls.len())?;
+        let succeeded = self.succeeded();
+        write!(text, ",\"succeeded\":{succeeded}")?;
         write!(text, ",\"dropped_bytes\":{}", self.history.dropped_bytes)?;
         match &self.verdict {
             Verdict::Valid => {}

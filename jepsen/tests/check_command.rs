@@ -1,7 +1,7 @@
 //! Histories as other tools write them, through the command that judges them.
 
 use hedgerow_jepsen::check::{Model, Objects};
-use hedgerow_jepsen::command::{check, check_of};
+use hedgerow_jepsen::command::{Asked, check, check_as};
 
 const ETCD_VALID: &[u8] = include_bytes!("histories/etcd-valid.log");
 const ETCD_STALE: &[u8] = include_bytes!("histories/etcd-stale.log");
@@ -94,7 +94,7 @@ fn json_carries_the_same_verdict() {
     let (code, output) = check("append", None, G_SINGLE, true);
     assert_eq!(code, 1);
     assert!(output.starts_with(
-        "{\"verdict\":\"invalid\",\"model\":\"append\",\"operations\":3,\"dropped_bytes\":0,"
+        "{\"verdict\":\"invalid\",\"model\":\"append\",\"operations\":3,\"succeeded\":3,\"dropped_bytes\":0,"
     ));
     assert!(output.contains("\"ending\":\"ok\",\"invoke_line\":1,\"complete_line\":4}"));
 }
@@ -277,12 +277,19 @@ fn all_models_are_listed_and_unknown_ones_refused() {
 }
 
 #[test]
-fn a_history_of_nothing_is_no_pass() {
+fn a_history_of_nothing_says_so_and_is_no_pass_where_more_is_asked_for() {
     for text in ["", "[]", ":nemesis\t:info\t:start\tnil\n"] {
         for name in Model::names() {
             let (code, output) = check(name, None, text.as_bytes(), false);
+            assert_eq!(code, 0, "{name}: {output}");
+            assert!(output.contains("nothing was judged: no process with a number calls"));
+            let asked = Asked {
+                at_least: 1,
+                ..Asked::default()
+            };
+            let (code, output) = check_as(asked, name, None, text.as_bytes(), false);
             assert_eq!(code, 3, "{name}: {output}");
-            assert!(output.starts_with("unknown: no process with a number calls"));
+            assert!(output.starts_with("unknown: 0 operations succeeded, 1 were asked for"));
         }
     }
 }
@@ -469,7 +476,7 @@ fn unusable_histories_are_refused_with_their_line() {
 fn a_writer_that_died_within_its_header_left_nothing() {
     for bytes in [&b"H"[..], b"HGHI", b"HGHIST\x01"] {
         let (code, output) = check("register", None, bytes, false);
-        assert_eq!(code, 3, "{output}");
+        assert_eq!(code, 0, "{output}");
         let dropped = format!("dropped {} bytes of a torn last record", bytes.len());
         assert!(output.contains(&dropped), "{output}");
     }
@@ -607,7 +614,13 @@ fn odd_values_of_counters_and_queues_are_taken_as_they_are_or_refused() {
 fn values_that_look_like_keys_may_be_values() {
     let text = "0\t:invoke\t:write\t[1 2]\n0\t:ok\t:write\t[1 2]\n\
                 0\t:invoke\t:cas\t[[1 2] [7 8]]\n0\t:ok\t:cas\t[[1 2] [7 8]]\n";
-    let judged = |whose| check_of(whose, "cas-register", None, text.as_bytes(), false).0;
+    let judged = |whose| {
+        let asked = Asked {
+            whose,
+            ..Asked::default()
+        };
+        check_as(asked, "cas-register", None, text.as_bytes(), false).0
+    };
     assert_eq!((judged(Objects::ByKey), judged(Objects::One)), (1, 0));
 }
 
