@@ -33,7 +33,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             most_held: 4 << 20,
-            most_compared: 1 << 34,
+            most_compared: 1 << 37,
         }
     }
 }

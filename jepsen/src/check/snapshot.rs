@@ -128,7 +128,7 @@ struct Image<'a> {
     taken_by: Option<Step<'a>>,
     /// The call that was told so; another than the first if the outcome of earlier ones is unknown.
     told: Option<Step<'a>>,
-    /// Per block its tag and the first call that read it.
+    /// Per block its tag and a call that read it.
     blocks: BTreeMap<u64, (u64, usize)>,
     /// When the first read through it ended, and which that is.
     seen: Option<(u64, usize)>,
@@ -204,7 +204,12 @@ fn note_read<'a>(
     image.seen = image.seen.into_iter().chain(ended).min();
     let mut refusal = None;
     for (block, tag) in range.zip(found) {
-        let (known, reader) = *image.blocks.entry(block).or_insert((tag, step.at));
+        let shown = image.blocks.entry(block).or_insert((tag, step.at));
+        let (known, reader) = *shown;
+        // Whoever saw it first may be the proof of when it was taken, too.
+        if known == tag && image.seen == ended {
+            shown.1 = step.at;
+        }
         if known != tag && refusal.is_none() {
             let what = format!("block {block} of one snapshot was read with two contents");
             let operations = vec![reader as u64, step.at as u64];
