@@ -6,9 +6,11 @@
 
 mod abandonment;
 mod ambush;
+mod blows;
 mod classes;
 mod clients;
 mod cluster;
+mod crash_loops;
 mod deep_damage;
 mod disk_nemesis;
 mod images;
@@ -18,6 +20,7 @@ mod operating;
 mod operations;
 mod operators;
 mod other_disks;
+mod phase_aims;
 mod phase_nemesis;
 mod plan;
 mod restoration;

@@ -14,7 +14,9 @@ use super::classes::Class;
 use super::operators::{self, OperatorAction};
 use super::shape::{self, Shape, Tunables};
 use super::splits::{self, Split};
-use super::{deep_damage, disk_nemesis, nemesis, phase_nemesis, stories, survival};
+use super::{
+    crash_loops, deep_damage, disk_nemesis, nemesis, phase_aims, phase_nemesis, stories, survival,
+};
 
 /// The disk moves to another proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -287,13 +289,14 @@ impl Plan {
                 .filter(|_| !struck.moves_or_loses_disks),
             splits: splits::draw(&mut stream(seed, 20), ground.safety),
         };
-        let tells_story = struck.story.is_some();
-        if let Some(story) = struck.story {
-            story.tell(&mut plan);
-        }
+        let told = struck.story.map(|story| story.tell(&mut plan));
         plan.hot_blocks = plan.hot_blocks.min(plan.room());
-        if !tells_story {
+        if told.is_none() {
             plan.operators = draw_operators(&plan, wanted);
+            plan.operators.extend(struck.operators);
+            plan.operators.sort_by_key(|action| action.at_ns);
+            plan.splits.extend(struck.splits);
+            plan.splits.sort_by_key(|split| split.at_ns);
         }
         plan
     }
@@ -368,6 +371,9 @@ struct Struck {
     /// Takes the place of all others.
     story: Option<stories::Story>,
     moves_or_loses_disks: bool,
+    /// What brings about the phases that faults are aimed at.
+    operators: Vec<OperatorAction>,
+    splits: Vec<Split>,
 }
 
 impl Struck {
@@ -395,7 +401,11 @@ impl Struck {
             wanted,
         };
         faults.extend(phase_nemesis::draw(&mut stream(seed, 17), &waiting));
+        let mut aims = phase_aims::draw(&mut stream(seed, 24), &waiting);
+        faults.append(&mut aims.faults);
+        faults.extend(crash_loops::draw(&mut stream(seed, 25), *ground, wanted));
         deep_damage::keep_quiet(&deep, &mut faults);
+        aims.keep_quiet(&mut faults);
         let moves_or_loses = |fault: &TimedFault| {
             matches!(
                 fault.action,
@@ -404,13 +414,16 @@ impl Struck {
                     | FaultAction::RestoreImage(_)
             )
         };
-        let moves_or_loses_disks = story.is_none() && deep.iter().any(moves_or_loses);
+        let moves_or_loses_disks =
+            story.is_none() && (aims.wipes_disk || deep.iter().any(moves_or_loses));
         faults.extend(deep);
         faults.sort_by_key(|fault| fault.at_ns);
         Self {
             faults,
             story,
             moves_or_loses_disks,
+            operators: aims.operators,
+            splits: aims.splits,
         }
     }
 }
@@ -428,7 +441,11 @@ fn draw_deep(
     let any = NodeIndex(u16::try_from(any).expect("few nodes"));
     let bearable = survival::budget(replication_factor, ground.nodes) > 0;
     let victim = victims.first().copied().or(bearable.then_some(any));
-    deep_damage::draw(&mut random, ground, victim, wanted)
+    let deep = deep_damage::draw(&mut random, ground, victim, wanted);
+    if deep.is_empty() && wanted.is_empty() {
+        return deep_damage::draw_misplaced(&mut stream(seed, 26), ground, victim);
+    }
+    deep
 }
 
 /// In one seed of three.
