@@ -6,5 +6,6 @@ pub mod copies;
 pub mod linearizability;
 pub mod losses;
 mod map;
+pub mod members;
 pub mod replicas;
 pub mod shards;

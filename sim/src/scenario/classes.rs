@@ -64,6 +64,8 @@ classes! {
     Extremes = "extremes",
     /// A process dies again and again, shortly after each of its starts.
     CrashLoops = "crash-loops",
+    /// Blank nodes join the cluster while it is used.
+    Additions = "additions",
 }
 
 impl Class {
@@ -93,6 +95,7 @@ impl Class {
                 | Self::Shapes
                 | Self::Extremes
                 | Self::CrashLoops
+                | Self::Additions
         )
     }
 }

@@ -266,7 +266,8 @@ impl Draw<'_> {
             | Class::Phases
             | Class::Shapes
             | Class::Extremes
-            | Class::CrashLoops => {
+            | Class::CrashLoops
+            | Class::Additions => {
                 debug_assert!(!class.is_damage(), "only damage is drawn here");
             }
         }

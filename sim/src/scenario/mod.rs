@@ -5,6 +5,7 @@
 //! a bound once the faults are healed.
 
 mod abandonment;
+mod additions;
 mod ambush;
 mod blows;
 mod classes;
@@ -31,6 +32,7 @@ mod splits;
 mod stories;
 pub mod survival;
 
+pub use additions::Addition;
 pub use classes::Class;
 pub use cluster::Cluster;
 pub use operations::{ClientId, ClientOperation, Deed, Operations};

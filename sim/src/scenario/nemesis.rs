@@ -149,6 +149,8 @@ impl Numbers {
     pub(super) const AIMS: Self = Self(80_000);
     /// Of crash loops.
     pub(super) const CRASH_LOOPS: Self = Self(90_000);
+    /// Of what strikes nodes that join.
+    pub(super) const ADDITIONS: Self = Self(100_000);
 
     /// The next one.
     pub(super) fn next(&mut self) -> FaultNumber {

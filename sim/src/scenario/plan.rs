@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::world::{FaultAction, NodeIndex, TimedFault};
 
+use super::additions::{self, Addition};
 use super::classes::Class;
 use super::operators::{self, OperatorAction};
 use super::shape::{self, Shape, Tunables};
@@ -129,6 +130,9 @@ pub struct Plan {
     /// Shards that an operator has split.
     #[serde(default)]
     pub splits: Vec<Split>,
+    /// Which of the nodes are not there from the beginning.
+    #[serde(default)]
+    pub additions: Vec<Addition>,
 }
 
 fn stream(seed: u64, label: u64) -> Random {
@@ -163,7 +167,21 @@ impl Plan {
             abandonment: None,
             restoration: None,
             splits: Vec::new(),
+            additions: Vec::new(),
         }
+    }
+
+    /// Whether a node is there from the beginning.
+    #[must_use]
+    pub fn is_founder(&self, node: NodeIndex) -> bool {
+        self.additions.iter().all(|addition| addition.node != node)
+    }
+
+    /// How many nodes are there from the beginning.
+    #[must_use]
+    pub fn founders(&self) -> u16 {
+        let added = u16::try_from(self.additions.len()).unwrap_or(u16::MAX);
+        self.nodes.saturating_sub(added)
     }
 
     /// Copies of the disk that has the fewest.
@@ -288,6 +306,7 @@ impl Plan {
             restoration: draw_restoration(&mut stream(seed, 10), ground, replication_factor)
                 .filter(|_| !struck.moves_or_loses_disks),
             splits: splits::draw(&mut stream(seed, 20), ground.safety),
+            additions: Vec::new(),
         };
         let told = struck.story.map(|story| story.tell(&mut plan));
         plan.hot_blocks = plan.hot_blocks.min(plan.room());
@@ -297,6 +316,7 @@ impl Plan {
             plan.operators.sort_by_key(|action| action.at_ns);
             plan.splits.extend(struck.splits);
             plan.splits.sort_by_key(|split| split.at_ns);
+            additions::draw(&mut stream(seed, 27), &mut plan, wanted);
         }
         plan
     }

@@ -47,7 +47,7 @@ impl Survival {
     #[must_use]
     pub fn new(plan: &Plan) -> Self {
         Self {
-            budget: budget(plan.fewest_copies(), plan.nodes),
+            budget: budget(plan.fewest_copies(), plan.founders()),
             damaged: BTreeSet::new(),
         }
     }

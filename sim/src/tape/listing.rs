@@ -38,6 +38,10 @@ pub fn describe(tape: &Tape) -> String {
         let what = format!("an operator asks for the split of shard {}", split.which);
         events.push((split.at_ns, String::new(), what));
     }
+    for addition in &plan.additions {
+        let what = "is added: a blank node starts and joins".to_owned();
+        events.push((addition.at_ns, addition.node.to_string(), what));
+    }
     events.extend(plan.operators.iter().map(operator_words));
     for operation in tape.script.operations.iter().flatten() {
         let seen = tape.failure.as_ref().is_some_and(|failure| {
