@@ -44,6 +44,7 @@ pub fn plan_of(test: &TestPlan) -> (Plan, Vec<String>) {
     plan.safety = Duration::from_millis(test.duration_ms);
     plan.faults = Vec::new();
     plan.operators = Vec::new();
+    plan.additions = Vec::new();
     plan.tunables = None;
     plan.abandonment.take_if(|one| one.node.0 >= test.nodes);
     plan.restoration.take_if(|one| one.node.0 >= test.nodes);

@@ -8,5 +8,6 @@ pub mod errors;
 pub mod linearizability;
 pub mod losses;
 mod map;
+pub mod members;
 pub mod replicas;
 pub mod shards;

@@ -42,6 +42,8 @@ classes! {
     LostPages = "lost-pages",
     /// Writes of the superblock get lost.
     LostSuperblock = "lost-superblock",
+    /// Writes land in other files of the disk.
+    MisplacedWrites = "misplaced-writes",
     /// A sync fails, later ones lie.
     LyingSyncs = "lying-syncs",
     /// The disk is gone for a while.
@@ -60,6 +62,10 @@ classes! {
     Shapes = "shapes",
     /// Figures of the nodes are at their extremes.
     Extremes = "extremes",
+    /// A process dies again and again, shortly after each of its starts.
+    CrashLoops = "crash-loops",
+    /// Blank nodes join the cluster while it is used.
+    Additions = "additions",
 }
 
 impl Class {
@@ -84,7 +90,12 @@ impl Class {
     pub fn is_damage(self) -> bool {
         !matches!(
             self,
-            Self::Operators | Self::Phases | Self::Shapes | Self::Extremes
+            Self::Operators
+                | Self::Phases
+                | Self::Shapes
+                | Self::Extremes
+                | Self::CrashLoops
+                | Self::Additions
         )
     }
 }

@@ -142,7 +142,8 @@ impl Cluster {
             agents,
         }));
         let begin = plan.nodes.saturating_sub(cluster.0.manner.spares);
-        for index in cluster.indexes().into_iter().take(usize::from(begin)) {
+        let first = cluster.indexes().into_iter().take(usize::from(begin));
+        for index in first.filter(|index| plan.is_founder(*index)) {
             cluster.start_one(index);
         }
         cluster
@@ -250,6 +251,7 @@ impl Cluster {
             .0
             .indexes
             .iter()
+            .filter(|seed| self.0.plan.is_founder(**seed))
             .take(3)
             .map(|seed| self.address(*seed))
             .collect();

@@ -14,12 +14,17 @@ use hedgerow_env::Random;
 use crate::world::{Crash, DiskArea, DiskFaults, FaultAction, NodeIndex, SyncMode, TimedFault};
 
 use super::classes::Class;
+use super::crash_loops::LOOP_MAXIMUM_NS;
 use super::nemesis::{Ground, Numbers};
 
 /// Bits that rot at once, at most.
 const ROTTEN_BITS: u64 = 8;
 /// Writes and reads that are lost or wrong, in parts per million.
 const RATES_PPM: [u32; 3] = [2_000, 20_000, 100_000];
+/// Of so many seeds without other damage below the blobs one has writes that land in other files.
+const ONE_MISPLACES_OF: u64 = 12;
+/// Writes that land in other files.
+const MISPLACED_PPM: [u32; 3] = [10_000, 60_000, 300_000];
 /// A node whose writes get lost goes on for so long afterwards: its journal marks what is durable.
 const QUIET_NS: u64 = 2_000_000_000;
 
@@ -55,10 +60,38 @@ pub(super) fn draw(
     let Some(node) = victim.filter(|_| drawn || !wanted.is_empty()) else {
         return Vec::new();
     };
+    // Misplaced writes have a stream of their own: a class more in this one would give every seed
+    // another.
+    let is_drawn_here = |class: &Class| *class != Class::MisplacedWrites;
     let classes = match wanted.is_empty() {
-        true => damages(Class::DRAWN),
+        true => damages(Class::DRAWN)
+            .into_iter()
+            .filter(is_drawn_here)
+            .collect(),
         false => wanted,
     };
+    strikes(random, ground, node, &classes)
+}
+
+/// Draws writes of `victim` that land in other files: in some seeds.
+pub(super) fn draw_misplaced(
+    random: &mut Random,
+    ground: Ground,
+    victim: Option<NodeIndex>,
+) -> Vec<TimedFault> {
+    match victim.filter(|_| random.chance(1, ONE_MISPLACES_OF)) {
+        Some(node) => strikes(random, ground, node, &[Class::MisplacedWrites]),
+        None => Vec::new(),
+    }
+}
+
+/// One of these classes, up to three times.
+fn strikes(
+    random: &mut Random,
+    ground: Ground,
+    node: NodeIndex,
+    classes: &[Class],
+) -> Vec<TimedFault> {
     if classes.is_empty() {
         return Vec::new();
     }
@@ -90,7 +123,8 @@ pub(super) fn draw(
 pub(super) fn keep_quiet(deep: &[TimedFault], faults: &mut Vec<TimedFault>) {
     let loses = |fault: &&TimedFault| match fault.action.deed() {
         FaultAction::Disk(_, rules) => {
-            rules.phantom_write_ppm > 0 || rules.sync != SyncMode::Honest
+            rules.phantom_write_ppm + rules.misplaced_write_ppm > 0
+                || rules.sync != SyncMode::Honest
         }
         _ => false,
     };
@@ -120,6 +154,7 @@ pub(super) fn keep_quiet(deep: &[TimedFault], faults: &mut Vec<TimedFault>) {
             FaultAction::Begin(_, ref begun) => match **begun {
                 // So may a call that fails, and stops the node.
                 FaultAction::Disk(node, _) => Some((node, QUIET_NS)),
+                FaultAction::CrashLoop(node, _) => Some((node, LOOP_MAXIMUM_NS)),
                 _ => None,
             },
             _ => None,
@@ -133,6 +168,40 @@ pub(super) fn keep_quiet(deep: &[TimedFault], faults: &mut Vec<TimedFault>) {
         };
         !crashed.is_some_and(hit)
     });
+}
+
+/// Takes out what may end a node's life from `from_ns` on: also what comes at no fixed time.
+pub(super) fn leave_alone(node: NodeIndex, from_ns: u64, faults: &mut Vec<TimedFault>) {
+    faults.retain(|fault| {
+        let is_timed = match fault.action {
+            FaultAction::CrashAfterCalls(..) | FaultAction::AtPhase(..) => false,
+            FaultAction::Begin(_, ref begun) if matches!(**begun, FaultAction::CrashLoop(..)) => {
+                fault.at_ns < from_ns.saturating_sub(QUIET_NS + LOOP_MAXIMUM_NS)
+            }
+            _ => fault.at_ns < from_ns.saturating_sub(QUIET_NS),
+        };
+        is_timed || !may_end(&fault.action, node)
+    });
+}
+
+/// Whether an action may end the life of `node`, at once or by a call of its disk that fails. Lost
+/// writes of the journal do not by themselves: they are what it is left alone for.
+fn may_end(action: &FaultAction, node: NodeIndex) -> bool {
+    match action.deed() {
+        FaultAction::Crash(of, _)
+        | FaultAction::CrashAfterCalls(of, ..)
+        | FaultAction::CrashLoop(of, _)
+        | FaultAction::WipeDisk(of)
+        | FaultAction::RestoreImage(of) => *of == node,
+        FaultAction::RotIn(of, area, _) => *of == node && *area != DiskArea::Extents,
+        FaultAction::SwapDisks(one, other) => [*one, *other].contains(&node),
+        FaultAction::Disk(of, rules) => {
+            let loses = rules.phantom_write_ppm > 0 && rules.area == DiskArea::Journal;
+            *of == node && !loses
+        }
+        FaultAction::AtPhase(.., faults) => faults.iter().any(|one| may_end(&one.action, node)),
+        _ => false,
+    }
 }
 
 impl Draw<'_> {
@@ -192,7 +261,13 @@ impl Draw<'_> {
                 self.push(until_ns, FaultAction::Restart(self.node));
             }
             Class::SwappedDisks => self.swap(at_ns),
-            Class::Operators | Class::Phases | Class::Shapes | Class::Extremes => {
+            Class::MisplacedWrites => self.misplace(at_ns),
+            Class::Operators
+            | Class::Phases
+            | Class::Shapes
+            | Class::Extremes
+            | Class::CrashLoops
+            | Class::Additions => {
                 debug_assert!(!class.is_damage(), "only damage is drawn here");
             }
         }
@@ -230,6 +305,27 @@ impl Draw<'_> {
             misdirected_write_ppm: u32::from(area != DiskArea::Superblock) * rate,
             stale_read_ppm: rate,
             area,
+            ..DiskFaults::default()
+        };
+        let until_ns = at_ns + self.milliseconds(100, 1_500);
+        self.stand(at_ns, until_ns, rules);
+        if self.random.chance(2, 3) {
+            self.restart(until_ns + QUIET_NS, Crash::KILL);
+        }
+    }
+
+    /// Whatever is written, or only blobs, entries of the journal, the state of Pages: it is missing
+    /// where it should be and destroys something where it lands.
+    fn misplace(&mut self, at_ns: u64) {
+        let areas = [
+            DiskArea::Everything,
+            DiskArea::Extents,
+            DiskArea::Journal,
+            DiskArea::Pages,
+        ];
+        let rules = DiskFaults {
+            misplaced_write_ppm: MISPLACED_PPM[self.random.index(MISPLACED_PPM.len())],
+            area: areas[self.random.index(areas.len())],
             ..DiskFaults::default()
         };
         let until_ns = at_ns + self.milliseconds(100, 1_500);

@@ -5,10 +5,13 @@
 //! a bound once the faults are healed.
 
 mod abandonment;
+mod additions;
 mod ambush;
+mod blows;
 mod classes;
 mod clients;
 mod cluster;
+mod crash_loops;
 mod deep_damage;
 mod disk_nemesis;
 mod images;
@@ -18,6 +21,7 @@ mod operating;
 mod operations;
 mod operators;
 mod other_disks;
+mod phase_aims;
 mod phase_nemesis;
 mod plan;
 mod restoration;
@@ -28,6 +32,7 @@ mod splits;
 mod stories;
 pub mod survival;
 
+pub use additions::Addition;
 pub use classes::Class;
 pub(crate) use clients::DISK;
 pub use cluster::Cluster;

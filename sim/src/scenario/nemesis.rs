@@ -145,6 +145,12 @@ impl Numbers {
     pub(super) const PHASES: Self = Self(60_000);
     /// Of what waits for phases while the cluster forms.
     pub(super) const FORMATION_PHASES: Self = Self(70_000);
+    /// Of what is aimed at single phases.
+    pub(super) const AIMS: Self = Self(80_000);
+    /// Of crash loops.
+    pub(super) const CRASH_LOOPS: Self = Self(90_000);
+    /// Of what strikes nodes that join.
+    pub(super) const ADDITIONS: Self = Self(100_000);
 
     /// The next one.
     pub(super) fn next(&mut self) -> FaultNumber {

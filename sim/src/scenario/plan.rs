@@ -10,11 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::world::{FaultAction, NodeIndex, TimedFault};
 
+use super::additions::{self, Addition};
 use super::classes::Class;
 use super::operators::{self, OperatorAction};
 use super::shape::{self, Shape, Tunables};
 use super::splits::{self, Split};
-use super::{deep_damage, disk_nemesis, nemesis, phase_nemesis, stories, survival};
+use super::{
+    crash_loops, deep_damage, disk_nemesis, nemesis, phase_aims, phase_nemesis, stories, survival,
+};
 
 /// The disk moves to another proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +130,9 @@ pub struct Plan {
     /// Shards that an operator has split.
     #[serde(default)]
     pub splits: Vec<Split>,
+    /// Which of the nodes are not there from the beginning.
+    #[serde(default)]
+    pub additions: Vec<Addition>,
 }
 
 fn stream(seed: u64, label: u64) -> Random {
@@ -161,7 +167,21 @@ impl Plan {
             abandonment: None,
             restoration: None,
             splits: Vec::new(),
+            additions: Vec::new(),
         }
+    }
+
+    /// Whether a node is there from the beginning.
+    #[must_use]
+    pub fn is_founder(&self, node: NodeIndex) -> bool {
+        self.additions.iter().all(|addition| addition.node != node)
+    }
+
+    /// How many nodes are there from the beginning.
+    #[must_use]
+    pub fn founders(&self) -> u16 {
+        let added = u16::try_from(self.additions.len()).unwrap_or(u16::MAX);
+        self.nodes.saturating_sub(added)
     }
 
     /// Copies of the disk that has the fewest.
@@ -286,14 +306,17 @@ impl Plan {
             restoration: draw_restoration(&mut stream(seed, 10), ground, replication_factor)
                 .filter(|_| !struck.moves_or_loses_disks),
             splits: splits::draw(&mut stream(seed, 20), ground.safety),
+            additions: Vec::new(),
         };
-        let tells_story = struck.story.is_some();
-        if let Some(story) = struck.story {
-            story.tell(&mut plan);
-        }
+        let told = struck.story.map(|story| story.tell(&mut plan));
         plan.hot_blocks = plan.hot_blocks.min(plan.room());
-        if !tells_story {
+        if told.is_none() {
             plan.operators = draw_operators(&plan, wanted);
+            plan.operators.extend(struck.operators);
+            plan.operators.sort_by_key(|action| action.at_ns);
+            plan.splits.extend(struck.splits);
+            plan.splits.sort_by_key(|split| split.at_ns);
+            additions::draw(&mut stream(seed, 27), &mut plan, wanted);
         }
         plan
     }
@@ -368,6 +391,9 @@ struct Struck {
     /// Takes the place of all others.
     story: Option<stories::Story>,
     moves_or_loses_disks: bool,
+    /// What brings about the phases that faults are aimed at.
+    operators: Vec<OperatorAction>,
+    splits: Vec<Split>,
 }
 
 impl Struck {
@@ -395,7 +421,11 @@ impl Struck {
             wanted,
         };
         faults.extend(phase_nemesis::draw(&mut stream(seed, 17), &waiting));
+        let mut aims = phase_aims::draw(&mut stream(seed, 24), &waiting);
+        faults.append(&mut aims.faults);
+        faults.extend(crash_loops::draw(&mut stream(seed, 25), *ground, wanted));
         deep_damage::keep_quiet(&deep, &mut faults);
+        aims.keep_quiet(&mut faults);
         let moves_or_loses = |fault: &TimedFault| {
             matches!(
                 fault.action,
@@ -404,13 +434,16 @@ impl Struck {
                     | FaultAction::RestoreImage(_)
             )
         };
-        let moves_or_loses_disks = story.is_none() && deep.iter().any(moves_or_loses);
+        let moves_or_loses_disks =
+            story.is_none() && (aims.wipes_disk || deep.iter().any(moves_or_loses));
         faults.extend(deep);
         faults.sort_by_key(|fault| fault.at_ns);
         Self {
             faults,
             story,
             moves_or_loses_disks,
+            operators: aims.operators,
+            splits: aims.splits,
         }
     }
 }
@@ -428,7 +461,11 @@ fn draw_deep(
     let any = NodeIndex(u16::try_from(any).expect("few nodes"));
     let bearable = survival::budget(replication_factor, ground.nodes) > 0;
     let victim = victims.first().copied().or(bearable.then_some(any));
-    deep_damage::draw(&mut random, ground, victim, wanted)
+    let deep = deep_damage::draw(&mut random, ground, victim, wanted);
+    if deep.is_empty() && wanted.is_empty() {
+        return deep_damage::draw_misplaced(&mut stream(seed, 26), ground, victim);
+    }
+    deep
 }
 
 /// In one seed of three.

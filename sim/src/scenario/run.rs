@@ -17,6 +17,7 @@ use crate::world::{
 };
 
 use super::abandonment;
+use super::additions;
 use super::clients::{Agents, DISK, read_all};
 use super::cluster::Cluster;
 use super::images::Images;
@@ -298,6 +299,7 @@ async fn phases(
     oracles::copies::check(world, &cluster, &disks, lost_disks, patience).await?;
     oracles::blobs::check(world, &cluster, &disks, seen).await?;
     no_invariant_broke(world, &cluster)?;
+    oracles::members::check(world, &cluster, &plan.additions).await?;
     let Some((node, image)) = image else {
         return Ok(());
     };
@@ -328,8 +330,8 @@ async fn form(world: &World, plan: &Plan, cluster: &Cluster) -> Result<(), Failu
                 continue;
             }
             let joined = node.groups().directory().topology().nodes.len();
-            if joined < usize::from(plan.nodes) {
-                last = format!("{joined} of {} nodes have joined", plan.nodes);
+            if joined < usize::from(plan.founders()) {
+                last = format!("{joined} of {} nodes have joined", plan.founders());
                 continue;
             }
             let command = RootCommand::CreateDisk {
@@ -408,6 +410,7 @@ async fn strike(
         operator.look(world, cluster);
         commits.look(world, cluster, plan.policy.placement).await?;
         splitter.look(world, cluster, began);
+        additions::start_due(cluster, &plan.additions, world.now_ns() - began);
         if let (None, Some(due)) = (&image, &plan.restoration)
             && began + due.image_at_ns <= world.now_ns()
         {
@@ -472,6 +475,7 @@ impl Operator {
 
 /// Ends every fault and starts every node.
 fn heal(world: &World, plan: &Plan, cluster: &Cluster) {
+    additions::start_due(cluster, &plan.additions, u64::MAX);
     world.end_all_standing();
     world.guard_images(Some(Arc::new(|_| false)));
     world.reset_links();
@@ -540,10 +544,16 @@ pub(crate) async fn converge(world: &World, cluster: &Cluster) -> Result<(), Fai
             .await
             .flatten()
         {
-            Some(statistics) if statistics.incomplete == 0 => return Ok(()),
+            Some(statistics) if statistics.incomplete == 0 => match outsider(cluster) {
+                None => return Ok(()),
+                Some(index) => last = format!("node {index} is not known everywhere"),
+            },
             Some(statistics) => {
                 last = format!("{statistics:?}");
-                if cluster.lost_disks() > 0 && lacks_only_what_is_lost(world, cluster).await {
+                if cluster.lost_disks() > 0
+                    && outsider(cluster).is_none()
+                    && lacks_only_what_is_lost(world, cluster).await
+                {
                     return Ok(());
                 }
             }
@@ -554,6 +564,19 @@ pub(crate) async fn converge(world: &World, cluster: &Cluster) -> Result<(), Fai
         "convergence",
         format!("after {CONVERGE_LIMIT:?}: {last}"),
     ))
+}
+
+/// A node that runs and that some other does not know of.
+fn outsider(cluster: &Cluster) -> Option<NodeIndex> {
+    let nodes = cluster.nodes();
+    let known_to = |other: &hedgerow_node::Node, node: &hedgerow_node::Node| {
+        let topology = other.groups().directory().topology();
+        topology.nodes.iter().any(|record| record.node == node.id())
+    };
+    let mut outside = nodes
+        .iter()
+        .filter(|(_, node)| !nodes.iter().all(|(_, other)| known_to(other, node)));
+    outside.next().map(|(index, _)| *index)
 }
 
 async fn lacks_only_what_is_lost(world: &World, cluster: &Cluster) -> bool {

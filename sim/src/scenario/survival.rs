@@ -47,7 +47,7 @@ impl Survival {
     #[must_use]
     pub fn new(plan: &Plan) -> Self {
         Self {
-            budget: budget(plan.fewest_copies(), plan.nodes),
+            budget: budget(plan.fewest_copies(), plan.founders()),
             damaged: BTreeSet::new(),
         }
     }
@@ -92,7 +92,10 @@ impl Survival {
         let passing = match fault {
             DiskFault::Error => true,
             DiskFault::FlipOnRead { .. } => DiskArea::Extents.holds(&id.path),
-            DiskFault::Phantom | DiskFault::Misdirect { .. } | DiskFault::Stale => false,
+            DiskFault::Phantom
+            | DiskFault::Misdirect { .. }
+            | DiskFault::Misplace { .. }
+            | DiskFault::Stale => false,
         };
         let number = id
             .disk
@@ -159,7 +162,13 @@ fn looks_damaged(fault: &TimedFault) -> bool {
 fn damages(faults: &DiskFaults) -> bool {
     let lies = matches!(faults.sync, SyncMode::FailThenLie | SyncMode::Lie);
     let flips = faults.flip_on_read_ppm > 0 && faults.area != DiskArea::Extents;
-    let loses = faults.phantom_write_ppm + faults.misdirected_write_ppm + faults.stale_read_ppm > 0;
+    let wrong = [
+        faults.phantom_write_ppm,
+        faults.misdirected_write_ppm,
+        faults.misplaced_write_ppm,
+        faults.stale_read_ppm,
+    ];
+    let loses = wrong.into_iter().any(|ppm| ppm > 0);
     faults.lost || lies || flips || loses
 }
 

@@ -118,6 +118,8 @@ pub enum Feature {
     Restoration,
     /// No shard is split.
     Splits,
+    /// Every node is there from the beginning.
+    Additions,
     /// Clients have the lowest numbers, blocks too.
     Numbers,
 }
@@ -219,6 +221,7 @@ impl Feature {
             Self::Abandonment => plan.abandonment = None,
             Self::Restoration => plan.restoration = None,
             Self::Splits => plan.splits.clear(),
+            Self::Additions => plan.additions.clear(),
             Self::Shards => plan.shards = 1,
             Self::DataCentres => plan.data_centres = 1,
             Self::Racks => plan.racks = 1,

@@ -70,6 +70,7 @@ fn ends(end: &FaultAction, begun: &FaultAction) -> bool {
             FaultAction::Restart(node),
             FaultAction::Crash(begun, _)
             | FaultAction::CrashAfterCalls(begun, ..)
+            | FaultAction::CrashLoop(begun, _)
             | FaultAction::Disk(begun, _)
             | FaultAction::WipeDisk(begun),
         )

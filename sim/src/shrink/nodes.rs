@@ -33,6 +33,10 @@ pub(super) fn keep(script: &mut Script, kept: &[NodeIndex]) {
         let node = action.node_mut();
         node.is_none_or(|node| renumber(node, renumbered))
     });
+    // The first that is left is there from the beginning.
+    plan.additions.retain_mut(|addition| {
+        renumber(&mut addition.node, renumbered) && addition.node != NodeIndex(0)
+    });
     let mut restoration = plan.restoration;
     plan.restoration =
         restoration.take_if(|restoration| renumber(&mut restoration.node, renumbered));

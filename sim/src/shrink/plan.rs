@@ -193,6 +193,7 @@ fn shapes() -> Vec<Vec<Edit>> {
         vec![Edit::Plain(Feature::Abandonment)],
         vec![Edit::Plain(Feature::Restoration)],
         vec![Edit::Plain(Feature::Splits)],
+        vec![Edit::Plain(Feature::Additions)],
     ]
 }
 

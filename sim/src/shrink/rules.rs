@@ -21,6 +21,7 @@ pub(super) fn without_rates(action: &mut FaultAction) -> bool {
             &mut faults.sync_error_ppm,
             &mut faults.phantom_write_ppm,
             &mut faults.misdirected_write_ppm,
+            &mut faults.misplaced_write_ppm,
             &mut faults.stale_read_ppm,
             &mut faults.flip_on_read_ppm,
         ],

@@ -21,8 +21,11 @@ fn moments(script: &mut Script) -> Vec<&mut u64> {
         };
         std::iter::once(&mut action.at_ns).chain(until_ns)
     });
+    let additions = plan.additions.iter_mut();
+    let additions = additions.map(|addition| &mut addition.at_ns);
     faults
         .chain(moves)
+        .chain(additions)
         .chain(operators)
         .chain(operations)
         .collect()
@@ -50,6 +53,10 @@ pub(super) fn truncate(script: &mut Script, at_ns: u64) {
     script.plan.faults.retain(|fault| fault.at_ns <= at_ns);
     script.plan.moves.retain(|one| one.at_ns <= at_ns);
     script.plan.operators.retain(|one| one.at_ns <= at_ns);
+    // Whoever was to come later comes when the faults end.
+    for addition in &mut script.plan.additions {
+        addition.at_ns = addition.at_ns.min(at_ns);
+    }
     if let Some(operations) = &mut script.operations {
         operations.retain(|operation| operation.at_ns <= at_ns);
     }

@@ -50,6 +50,7 @@ pub(crate) fn check(script: &Script) -> Result<(), TapeError> {
         )?;
     }
     check_operators(script)?;
+    check_additions(script)?;
     if let Some(abandonment) = &script.plan.abandonment {
         let place = "plan.abandonment";
         known(nodes, abandonment.node, || format!("{place}.node"))?;
@@ -147,6 +148,22 @@ fn check_operators(script: &Script) -> Result<(), TapeError> {
         };
         within(&place("deed.disk"), disk, 1, OTHER_DISKS_MAXIMUM)?;
         within(&place("deed.halves"), halves, 1, HALVES_MAXIMUM)?;
+    }
+    Ok(())
+}
+
+/// Added nodes are distinct, and not all: the first one founds the cluster.
+fn check_additions(script: &Script) -> Result<(), TapeError> {
+    let plan = &script.plan;
+    let mut seen = BTreeSet::from([NodeIndex(0)]);
+    for (at, addition) in plan.additions.iter().enumerate() {
+        let place = |field: &str| format!("plan.additions[{at}].{field}");
+        within(&place("at_ns"), addition.at_ns, 0, TIME_MAXIMUM_NS)?;
+        known(plan.nodes, addition.node, || place("node"))?;
+        if !seen.insert(addition.node) {
+            let reason = format!("node {} is there already", addition.node);
+            return Err(TapeError::field(place("node"), reason));
+        }
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use crate::scenario::{ClientId, ClientOperation, Deed, Move, OperatorAction, OperatorDeed, Plan};
 use crate::world::{
-    Crash, DiskFaults, FaultAction, LinkRules, LinkState, NodeIndex, Strike, TimedFault,
+    Crash, CrashLoop, DiskFaults, FaultAction, LinkRules, LinkState, NodeIndex, Strike, TimedFault,
 };
 
 use super::Tape;
@@ -37,6 +37,10 @@ pub fn describe(tape: &Tape) -> String {
     for split in &plan.splits {
         let what = format!("an operator asks for the split of shard {}", split.which);
         events.push((split.at_ns, String::new(), what));
+    }
+    for addition in &plan.additions {
+        let what = "is added: a blank node starts and joins".to_owned();
+        events.push((addition.at_ns, addition.node.to_string(), what));
     }
     events.extend(plan.operators.iter().map(operator_words));
     for operation in tape.script.operations.iter().flatten() {
@@ -227,6 +231,7 @@ fn action_words(action: &FaultAction) -> (String, String) {
             node.to_string(),
             format!("at disk call {calls} from now: {}", crash_words(*crash)),
         ),
+        FaultAction::CrashLoop(node, rule) => (node.to_string(), loop_words(rule)),
         FaultAction::Restart(node) => (node.to_string(), "starts, if it is down".into()),
         FaultAction::Pause(node) => (node.to_string(), "pauses".into()),
         FaultAction::Resume(node) => (node.to_string(), "resumes".into()),
@@ -285,6 +290,12 @@ fn action_words(action: &FaultAction) -> (String, String) {
         ),
         FaultAction::WipeDisk(node) => (node.to_string(), "its disk is wiped".into()),
     }
+}
+
+fn loop_words(rule: &CrashLoop) -> String {
+    let (crash, life) = (crash_words(rule.crash), milliseconds(rule.life_ns));
+    let down = milliseconds(rule.down_ns);
+    format!("{crash}, and again at most {life} after each start; it starts {down} after each end")
 }
 
 fn crash_words(crash: Crash) -> &'static str {

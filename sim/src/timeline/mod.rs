@@ -227,6 +227,7 @@ fn plan_facts(plan: &Plan) -> Value {
         "pause": format!("{:?}", plan.pause),
         "faults last": format!("{:?}", plan.safety),
         "moves of the disk": plan.moves.len(),
+        "nodes added later": plan.additions.len(),
         "clock drift, ppm": plan.drift_ppm,
         "fault actions": plan.faults.len(),
     })

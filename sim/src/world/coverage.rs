@@ -215,7 +215,7 @@ impl World {
         let kind = match fault {
             DiskFault::Error => FaultKind::IoError,
             DiskFault::Phantom => FaultKind::Phantom,
-            DiskFault::Misdirect { .. } => FaultKind::Misdirected,
+            DiskFault::Misdirect { .. } | DiskFault::Misplace { .. } => FaultKind::Misdirected,
             DiskFault::Stale | DiskFault::FlipOnRead { .. } => FaultKind::BadRead,
         };
         if let Some(node) = self.find(name) {

@@ -26,6 +26,7 @@ const TAG_STALE: u64 = 4;
 const TAG_FLIP: u64 = 5;
 const TAG_JITTER: u64 = 6;
 const TAG_PLACE: u64 = 7;
+const TAG_MISPLACE: u64 = 8;
 
 /// What a disk is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +122,8 @@ pub struct DiskFaults {
     pub phantom_write_ppm: u32,
     /// Writes that land elsewhere in their file.
     pub misdirected_write_ppm: u32,
+    /// Writes that land in another file of the disk.
+    pub misplaced_write_ppm: u32,
     /// Reads that return what was last durable.
     pub stale_read_ppm: u32,
     /// Reads that return a flipped bit.
@@ -154,6 +157,7 @@ impl DiskFaults {
             sync_error_ppm: self.sync_error_ppm.max(other.sync_error_ppm),
             phantom_write_ppm: self.phantom_write_ppm.max(other.phantom_write_ppm),
             misdirected_write_ppm: self.misdirected_write_ppm.max(other.misdirected_write_ppm),
+            misplaced_write_ppm: self.misplaced_write_ppm.max(other.misplaced_write_ppm),
             stale_read_ppm: self.stale_read_ppm.max(other.stale_read_ppm),
             flip_on_read_ppm: self.flip_on_read_ppm.max(other.flip_on_read_ppm),
             area: if self.area == other.area {
@@ -391,6 +395,10 @@ impl Device {
                 Err(state.fail(&handle.path, "write", "input/output error"))
             }
             Some(DiskFault::Phantom) => Ok(true),
+            Some(DiskFault::Misplace { choice }) => {
+                state.misplace(&handle.path, choice, data, at_ns);
+                Ok(true)
+            }
             Some(DiskFault::Misdirect { sector }) if length > bytes => {
                 let places = (length - bytes) / SECTOR_BYTES + 1;
                 let elsewhere = sector % places * SECTOR_BYTES;
@@ -697,6 +705,29 @@ impl Device {
 }
 
 impl DeviceState {
+    /// A write lands in a file that it was not meant for, within its length: nowhere, if no other has
+    /// room for it.
+    fn misplace(&mut self, meant: &str, choice: u64, data: &Bytes, at_ns: u64) {
+        let bytes = u64::try_from(data.len()).expect("a length fits 64 bits");
+        let mut homes = Vec::new();
+        for path in self.files.paths() {
+            let length = self.files.named(&path).map_or(0, |file| file.length());
+            if path != meant && length >= bytes {
+                homes.push((path, (length - bytes) / SECTOR_BYTES + 1));
+            }
+        }
+        let count = u64::try_from(homes.len())
+            .expect("a length fits 64 bits")
+            .max(1);
+        let home = usize::try_from(choice % count).expect("below a length");
+        if let Some((path, places)) = homes.get(home)
+            && let Some(file) = self.files.named(path)
+        {
+            let sector = choice / count % places;
+            file.write(sector * SECTOR_BYTES, data.clone(), at_ns);
+        }
+    }
+
     fn fail(&mut self, path: &str, operation: &'static str, reason: &str) -> DiskError {
         self.failed = true;
         DiskError::Device {
@@ -751,6 +782,11 @@ fn chance(dice: Dice, call: DiskCall, faults: &DiskFaults) -> Option<DiskFault> 
         DiskCall::Write if dice.chance(TAG_MISDIRECT, faults.misdirected_write_ppm) => {
             Some(DiskFault::Misdirect {
                 sector: dice.bits(TAG_PLACE),
+            })
+        }
+        DiskCall::Write if dice.chance(TAG_MISPLACE, faults.misplaced_write_ppm) => {
+            Some(DiskFault::Misplace {
+                choice: dice.bits(TAG_PLACE),
             })
         }
         DiskCall::Read if dice.chance(TAG_STALE, faults.stale_read_ppm) => Some(DiskFault::Stale),

@@ -13,6 +13,7 @@ use hedgerow_env::Phase;
 use serde::{Deserialize, Serialize};
 
 use super::World;
+use super::crash_loop::CrashLoop;
 use super::disk::{DiskArea, DiskFaults, DiskImage};
 use super::lifecycle::Crash;
 use super::link::LinkRules;
@@ -95,6 +96,11 @@ pub enum DiskFault {
     Misdirect {
         /// The offset it lands at, in sectors, modulo the length of the file.
         sector: u64,
+    },
+    /// A write lands in another file of the disk.
+    Misplace {
+        /// Which file and where, modulo the places that there are.
+        choice: u64,
     },
     /// A read returns what was last durable.
     Stale,
@@ -223,6 +229,8 @@ pub enum FaultAction {
     Crash(NodeIndex, Crash),
     /// [`World::crash_after_calls`].
     CrashAfterCalls(NodeIndex, u64, Crash),
+    /// The process dies, and again after each start, until it ends: under a number alone.
+    CrashLoop(NodeIndex, CrashLoop),
     /// [`World::restart`], when the node is down and was started before.
     Restart(NodeIndex),
     /// [`World::pause`].
@@ -274,6 +282,7 @@ impl FaultAction {
         match self {
             Self::Crash(node, _)
             | Self::CrashAfterCalls(node, ..)
+            | Self::CrashLoop(node, _)
             | Self::Restart(node)
             | Self::Pause(node)
             | Self::Resume(node)
@@ -370,6 +379,8 @@ impl World {
             FaultAction::CrashAfterCalls(node, calls, crash) => {
                 self.crash_after_calls(*node, *calls, *crash);
             }
+            // Nothing would ever end it.
+            FaultAction::CrashLoop(..) => return false,
             FaultAction::Restart(node) => return self.restart_if_down(*node),
             FaultAction::Pause(node) => return self.pause(*node),
             FaultAction::Resume(node) => return self.resume(*node),
@@ -424,12 +435,20 @@ impl World {
             FaultAction::Pause(node) => {
                 self.pause(*node);
             }
+            FaultAction::CrashLoop(node, rule) => self.begin_crash_loop(*node, number, *rule),
             other => return self.apply(other),
         }
         let standing = &self.0.faults.standing;
         let mut standing = standing.lock().expect("no panic while faults are counted");
         standing.insert(number, begun.clone());
         true
+    }
+
+    /// Whether something stands under a number.
+    pub(super) fn is_standing(&self, number: FaultNumber) -> bool {
+        let standing = &self.0.faults.standing;
+        let standing = standing.lock().expect("no panic while faults are counted");
+        standing.contains_key(&number)
     }
 
     fn end(&self, number: FaultNumber) -> bool {

@@ -10,6 +10,7 @@ mod cached_file;
 mod clock;
 mod connection;
 mod coverage;
+mod crash_loop;
 mod device;
 mod disk;
 mod faults;
@@ -35,6 +36,7 @@ use madsim::time::TimeHandle;
 
 pub use clock::{RATE_BOUND_PPM, wall_time};
 pub use coverage::{Coverage, FaultKind};
+pub use crash_loop::CrashLoop;
 pub use disk::{DiskArea, DiskFaults, DiskImage, DiskSpec, SECTOR_BYTES, Survival, SyncMode};
 pub use faults::{
     DiskCall, DiskCallId, DiskFault, FaultAction, FaultNumber, ImagesGuard, MessageFault,

@@ -700,3 +700,38 @@ fn faults_that_stand_are_ended_one_by_one() {
         assert_eq!(world.disk_faults(a), DiskFaults::default());
     });
 }
+
+#[test]
+fn a_misplaced_write_lands_in_another_file_that_has_room_for_it() {
+    check(12, |world| async move {
+        let (a, env, file) = durable_ones(&world).await;
+        let small = create(&env, "small").await;
+        write(&small, 0, 2, SECTOR).await;
+        let other = create(&env, "other").await;
+        write(&other, 0, 3, 4 * SECTOR).await;
+        let id = DiskCallId {
+            disk: "a".to_owned(),
+            path: "f".to_owned(),
+            call: DiskCall::Write,
+            number: 1,
+        };
+        world.script(Strike::Disk(id, DiskFault::Misplace { choice: 2 }));
+        write(&file, 0, 4, 2 * SECTOR).await;
+        assert_eq!(contents(&env, "f").await, [1; 8_192], "it is missing here");
+        assert_eq!(contents(&env, "small").await, [2; SECTOR]);
+        let landed = [[3; SECTOR], [3; SECTOR], [4; SECTOR], [4; SECTOR]].concat();
+        assert_eq!(contents(&env, "other").await, landed);
+        // There is no other file with so much room: it is lost.
+        world.set_disk_faults(
+            a,
+            DiskFaults {
+                misplaced_write_ppm: 1_000_000,
+                ..DiskFaults::default()
+            },
+        );
+        write(&file, 0, 5, 8 * SECTOR).await;
+        world.set_disk_faults(a, DiskFaults::default());
+        assert_eq!(contents(&env, "f").await, [1; 8_192]);
+        assert_eq!(contents(&env, "other").await, landed);
+    });
+}

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hedgerow_env::{HaltReason, current_env};
-use hedgerow_sim::world::{Crash, NodeSpec, NodeStatus, WorldConfig, run_in_world};
+use hedgerow_sim::world::{
+    Crash, CrashLoop, FaultAction, FaultNumber, NodeSpec, NodeStatus, WorldConfig, run_in_world,
+};
 
 use crate::{check, nodes};
 
@@ -223,4 +225,37 @@ fn a_panic_and_a_deadlock_fail_the_run_with_its_seed() {
             .message
             .contains("limit")
     );
+}
+
+#[test]
+fn a_crash_loop_ends_each_life_soon_until_it_ends() {
+    check(13, |world| async move {
+        let [a] = nodes(&world);
+        let ticks = Arc::new(AtomicU64::new(0));
+        world.start(a, ticking(&ticks));
+        world.sleep(Duration::from_millis(1_500)).await;
+        let rule = CrashLoop {
+            crash: Crash::KILL,
+            life_ns: 300_000_000,
+            down_ns: 100_000_000,
+        };
+        let number = FaultNumber(7);
+        let begun = Box::new(FaultAction::CrashLoop(a, rule));
+        assert!(world.apply(&FaultAction::Begin(number, begun)));
+        assert_eq!(world.status(a), NodeStatus::Down);
+        world.sleep(Duration::from_secs(10)).await;
+        let lives = world.incarnation(a);
+        assert!((25..100).contains(&lives), "{lives} lives in ten seconds");
+        assert_eq!(
+            ticks.load(Ordering::Relaxed),
+            1,
+            "none has lived for a second"
+        );
+        assert!(world.apply(&FaultAction::End(number)));
+        world.restart_if_down(a);
+        let lives = world.incarnation(a);
+        world.sleep(Duration::from_millis(2_500)).await;
+        assert_eq!(world.incarnation(a), lives);
+        assert!(ticks.load(Ordering::Relaxed) >= 3);
+    });
 }

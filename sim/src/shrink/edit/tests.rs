@@ -1,6 +1,6 @@
 //! Each edit leaves out what it says, and nothing else.
 
-use crate::scenario::{Move, Plan};
+use crate::scenario::{Addition, Move, Plan};
 use crate::world::{
     Crash, DiskCall, DiskCallId, DiskFault, DiskFaults, FaultAction, LinkRules, MessageFault,
     MessageId, TimedFault,
@@ -113,6 +113,25 @@ fn nodes_that_stay_get_new_numbers_everywhere() {
     assert_eq!(nodes, [0, 0, 2]);
     assert!(matches!(&after.strikes[..], [Strike::Disk(id, _)] if id.disk == "node-2"));
     assert_eq!(Edit::KeepNodes(Vec::new()).apply(&script()), None);
+}
+
+#[test]
+fn added_nodes_are_renumbered_too_and_one_is_always_there_from_the_beginning() {
+    let mut script = script();
+    let added = |number, at_ns| Addition {
+        at_ns,
+        node: node(number),
+    };
+    script.plan.additions = vec![added(1, 5), added(3, 7)];
+    let kept = |nodes: &[u16]| {
+        let nodes = nodes.iter().copied().map(node).collect();
+        let after = Edit::KeepNodes(nodes).apply(&script);
+        after.expect("a smaller cluster").plan.additions
+    };
+    assert_eq!(kept(&[0, 2, 3]), [added(2, 7)]);
+    assert_eq!(kept(&[1, 3]), [added(1, 7)]);
+    let all = Edit::Plain(Feature::Additions).apply(&script);
+    assert!(all.expect("it changes something").plan.additions.is_empty());
 }
 
 #[test]
