@@ -16,6 +16,7 @@ mod deep_damage;
 mod disk_nemesis;
 mod images;
 mod initiators;
+mod late_stories;
 mod nemesis;
 mod operating;
 mod operations;

@@ -9,6 +9,7 @@
 //! another run drew gives out the same operations at the same moments.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU64;
 
 use hedgerow_env::Random;
 use hedgerow_jepsen::check::BlockOp;
@@ -173,10 +174,12 @@ impl Operations {
                 .sort_by_key(|operation| operation.at_ns);
         }
         let mut mix = Random::from_seed(identity_seed(plan.seed, "mix", []));
+        let one_zeroes_of = [6, 6, 2][mix.index(3)];
+        let one_cancels_of = [8, 8, 2][mix.index(3)];
         Self {
             seed: plan.seed,
-            one_zeroes_of: [6, 6, 2][mix.index(3)],
-            one_cancels_of: [8, 8, 2][mix.index(3)],
+            one_zeroes_of,
+            one_cancels_of: plan.one_cancels_of.map_or(one_cancels_of, NonZeroU64::get),
             hot_blocks: plan.hot_blocks,
             window_blocks: plan.window_blocks(),
             most_blocks: plan.most_blocks(),

@@ -2,6 +2,7 @@
 //!
 //! Each part is drawn from its own stream, so that a change of one part does not shift another.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use hedgerow_env::Random;
@@ -16,7 +17,8 @@ use super::operators::{self, OperatorAction};
 use super::shape::{self, Shape, Tunables};
 use super::splits::{self, Split};
 use super::{
-    crash_loops, deep_damage, disk_nemesis, nemesis, phase_aims, phase_nemesis, stories, survival,
+    crash_loops, deep_damage, disk_nemesis, late_stories, nemesis, phase_aims, phase_nemesis,
+    stories, survival,
 };
 
 /// The disk moves to another proxy.
@@ -104,6 +106,9 @@ pub struct Plan {
     pub initiators: u32,
     /// Pause between a client's operations, at most.
     pub pause: Duration,
+    /// Of so many writes one is cancelled, where the plan says; else a number is drawn.
+    #[serde(default)]
+    pub one_cancels_of: Option<NonZeroU64>,
     /// How long faults strike.
     pub safety: Duration,
     /// Where the disk moves when; it begins at node 0, where it also is once the faults have ended.
@@ -157,6 +162,7 @@ impl Plan {
             clients: 1,
             initiators: 0,
             pause: Duration::from_millis(10),
+            one_cancels_of: None,
             safety: Duration::from_secs(1),
             moves: Vec::new(),
             drift_ppm: Vec::new(),
@@ -293,6 +299,7 @@ impl Plan {
             clients: 1 + u32::try_from(work.below(4)).expect("small"),
             initiators: u32::try_from(work.below(4)).expect("small"),
             pause: Duration::from_millis(pauses[work.index(3)]),
+            one_cancels_of: None,
             safety: ground.safety,
             moves,
             drift_ppm: (0..nodes).map(drift).collect(),
@@ -407,7 +414,8 @@ impl Struck {
         let mut faults = nemesis::draw(&mut stream(seed, 5), *ground, moves);
         // Whoever asks for damage is not told a story instead. (It would set the length of the run, too.)
         let story = match wanted.is_empty() {
-            true => stories::draw(&mut stream(seed, 8), ground),
+            true => late_stories::draw(&mut stream(seed, 36), ground)
+                .or_else(|| stories::draw(&mut stream(seed, 8), ground)),
             false => None,
         };
         let of_disks = disk_nemesis::draw(&mut stream(seed, 9), *ground, replication_factor);

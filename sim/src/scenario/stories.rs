@@ -8,6 +8,7 @@
 //! Invariants: a story is within the fault model, as any other plan; a seed that tells none has the
 //! plan that it would have without stories.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use hedgerow_env::Random;
@@ -22,7 +23,7 @@ const SHORTEST_MS: u64 = 24_000;
 /// By how much it may be longer.
 const LONGER_MS: u64 = 10_000;
 /// The disk comes to its first holder within this time after its move.
-const SETTLED_NS: u64 = 2_000_000_000;
+pub(super) const SETTLED_NS: u64 = 2_000_000_000;
 /// Between blackouts: a proxy that starts anew waits for the end of its own former lease before
 /// anybody can write.
 const BLACKOUT_GAP_NS: u64 = 7_500_000_000;
@@ -61,19 +62,20 @@ const ALL: [Theme; 5] = [
 /// What a story makes of a plan.
 #[derive(Debug)]
 pub(super) struct Story {
-    moves: Vec<Move>,
-    faults: Vec<TimedFault>,
+    pub(super) moves: Vec<Move>,
+    pub(super) faults: Vec<TimedFault>,
     /// How the clients' work differs from what the plan had.
-    work: Work,
+    pub(super) work: Work,
 }
 
 /// What clients do in a story; the plan says what is not said here.
 #[derive(Debug, Clone, Copy, Default)]
-struct Work {
-    clients: Option<u32>,
-    initiators: Option<u32>,
-    pause: Option<Duration>,
-    hot_blocks: Option<u64>,
+pub(super) struct Work {
+    pub(super) clients: Option<u32>,
+    pub(super) initiators: Option<u32>,
+    pub(super) pause: Option<Duration>,
+    pub(super) hot_blocks: Option<u64>,
+    pub(super) one_cancels_of: Option<NonZeroU64>,
 }
 
 impl Story {
@@ -88,6 +90,7 @@ impl Story {
         plan.initiators = work.initiators.unwrap_or(plan.initiators);
         plan.pause = work.pause.unwrap_or(plan.pause);
         plan.hot_blocks = work.hot_blocks.unwrap_or(plan.hot_blocks);
+        plan.one_cancels_of = work.one_cancels_of.or(plan.one_cancels_of);
     }
 }
 
@@ -136,7 +139,7 @@ pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
 }
 
 impl Draw<'_> {
-    fn milliseconds(&mut self, least: u64, more: u64) -> u64 {
+    pub(super) fn milliseconds(&mut self, least: u64, more: u64) -> u64 {
         1_000_000 * (least + self.random.below(more))
     }
 
@@ -150,7 +153,7 @@ impl Draw<'_> {
     }
 
     /// The disk goes to some other node than the one that leads the root at first.
-    fn settle(&mut self) -> NodeIndex {
+    pub(super) fn settle(&mut self) -> NodeIndex {
         let holder = self.beside(NodeIndex(0));
         let at = self.milliseconds(100, 500);
         self.moves.push(Move::of_released(at, holder));

@@ -63,6 +63,25 @@ fn check_succeeds(
     Ok(())
 }
 
+/// Stops the replica over a fence that falls (invariant 2 of docs/protocol/pages.md), whatever let it
+/// through: from then on a writer that lost the disk could commit again, and nobody would notice.
+fn assert_succeeds(standing: Option<&Fence>, highest: WriterId, next: &Fence) {
+    let Some(standing) = standing else {
+        return;
+    };
+    assert!(
+        next.generation > standing.generation || next == standing,
+        "{} stands in the way of another fence at {}",
+        standing.generation,
+        next.generation
+    );
+    let is_new = |writer: &WriterId| *writer > highest || standing.admits(*writer);
+    assert!(
+        next.writers.iter().all(is_new),
+        "no writer that was fenced returns"
+    );
+}
+
 fn sorted_fence(generation: Generation, writers: &[WriterId], layer: LayerId) -> Fence {
     let mut writers = writers.to_vec();
     writers.sort_unstable();
@@ -87,13 +106,11 @@ pub(super) fn fence(
     let row = apply.container(container)?;
     let fence = sorted_fence(generation, writers, layer);
     let highest = highest_writer(floor.as_ref(), row.as_ref());
-    check_succeeds(
-        standing_fence(floor.as_ref(), row.as_ref()),
-        highest,
-        &fence,
-    )?;
+    let standing = standing_fence(floor.as_ref(), row.as_ref()).cloned();
+    check_succeeds(standing.as_ref(), highest, &fence)?;
     let mut row = row.unwrap_or_else(ContainerRow::default);
     if row.fence.as_ref() != Some(&fence) {
+        assert_succeeds(standing.as_ref(), highest, &fence);
         drop_marks_of_fenced(apply, container, &fence)?;
         let newest = fence.writers.last().copied().unwrap_or_default();
         row.highest_writer = highest.max(newest);
@@ -144,6 +161,7 @@ pub(super) fn floor(
     let fence = sorted_fence(generation, writers, layer);
     let highest = highest_writer(standing.as_ref(), None);
     check_succeeds(standing.as_ref().map(|row| &row.fence), highest, &fence)?;
+    assert_succeeds(standing.as_ref().map(|row| &row.fence), highest, &fence);
     let newest = fence.writers.last().copied().unwrap_or_default();
     let row = FloorRow {
         fence,
