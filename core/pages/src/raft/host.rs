@@ -265,50 +265,6 @@ impl Shared {
         Ok(())
     }
 
-    /// Runs a replica that was registered just now, on an empty log and state.
-    async fn begin(
-        self: &Arc<Self>,
-        group: GroupId,
-        me: GroupMember,
-        machine: Arc<dyn Machine>,
-    ) -> Result<Arc<Replica>, HostError> {
-        let core = LogCore::new(self.timing.log_cache_bytes);
-        let store = match self.open_state(group, me.member.replica).await {
-            Ok(store) => store,
-            Err(error) if error.is_no_room() => {
-                let log = self.start_log(group, &me, core, None, Arc::clone(&machine));
-                self.rest_with(group, me, log, machine);
-                return Err(error);
-            }
-            Err(error) => return Err(error),
-        };
-        let log = self.start_log(group, &me, core, Some(store), machine);
-        self.run(group, me, log).await
-    }
-
-    /// What is registered runs, rests, or is known not to run: it must not be taken for a replica that
-    /// runs for ever. A disk that fails is not worked with: the replica runs after the next start.
-    async fn fail_start(
-        self: &Arc<Self>,
-        group: GroupId,
-        me: GroupMember,
-        error: &HostError,
-    ) -> Result<(), HostError> {
-        let member = me.member;
-        let reason = error.to_string();
-        match error {
-            HostError::State(StateError::Damaged(_)) => {
-                return self.condemn(group, me, reason).await;
-            }
-            HostError::Disk(_) | HostError::State(_) => {
-                let text = format!("starting {group} {member}: {reason}");
-                self.env.halt(HaltReason::DiskFailed(text));
-            }
-            _ => self.report_damage(group, member, reason, false),
-        }
-        Ok(())
-    }
-
     pub(crate) async fn open_state(
         &self,
         group: GroupId,
@@ -611,13 +567,20 @@ impl PagesHost {
             retired: false,
         };
         self.0.registry.write(record).await?;
-        let begun = self.0.begin(group, me.clone(), machine).await;
-        if let Err(error) = &begun
-            && !error.is_no_room()
-        {
-            self.0.fail_start(group, me, error).await?;
-        }
-        begun
+        let core = LogCore::new(self.0.timing.log_cache_bytes);
+        let store = match self.0.open_state(group, member.replica).await {
+            Ok(store) => store,
+            Err(error) if error.is_no_room() => {
+                let log = self
+                    .0
+                    .start_log(group, &me, core, None, Arc::clone(&machine));
+                self.0.rest_with(group, me, log, machine);
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
+        let log = self.0.start_log(group, &me, core, Some(store), machine);
+        self.0.run(group, me, log).await
     }
 
     /// The replica of `group` that runs here.
