@@ -61,6 +61,9 @@ pub(crate) struct Shared {
     pub(crate) healing: Mutex<BTreeMap<GroupId, Healing>>,
     /// Retired replicas that their groups may still count as members.
     pub(crate) departing: Mutex<BTreeMap<GroupId, Departing>>,
+    /// Replicas that are registered since this start and whose states could not be opened for the first
+    /// time: nothing of them has run, and another attempt begins anew.
+    unopened: Mutex<BTreeSet<GroupId>>,
     /// Replicas whose damaged logs wait to be judged until their states can be opened.
     pub(crate) unjudged: Mutex<BTreeMap<GroupId, AbortOnDrop>>,
     /// How long to wait before replicas are started again that found no room.
@@ -87,6 +90,10 @@ impl Shared {
 
     pub(crate) fn all_damaged(&self) -> MutexGuard<'_, BTreeMap<GroupId, DamagedReplica>> {
         self.damaged.lock().expect("no panic under this lock")
+    }
+
+    fn all_unopened(&self) -> MutexGuard<'_, BTreeSet<GroupId>> {
+        self.unopened.lock().expect("no panic under this lock")
     }
 
     fn state_path(&self, group: GroupId, replica: ReplicaNumber) -> String {
@@ -388,6 +395,7 @@ impl PagesHost {
             healing: Mutex::default(),
             departing: Mutex::default(),
             unjudged: Mutex::default(),
+            unopened: Mutex::default(),
             paces: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
         });
@@ -488,9 +496,25 @@ impl PagesHost {
     /// Starts a new replica `me` of `group`. With `initialise` it makes these members the voters of
     /// a group that has none. Starting one that runs already changes nothing.
     ///
+    /// Once begun it goes on to its end, though its caller may have given up meanwhile: a replica that
+    /// is registered and was left there would neither run nor be started by anyone until the node
+    /// starts anew.
+    ///
     /// # Errors
     /// [`HostError`].
     pub async fn start_replica(
+        &self,
+        group: GroupId,
+        me: GroupMember,
+        machine: Arc<dyn Machine>,
+        initialise: Option<Vec<GroupMember>>,
+    ) -> Result<Arc<dyn GroupReplica>, HostError> {
+        let host = Self(Arc::clone(&self.0));
+        let starting = async move { host.started(group, me, machine, initialise).await };
+        self.0.env.to_the_end("raft-start", starting).await
+    }
+
+    async fn started(
         &self,
         group: GroupId,
         me: GroupMember,
@@ -534,12 +558,13 @@ impl PagesHost {
                 if retired && !active(Mutant::RetiredReplicaRuns) {
                     return Err(HostError::Retired { group, member });
                 }
-                if !known.retired {
-                    // It waits for entries, or its start failed.
+                if known.retired {
+                    self.0.forget(group, known.member.member).await?;
+                } else if known.member.member != member || !self.0.all_unopened().contains(&group) {
+                    // It waits for entries, or is damaged.
                     let running = known.member.member;
                     return Err(HostError::Exists { group, running });
                 }
-                self.0.forget(group, known.member.member).await?;
             }
             None if self.0.registry.is_in_doubt() => {
                 // It may have run here, and what it promised is lost with its registration.
@@ -567,6 +592,7 @@ impl PagesHost {
             retired: false,
         };
         self.0.registry.write(record).await?;
+        self.0.all_unopened().insert(group);
         let core = LogCore::new(self.0.timing.log_cache_bytes);
         let store = match self.0.open_state(group, member.replica).await {
             Ok(store) => store,
@@ -574,11 +600,13 @@ impl PagesHost {
                 let log = self
                     .0
                     .start_log(group, &me, core, None, Arc::clone(&machine));
+                self.0.all_unopened().remove(&group);
                 self.0.rest_with(group, me, log, machine);
                 return Err(error);
             }
             Err(error) => return Err(error),
         };
+        self.0.all_unopened().remove(&group);
         let log = self.0.start_log(group, &me, core, Some(store), machine);
         self.0.run(group, me, log).await
     }

@@ -240,6 +240,18 @@ async fn a_damaged_vote_retires_the_number_and_a_successor_takes_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_goes_on_to_its_end_though_its_caller_gave_up() {
+    let cluster = Cluster::blank(1, 27).await;
+    let (node, first) = (&cluster.nodes[0], cluster.nodes[0].member(1));
+    let members = Some(vec![first.clone()]);
+    let host = node.host();
+    let starting = host.start_replica(GROUP, first, Arc::new(Registers), members);
+    // Polled once, as by a request whose connection breaks then.
+    assert!(futures_util::FutureExt::now_or_never(starting).is_none());
+    until_it_runs(node).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_that_lost_the_same_entry_wait_for_the_third() {
     let (mut cluster, model) = of_three_with(30, 26).await;
     for node in &mut cluster.nodes {
