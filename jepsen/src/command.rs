@@ -23,12 +23,15 @@ pub const EXIT_UNKNOWN: i32 = 3;
 pub fn check(model: &str, initial: Option<&str>, text: &[u8], json: bool) -> (i32, String) {
     match judged(model, initial, text) {
         Ok(report) => report.print(json),
-        Err(why) if json => (
-            EXIT_UNUSABLE,
-            format!("{{\"verdict\":\"unusable\",\"error\":{}}}\n", quoted(&why)),
-        ),
+        Err(why) if json => (EXIT_UNUSABLE, unusable_json(&why)),
         Err(why) => (EXIT_UNUSABLE, format!("unusable: {why}\n")),
     }
+}
+
+/// What is said of input that cannot be used to those who want JSON, as [`check`] does.
+#[must_use]
+pub fn unusable_json(why: &str) -> String {
+    format!("{{\"verdict\":\"unusable\",\"error\":{}}}\n", quoted(why))
 }
 
 /// Judges as [`check`] does, and returns the exit code, what to print, and the page that shows the
