@@ -14,7 +14,7 @@
 )]
 
 use hedgerow_jepsen::check::{ZoneAnswer, ZoneChecker};
-use hedgerow_jepsen::command::check;
+use hedgerow_jepsen::command::{EXIT_UNUSABLE, check};
 use hedgerow_jepsen::fuzz::{Dice, Disagreement, fuzz, fuzz_texts};
 use std::time::Instant;
 
@@ -48,7 +48,10 @@ fn tell<R: std::fmt::Debug>(found: Result<R, Box<Disagreement>>) {
 /// Judges each file: its verdict, seconds, name, and the first line of what is to be said.
 fn judge(model: &str, initial: Option<&str>, files: &[String]) {
     for file in files {
-        let text = std::fs::read(file).expect("a history that can be read");
+        let text = std::fs::read(file).unwrap_or_else(|error| {
+            eprintln!("measure: {file}: {error}; name the file of a history");
+            std::process::exit(EXIT_UNUSABLE)
+        });
         let started = Instant::now();
         let (code, output) = check(model, initial, &text, false);
         let seconds = started.elapsed().as_secs_f64();

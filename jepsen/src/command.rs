@@ -50,12 +50,15 @@ pub fn check_as(
             }
             report.print(json)
         }
-        Err(why) if json => (
-            EXIT_UNUSABLE,
-            format!("{{\"verdict\":\"unusable\",\"error\":{}}}\n", quoted(&why)),
-        ),
+        Err(why) if json => (EXIT_UNUSABLE, unusable_json(&why)),
         Err(why) => (EXIT_UNUSABLE, format!("unusable: {why}\n")),
     }
+}
+
+/// What is said of input that cannot be used to those who want JSON, as [`check`] does.
+#[must_use]
+pub fn unusable_json(why: &str) -> String {
+    format!("{{\"verdict\":\"unusable\",\"error\":{}}}\n", quoted(why))
 }
 
 /// Judges as [`check`] does, and returns the exit code, what to print, and the page that shows the

@@ -3,9 +3,12 @@
 //! Layout of a store: `<store>/<test>/<time>/` with `plan.json`, `history.bin`, `faults.json`,
 //! `results.json`, `logs/<node>.log` and the page, `index.html`.
 //!
-//! Invariants: a file that is too large is refused before it is read; a page is written beside its
-//! place and renamed, so that nobody reads half of one; what is missing or damaged in a run becomes
-//! a remark on its page, except the history, without which there is no page.
+//! Invariants: a file that is too large is refused before it is read, and so is one that is no
+//! regular file (a pipe that nobody writes to would be waited for without end); of a run nothing is
+//! read that lies outside its folder, of a store nothing that lies outside the store, wherever links
+//! lead; a page is written beside its place and renamed, so that nobody reads half of one; what is
+//! missing or damaged in a run becomes a remark on its page, except the history, without which
+//! there is no page.
 
 #![expect(
     clippy::disallowed_methods,
@@ -18,8 +21,9 @@ use crate::history::{History, HistoryError};
 use crate::run::{FAULTS_FILE, FaultRecord, HISTORY_FILE, PLAN_FILE, PlanError, TestPlan, again};
 use serde::de::DeserializeOwned;
 use std::fs;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use thiserror::Error;
 
 /// The page's name in its run's directory.
@@ -72,6 +76,14 @@ pub enum ReportError {
     },
 }
 
+impl ReportError {
+    /// Whether a file is not there.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::File { why, .. } if why.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// Writes the page of the run in `dir` and returns its path.
 ///
 /// # Errors
@@ -88,11 +100,54 @@ pub fn write_page(dir: &Path) -> Result<PathBuf, ReportError> {
 /// # Errors
 /// What the operating system said.
 pub fn write(path: &Path, text: &str) -> Result<(), ReportError> {
+    // Two who write the same page do not write into one another's, nor through a link that lies
+    // there.
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
     let mut beside = path.as_os_str().to_owned();
-    beside.push(".part");
+    beside.push(format!(".part-{}-{number}", std::process::id()));
     let beside = PathBuf::from(beside);
-    fs::write(&beside, text).map_err(|why| failed(&beside, why))?;
-    fs::rename(&beside, path).map_err(|why| failed(path, why))
+    let mut new = fs::File::options();
+    let mut part = new.write(true).create_new(true).open(&beside);
+    if let Err(why) = &part
+        && why.kind() == io::ErrorKind::AlreadyExists
+    {
+        // Left by a process that had this number before.
+        fs::remove_file(&beside).map_err(|why| failed(&beside, why))?;
+        part = new.open(&beside);
+    }
+    let mut part = part.map_err(|why| failed(&beside, why))?;
+    let written = part.write_all(text.as_bytes());
+    written
+        .and_then(|()| fs::rename(&beside, path))
+        .map_err(|why| {
+            drop(fs::remove_file(&beside));
+            failed(path, why)
+        })
+}
+
+/// Opens a regular file to be read.
+///
+/// # Errors
+/// What the operating system said, or that it is no regular file.
+pub fn open(path: &Path) -> io::Result<fs::File> {
+    let kind = fs::metadata(path)?.file_type();
+    if kind.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if !kind.is_file() {
+        return Err(io::Error::other("no regular file; only those are read"));
+    }
+    fs::File::open(path)
+}
+
+/// Refuses a path that leads out of `folder`, where no link may lead.
+fn stays_in(folder: &Path, path: &Path) -> io::Result<()> {
+    if path.canonicalize()?.starts_with(folder.canonicalize()?) {
+        return Ok(());
+    }
+    let why = format!("leads out of {}, and is not followed", folder.display());
+    Err(io::Error::other(why))
 }
 
 /// Reads a history, in any form.
@@ -112,24 +167,33 @@ pub fn read_history(path: &Path) -> Result<History, ReportError> {
 /// # Errors
 /// Some of the run's files are missing or not what they should be.
 pub fn read_again(dir: &Path) -> Result<(TestPlan, Vec<String>), ReportError> {
-    let plan = read_whole(&dir.join(PLAN_FILE))?;
-    let records = read_whole::<Vec<FaultRecord>>(&dir.join(FAULTS_FILE))?;
-    let history = read_history(&dir.join(HISTORY_FILE))?;
+    let plan = read_whole(dir, PLAN_FILE)?;
+    let records = read_whole::<Vec<FaultRecord>>(dir, FAULTS_FILE)?;
+    let history = read_history_of(dir)?;
     again(&plan, &records, &history).map_err(|why| ReportError::Again {
         path: dir.to_owned(),
         why,
     })
 }
 
-fn read_whole<T: DeserializeOwned>(path: &Path) -> Result<T, ReportError> {
-    let content = read(path, LARGEST_JSON_BYTES)?;
-    serde_json::from_slice(&content).map_err(|error| failed(path, io::Error::other(error)))
+fn read_whole<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T, ReportError> {
+    let path = dir.join(name);
+    stays_in(dir, &path).map_err(|why| failed(&path, why))?;
+    let content = read(&path, LARGEST_JSON_BYTES)?;
+    serde_json::from_slice(&content).map_err(|error| failed(&path, io::Error::other(error)))
+}
+
+/// The history of the run in `dir`.
+fn read_history_of(dir: &Path) -> Result<History, ReportError> {
+    let path = dir.join(HISTORY_FILE);
+    stays_in(dir, &path).map_err(|why| failed(&path, why))?;
+    read_history(&path)
 }
 
 fn read_run(dir: &Path) -> Result<RunData, ReportError> {
     let mut problems = Vec::new();
-    let history = read_history(&dir.join("history.bin"))?;
-    let results = read_json::<Results>(&dir.join("results.json"), &mut problems);
+    let history = read_history_of(dir)?;
+    let results = read_json::<Results>(dir, "results.json", &mut problems);
     let results = results.filter(|results| {
         let known = results.schema_version <= SCHEMA_VERSION;
         if !known {
@@ -140,9 +204,9 @@ fn read_run(dir: &Path) -> Result<RunData, ReportError> {
         }
         known
     });
-    let plan = read_json(&dir.join("plan.json"), &mut problems);
-    let faults = read_json::<Vec<FaultSpan>>(&dir.join("faults.json"), &mut problems);
-    let logs = read_logs(&dir.join("logs"), &mut problems);
+    let plan = read_json(dir, "plan.json", &mut problems);
+    let faults = read_json::<Vec<FaultSpan>>(dir, "faults.json", &mut problems);
+    let logs = read_logs(dir, &mut problems);
     Ok(RunData {
         results,
         plan,
@@ -161,7 +225,7 @@ fn failed(path: &Path, why: io::Error) -> ReportError {
 }
 
 fn read(path: &Path, limit: u64) -> Result<Vec<u8>, ReportError> {
-    let file = fs::File::open(path).map_err(|why| failed(path, why))?;
+    let file = open(path).map_err(|why| failed(path, why))?;
     let bytes = file.metadata().map_err(|why| failed(path, why))?.len();
     if bytes > limit {
         return Err(ReportError::TooLarge {
@@ -176,13 +240,10 @@ fn read(path: &Path, limit: u64) -> Result<Vec<u8>, ReportError> {
     Ok(content)
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path, problems: &mut Vec<String>) -> Option<T> {
-    let name = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let content = match read(path, LARGEST_JSON_BYTES) {
+fn read_json<T: DeserializeOwned>(dir: &Path, name: &str, problems: &mut Vec<String>) -> Option<T> {
+    let path = dir.join(name);
+    let content = stays_in(dir, &path).map_err(|why| failed(&path, why));
+    let content = match content.and_then(|()| read(&path, LARGEST_JSON_BYTES)) {
         Ok(content) => content,
         Err(ReportError::File { why, .. }) => {
             problems.push(format!("{name}: {why}"));
@@ -198,10 +259,17 @@ fn read_json<T: DeserializeOwned>(path: &Path, problems: &mut Vec<String>) -> Op
         .ok()
 }
 
-/// The ends of all `*.log` files, by name.
+/// The ends of all `logs/*.log` of the run in `dir`, by name.
 fn read_logs(dir: &Path, problems: &mut Vec<String>) -> Vec<(String, String)> {
     let mut logs = Vec::new();
-    for path in entries(dir) {
+    let folder = dir.join("logs");
+    if folder.exists()
+        && let Err(why) = stays_in(dir, &folder)
+    {
+        problems.push(format!("logs: {why}"));
+        return logs;
+    }
+    for path in entries(&folder) {
         let name = path
             .file_stem()
             .unwrap_or_default()
@@ -210,7 +278,7 @@ fn read_logs(dir: &Path, problems: &mut Vec<String>) -> Vec<(String, String)> {
         if path.extension().is_none_or(|extension| extension != "log") {
             continue;
         }
-        match read_tail(&path) {
+        match stays_in(dir, &path).and_then(|()| read_tail(&path)) {
             Ok(text) => logs.push((name, text)),
             Err(why) => problems.push(format!("logs/{name}.log: {why}")),
         }
@@ -219,7 +287,7 @@ fn read_logs(dir: &Path, problems: &mut Vec<String>) -> Vec<(String, String)> {
 }
 
 fn read_tail(path: &Path) -> io::Result<String> {
-    let mut file = fs::File::open(path)?;
+    let mut file = open(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
     let mut bytes = Vec::new();
@@ -262,27 +330,34 @@ pub fn list(store: &Path) -> Result<Vec<RunEntry>, ReportError> {
     fs::read_dir(store).map_err(|why| failed(store, why))?;
     let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
     let mut runs = Vec::new();
-    for test_dir in entries(store).into_iter().filter(|path| path.is_dir()) {
-        for dir in entries(&test_dir).into_iter().filter(|path| path.is_dir()) {
-            let (Some(test), Some(time)) = (name(&test_dir), name(&dir)) else {
-                continue;
-            };
-            // `latest` links and the like would list a run twice.
-            if !dir.is_symlink() {
+    // Links such as `latest` would list a run twice, or one of another store.
+    let is_folder = |path: &PathBuf| path.is_dir() && !path.is_symlink();
+    for test_dir in entries(store).into_iter().filter(is_folder) {
+        for dir in entries(&test_dir).into_iter().filter(is_folder) {
+            if let (Some(test), Some(time)) = (name(&test_dir), name(&dir)) {
                 runs.push((time, test, dir));
             }
         }
     }
-    runs.sort();
-    runs.reverse();
+    runs.sort_by(|(a, ..), (b, ..)| in_time(b).cmp(&in_time(a)));
     runs.truncate(RUNS_MAXIMUM);
     let entry = |(time, test, dir): (String, String, PathBuf)| RunEntry {
-        results: read_json(&dir.join("results.json"), &mut Vec::new()),
-        has_history: dir.join("history.bin").is_file(),
+        results: read_json(&dir, "results.json", &mut Vec::new()),
+        has_history: dir.join(HISTORY_FILE).is_file()
+            && stays_in(&dir, &dir.join(HISTORY_FILE)).is_ok(),
         test,
         time,
     };
     Ok(runs.into_iter().map(entry).collect())
+}
+
+/// By what runs are in order of their times: runs that began within one second are told apart by a
+/// number behind it, from 2 on.
+fn in_time(name: &str) -> (&str, u64, &str) {
+    let numbered = name.rsplit_once("Z-");
+    let numbered = numbered.and_then(|(second, number)| Some((second, number.parse().ok()?)));
+    let (second, number) = numbered.unwrap_or((name.strip_suffix('Z').unwrap_or(name), 1));
+    (second, number, name)
 }
 
 /// A file of a store that is being sent.
@@ -300,7 +375,7 @@ impl OpenFile {
     /// What the operating system said.
     pub fn read_chunk(&mut self, limit: u64) -> io::Result<Vec<u8>> {
         let mut chunk = Vec::new();
-        self.file.by_ref().take(limit).read_to_end(&mut chunk)?;
+        (&mut self.file).take(limit).read_to_end(&mut chunk)?;
         Ok(chunk)
     }
 }
@@ -332,10 +407,7 @@ pub fn find(store: &Path, segments: &[String]) -> Option<Found> {
         });
         return Some(Found::Directory(names.collect()));
     }
-    if !path.is_file() {
-        return None;
-    }
-    let file = fs::File::open(&path).ok()?;
+    let file = open(&path).ok()?;
     let length = file.metadata().ok()?.len();
     Some(Found::File(OpenFile { file, length }))
 }
@@ -343,16 +415,17 @@ pub fn find(store: &Path, segments: &[String]) -> Option<Found> {
 /// Makes the run's page if it has none that is newer than its results.
 ///
 /// # Errors
-/// As [`write_page`].
+/// As [`write_page`], or the run lies outside the store.
 pub fn refresh_page(store: &Path, test: &str, time: &str) -> Result<(), ReportError> {
     let dir = store.join(test).join(time);
+    stays_in(store, &dir).map_err(|why| failed(&dir, why))?;
     let changed = |name: &str| {
         fs::metadata(dir.join(name))
             .and_then(|data| data.modified())
             .ok()
     };
     let page = changed(PAGE_NAME);
-    let newest = changed("results.json").max(changed("history.bin"));
+    let newest = changed("results.json").max(changed(HISTORY_FILE));
     if page.is_none() || newest > page {
         write_page(&dir)?;
     }
@@ -429,5 +502,86 @@ mod tests {
         for outside in ["t/out/etc/passwd", "t/out", "../..", "t/nothing"] {
             assert!(open(outside).is_none(), "{outside}");
         }
+    }
+
+    #[test]
+    fn nothing_outside_is_read_listed_or_written_through_a_link() {
+        let store = Store::new("hedgerow-links");
+        let elsewhere = Store::new("hedgerow-links-elsewhere");
+        let outside = elsewhere.0.join("t/20261122T181833Z");
+        let secret = outside.join("logs/node-1.log");
+        fs::write(&secret, "a secret").unwrap();
+        let link = |to: &Path, name: &str| {
+            let name = store.0.join(name);
+            drop(fs::remove_file(&name));
+            std::os::unix::fs::symlink(to, name).unwrap();
+        };
+        link(&outside, "t/run-outside");
+        link(&elsewhere.0.join("t"), "test-outside");
+        refresh_page(&store.0, "t", "run-outside").unwrap_err();
+        refresh_page(&store.0, "test-outside", "20261122T181833Z").unwrap_err();
+        assert!(!outside.join(PAGE_NAME).exists());
+
+        let run = "t/20261122T181833Z";
+        link(&secret, &format!("{run}/logs/y.log"));
+        link(
+            &outside.join("results.json"),
+            &format!("{run}/results.json"),
+        );
+        link(&outside.join("logs"), &format!("{run}/index.html.part"));
+        let runs = list(&store.0).unwrap();
+        let shown: Vec<_> = runs.iter().map(|run| (&run.test, &run.results)).collect();
+        assert_eq!(shown, [(&"t".to_owned(), &None)]);
+        refresh_page(&store.0, "t", "20261122T181833Z").unwrap();
+        let html = fs::read_to_string(store.0.join(run).join(PAGE_NAME)).unwrap();
+        assert!(!html.contains("a secret") && html.contains("logs/y.log: leads out of"));
+        assert!(html.contains("results.json: leads out of"));
+
+        fs::remove_dir_all(store.0.join(run).join("logs")).unwrap();
+        link(&outside.join("logs"), &format!("{run}/logs"));
+        let problems = read_run(&store.0.join(run)).unwrap().problems;
+        assert!(problems.iter().any(|text| text.starts_with("logs: leads")));
+        link(&outside.join("history.bin"), &format!("{run}/history.bin"));
+        write_page(&store.0.join(run)).unwrap_err();
+        assert!(!list(&store.0).unwrap()[0].has_history);
+    }
+
+    #[test]
+    fn runs_that_began_within_one_second_are_in_order() {
+        let store = Store::new("hedgerow-second");
+        let names = [
+            "20261122T181833Z-2",
+            "20261122T181833Z-10",
+            "20261122T181834Z",
+        ];
+        for name in names {
+            fs::create_dir(store.0.join("t").join(name)).unwrap();
+        }
+        let runs = list(&store.0).unwrap();
+        let listed: Vec<&str> = runs.iter().map(|run| run.time.as_str()).collect();
+        assert_eq!(listed, [names[2], names[1], names[0], "20261122T181833Z"]);
+    }
+
+    #[test]
+    fn a_pipe_is_named_and_not_waited_for() {
+        let store = Store::new("hedgerow-pipe");
+        let run = store.0.join("t/20261122T181833Z");
+        for name in ["history.bin", "results.json", "logs/node-1.log"] {
+            fs::remove_file(run.join(name)).unwrap();
+            let made = std::process::Command::new("mkfifo")
+                .arg(run.join(name))
+                .status();
+            assert!(made.unwrap().success());
+            let said = match name {
+                "history.bin" => write_page(&run).unwrap_err().to_string(),
+                _ => read_run(&run).unwrap().problems.join("\n"),
+            };
+            assert!(said.contains(&format!("{name}: no regular file")), "{said}");
+            fs::remove_file(run.join(name)).unwrap();
+            if name == "history.bin" {
+                fs::write(run.join(name), History::default().to_binary()).unwrap();
+            }
+        }
+        assert!(find(&store.0, &["t".to_owned(), "20261122T181833Z".to_owned()]).is_some());
     }
 }

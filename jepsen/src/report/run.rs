@@ -255,18 +255,22 @@ fn pack_logs(data: &RunData, shape: &Shape, pack: &mut Pack) -> Value {
 }
 
 /// Milliseconds since 1970 of `2026-11-22T14:03:05.123Z`, as nodes write it; the fraction may be of
-/// any length, or missing.
+/// any length, or missing. Whatever a clock cannot show is no time: the sums below stay small.
 fn milliseconds(text: &str) -> Option<u64> {
     let text = text
         .strip_suffix('Z')
         .or_else(|| text.strip_suffix("+00:00"))?;
     let (date, time) = text.split_once('T')?;
-    let mut date = date.splitn(3, '-').map(|part| part.parse::<u64>().ok());
+    let mut date = date.splitn(3, '-').map(digits);
     let (year, month, day) = (date.next()??, date.next()??, date.next()??);
     let (clock, fraction) = time.split_once('.').unwrap_or((time, "0"));
-    let mut clock = clock.splitn(3, ':').map(|part| part.parse::<u64>().ok());
+    let mut clock = clock.splitn(3, ':').map(digits);
     let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
     if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    // Second 60 is a leap second.
+    if hour > 23 || minute > 59 || second > 60 {
         return None;
     }
     // Days since 1970-01-01 in the civil calendar (Howard Hinnant's `days_from_civil`).
@@ -275,9 +279,15 @@ fn milliseconds(text: &str) -> Option<u64> {
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
     let days = era * 146_097 + day_of_era - 719_468;
-    let digits: String = fraction.chars().chain("000".chars()).take(3).collect();
-    let fraction = digits.parse::<u64>().ok()?;
+    let thousandths: String = fraction.chars().chain("000".chars()).take(3).collect();
+    let fraction = digits(&thousandths)?;
     Some(((days * 24 + hour) * 60 + minute) * 60_000 + second * 1_000 + fraction)
+}
+
+/// A number of digits alone: no sign, as `parse` would take.
+fn digits(text: &str) -> Option<u64> {
+    let only = text.bytes().all(|byte| byte.is_ascii_digit());
+    only.then(|| text.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -294,6 +304,47 @@ mod tests {
         );
         assert_eq!(milliseconds("yesterday"), None);
         assert_eq!(milliseconds("2026-13-22T14:03:05Z"), None);
+    }
+
+    #[test]
+    fn a_stamp_that_no_clock_shows_is_no_time_and_stops_nobody() {
+        let odd = ["0", "00", "7", "24", "60", "61", "99999999999999999", "+1"];
+        let odd = odd
+            .iter()
+            .chain(&["18446744073709551615", "", "-1", "\u{663}"]);
+        let parts: Vec<&str> = odd.copied().collect();
+        let mut dice = crate::fuzz::Dice::new(14, 1);
+        let drawn = |dice: &mut crate::fuzz::Dice, usual: &'static str| {
+            let place = usize::try_from(dice.below(parts.len() as u64)).unwrap();
+            if dice.once_in(2) { usual } else { parts[place] }
+        };
+        let year_10000_ms = 253_402_300_800_000;
+        for _ in 0..20_000 {
+            let date = ["9999", "12", "31"].map(|usual| drawn(&mut dice, usual));
+            let clock = ["23", "59", "60"].map(|usual| drawn(&mut dice, usual));
+            let stamp = format!("{}T{}", date.join("-"), clock.join(":"));
+            let stamp = format!("{stamp}.{}Z", drawn(&mut dice, "999999"));
+            let time = milliseconds(&stamp);
+            assert!(
+                time.is_none_or(|time| time < year_10000_ms + 1_000),
+                "{stamp}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_odd_line_of_a_log_or_an_odd_beginning_does_not_cost_the_page() {
+        let line = "2026-11-22T99999999999999999:1:1Z boom\n".to_owned();
+        let results = Results {
+            history_began: Some("9999-12-31T18446744073709551615:1:1Z".to_owned()),
+            ..Results::default()
+        };
+        let html = page(&RunData {
+            results: Some(results),
+            logs: vec![("a".to_owned(), line)],
+            ..RunData::default()
+        });
+        assert!(html.contains("\"count\":1"), "the line is kept");
     }
 
     #[test]

@@ -6,7 +6,8 @@
 use std::ops::RangeInclusive;
 
 use super::fault_proxy::LinkRules;
-use super::faults::{Fault, TimedFault};
+use super::faults::{Fault, TimedFault, apart};
+use super::nemesis;
 use super::plan::PlanError;
 
 /// Fewer nodes bear no loss, and node names beyond this are of no use on one machine.
@@ -69,8 +70,13 @@ pub(super) fn within(
     )))
 }
 
-/// Refuses faults that no test could bear: their times and their numbers.
-pub(super) fn faults(faults: &[TimedFault], duration_ms: u64) -> Result<(), PlanError> {
+/// Refuses faults that no test could bear, or that could not strike: their times, their numbers and
+/// their nodes.
+pub(super) fn faults(
+    faults: &[TimedFault],
+    (nodes, spares): (u16, u16),
+    duration_ms: u64,
+) -> Result<(), PlanError> {
     within(
         "the number of faults",
         "",
@@ -100,6 +106,71 @@ pub(super) fn faults(faults: &[TimedFault], duration_ms: u64) -> Result<(), Plan
             }
             Fault::Links { rules, .. } => link_rules(&field("fault.rules"), rules)?,
             _ => {}
+        }
+        nemesis::known(&field("kind"), &timed.kind)?;
+        fault_nodes(&field("fault"), &timed.fault, (nodes, spares))?;
+        let aim = timed.aim.unwrap_or(0);
+        within(&field("aim"), "", aim, &(0..=u64::from(nodes + spares) - 1))?;
+    }
+    each_joins_once(faults)
+}
+
+/// Refuses a fault about nobody, about nodes that there are not, or about one of them twice: it
+/// could not strike, or only in name.
+fn fault_nodes(field: &str, fault: &Fault, (nodes, spares): (u16, u16)) -> Result<(), PlanError> {
+    let refuse = |text: String| Err(PlanError(format!("{field}.{text}")));
+    let all = nodes + spares;
+    if let Some(node) = fault.nodes().into_iter().find(|node| *node >= all) {
+        return refuse(format!(
+            "node is {node}: nodes count from 0, and the plan has {all}"
+        ));
+    }
+    match fault {
+        Fault::Kill { nodes: struck }
+        | Fault::Pause { nodes: struck }
+        | Fault::LoseUnsynced { nodes: struck }
+        | Fault::PowerLoss { nodes: struck } => {
+            if struck.is_empty() {
+                return refuse("nodes is empty: name one".to_owned());
+            }
+            if fault.nodes().len() < struck.len() {
+                return refuse("nodes names a node twice".to_owned());
+            }
+        }
+        Fault::Partition { groups, .. } if apart(all, groups).is_empty() => {
+            return refuse("groups part nobody: any two nodes share one".to_owned());
+        }
+        Fault::Partition { groups, .. } if groups.iter().all(Vec::is_empty) => {
+            return refuse("groups is empty: name nodes that can talk".to_owned());
+        }
+        Fault::Links { links, .. } => {
+            if links.is_empty() {
+                return refuse("links is empty: name one".to_owned());
+            }
+            if let Some(link) = links.iter().find(|link| link.from == link.to) {
+                return refuse(format!("links has one from {0} to {0}", link.from));
+            }
+        }
+        Fault::Join { node } if *node < nodes => {
+            return refuse(format!(
+                "node is {node}: only a spare joins, and those follow the plan's {nodes} nodes"
+            ));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Refuses a spare that joins twice: it is a member by then.
+fn each_joins_once(faults: &[TimedFault]) -> Result<(), PlanError> {
+    let mut joined = std::collections::BTreeSet::new();
+    for (number, timed) in faults.iter().enumerate() {
+        if let Fault::Join { node } = timed.fault
+            && !joined.insert(node)
+        {
+            let text =
+                format!("faults[{number}].fault.node is {node}: that node has joined before");
+            return Err(PlanError(text));
         }
     }
     Ok(())
@@ -146,6 +217,107 @@ mod tests {
         let asked = (kinds.as_slice(), LEAST_CUT_MS);
         let plan = TestPlan::draw(7, (5, 300), WorkloadPlan::Block(block), clients, asked);
         serde_json::to_value(plan.unwrap()).unwrap()
+    }
+
+    fn refused(change: impl FnOnce(&mut Value)) -> String {
+        let mut text = plan();
+        change(&mut text);
+        let plan: TestPlan = serde_json::from_value(text).unwrap();
+        plan.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_fault_that_could_not_strike_is_refused_and_its_field_named() {
+        let timed = |fault: &Value| {
+            let times = (1000, 2000);
+            json!({"kind": "kill", "at_ms": times.0, "until_ms": times.1, "fault": fault})
+        };
+        let spares = plan()["spares"].as_u64().unwrap();
+        assert!(spares > 0);
+        for (fault, said) in [
+            (
+                json!({"fault": "kill", "nodes": []}),
+                "fault.nodes is empty",
+            ),
+            (
+                json!({"fault": "power-loss", "nodes": [1, 1]}),
+                "fault.nodes names a node twice",
+            ),
+            (json!({"fault": "pause", "nodes": [99]}), "fault.node is 99"),
+            (
+                json!({"fault": "join", "node": 4}),
+                "fault.node is 4: only a spare",
+            ),
+            (
+                json!({"fault": "partition", "shape": "x", "groups": [[0, 1, 2, 3, 4, 5, 6]]}),
+                "fault.groups part nobody",
+            ),
+            (
+                json!({"fault": "partition", "shape": "x", "groups": []}),
+                "fault.groups is empty",
+            ),
+            (
+                json!({"fault": "links", "shape": "x", "links": [], "rules": {}}),
+                "fault.links is empty",
+            ),
+        ] {
+            let error = refused(|plan| {
+                plan["spares"] = json!(2);
+                plan["faults"] = json!([timed(&fault)]);
+            });
+            assert!(
+                error.starts_with("faults[0]") && error.contains(said),
+                "{error}"
+            );
+        }
+        let join = timed(&json!({"fault": "join", "node": 5}));
+        let error = refused(|plan| plan["faults"] = json!([join, join]));
+        assert!(error.starts_with("faults[1].fault.node is 5"), "{error}");
+    }
+
+    #[test]
+    fn a_nemesis_that_nobody_knows_is_refused_and_its_field_named() {
+        let error = refused(|plan| plan["nemesis"] = json!(["kill", "frob"]));
+        assert!(error.starts_with("nemesis[1] is \"frob\""), "{error}");
+        let error = refused(|plan| plan["faults"][0]["kind"] = json!("zzz"));
+        assert!(error.starts_with("faults[0].kind is \"zzz\""), "{error}");
+        let error = refused(|plan| plan["faults"][0]["aim"] = json!(40));
+        assert!(error.starts_with("faults[0].aim is 40"), "{error}");
+    }
+
+    #[test]
+    fn a_script_that_the_workload_does_not_have_is_refused_and_its_place_named() {
+        let mut one = json!({"at_us": 0, "slot": 0, "function": "write", "argument": "[0 1 1]"});
+        let sound = one.clone();
+        for (field, wrong, said) in [
+            ("argument", json!("[0 1000000000 1]"), "count is 1000000000"),
+            ("argument", json!("[0 0 1]"), "count is 0"),
+            (
+                "argument",
+                json!("[99999999999 1 1]"),
+                "first is 99999999999",
+            ),
+            ("argument", json!("[0 1 0]"), "tag is 0"),
+            ("argument", json!("[0 1]"), "[0 1]"),
+            ("argument", json!("nil"), "nil"),
+            ("function", json!("cas"), "cas"),
+            ("key", json!(1), "key"),
+            ("slot", json!(10), "slot is 10"),
+            ("at_us", json!(u64::MAX), "at_us is 18446744073709551615"),
+            (
+                "limit_ms",
+                json!(u64::MAX),
+                "limit_ms is 18446744073709551615",
+            ),
+        ] {
+            one = sound.clone();
+            one[field] = wrong;
+            let error = refused(|plan| plan["script"] = json!([sound, one]));
+            assert!(
+                error.starts_with("script[1]") && error.contains(said),
+                "{error}"
+            );
+        }
     }
 
     #[test]

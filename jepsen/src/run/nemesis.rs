@@ -11,6 +11,16 @@ use super::fault_proxy::LinkRules;
 use super::faults::{DamageKind, Fault, Link, TimedFault};
 use super::plan::PlanError;
 
+/// Refuses the name of a nemesis that there is not: what it asks for would never be looked for.
+pub(super) fn known(field: &str, name: &str) -> Result<(), PlanError> {
+    if NEMESES.iter().any(|(_, known, _)| *known == name) {
+        return Ok(());
+    }
+    Err(PlanError(format!(
+        "{field} is {name:?}: no nemesis is called so; `hedgerow jepsen run --nemesis help` lists them"
+    )))
+}
+
 /// A kind of fault that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {

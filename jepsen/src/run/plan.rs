@@ -192,7 +192,11 @@ impl TestPlan {
             clients.crash_ppm,
             &bounds::PPM,
         )?;
-        bounds::faults(&self.faults, self.duration_ms)?;
+        let nemesis = self.nemesis.iter().enumerate();
+        for (number, name) in nemesis {
+            nemesis::known(&format!("nemesis[{number}]"), name)?;
+        }
+        bounds::faults(&self.faults, (self.nodes, self.spares), self.duration_ms)?;
         let named = self
             .test
             .chars()
@@ -200,21 +204,11 @@ impl TestPlan {
         if !named || self.test.is_empty() || self.test.starts_with('.') {
             return refuse("the test's name may hold letters, digits, '-', '+' and '.'".to_owned());
         }
-        let nodes = self.faults.iter().flat_map(|timed| timed.fault.nodes());
-        if nodes.max().is_some_and(|node| node >= self.all_nodes()) {
-            return refuse("a fault names a node that the plan does not have".to_owned());
+        self.workload.check()?;
+        for (number, scripted) in self.script.iter().flatten().enumerate() {
+            scripted.check(&format!("script[{number}]"), self)?;
         }
-        let aims = self.faults.iter().filter_map(|timed| timed.aim);
-        if aims.max().is_some_and(|node| node >= self.all_nodes()) {
-            return refuse("a fault aims with a node that the plan does not have".to_owned());
-        }
-        for scripted in self.script.iter().flatten() {
-            scripted.operation()?;
-            if scripted.slot >= clients.concurrency {
-                return refuse("the script names a client that the plan does not have".to_owned());
-            }
-        }
-        self.workload.check()
+        Ok(())
     }
 
     /// How many nodes there are in the end.

@@ -30,13 +30,33 @@ const PREPARE_LIMIT: Duration = Duration::from_secs(60);
 pub enum RunError {
     /// Correct the plan.
     #[error("the plan: {0}")]
-    Plan(#[from] PlanError),
+    Plan(PlanError),
     /// The cluster did not start.
     #[error("the target: {0}")]
-    Target(#[from] TargetError),
+    Target(TargetError),
     /// The test's folder cannot be written.
     #[error("the test's folder: {0}")]
-    Folder(#[from] DiskError),
+    Folder(DiskError),
+}
+
+// Not `#[from]`: the messages hold those of their causes, and whoever prints a chain of causes would
+// say them twice.
+impl From<PlanError> for RunError {
+    fn from(error: PlanError) -> Self {
+        Self::Plan(error)
+    }
+}
+
+impl From<TargetError> for RunError {
+    fn from(error: TargetError) -> Self {
+        Self::Target(error)
+    }
+}
+
+impl From<DiskError> for RunError {
+    fn from(error: DiskError) -> Self {
+        Self::Folder(error)
+    }
 }
 
 /// Runs `plan` against `target`, with the test's folder as the disk of `env`.

@@ -6,8 +6,11 @@
 //!
 //! Does not: carry over answers, or which messages met which; those are the other run's own.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
+use super::bounds::{self, within};
 use super::faults::{FaultRecord, TimedFault};
 use super::plan::{PlanError, TestPlan};
 use super::target::Operation;
@@ -15,6 +18,8 @@ use crate::history::{Event, EventKind, History, Process, Value, edn};
 
 /// Functions that workloads have.
 const FUNCTIONS: [&str; 4] = ["read", "write", "zero", "cas"];
+/// A client may be gone before a millisecond is over, and has no patience beyond the plan's most.
+const LIMIT_MS: RangeInclusive<u64> = 0..=*bounds::TIMEOUT_MS.end();
 /// How the recorder says that a client gave up.
 pub(super) const NO_ANSWER: &str = "no answer after ";
 
@@ -39,6 +44,24 @@ pub struct ScriptedOperation {
 }
 
 impl ScriptedOperation {
+    /// Whether the plan's clients can do it, and its target can be asked so.
+    pub(super) fn check(&self, field: &str, plan: &TestPlan) -> Result<(), PlanError> {
+        let named = |error: PlanError| PlanError(format!("{field}: {error}"));
+        let latest_us = plan.duration_ms.saturating_mul(1_000);
+        within(&format!("{field}.at_us"), "", self.at_us, &(0..=latest_us))?;
+        let slots = u64::from(plan.clients.concurrency);
+        within(
+            &format!("{field}.slot"),
+            "",
+            self.slot,
+            &(0..=slots.saturating_sub(1)),
+        )?;
+        let limit_ms = self.limit_ms.unwrap_or_default();
+        within(&format!("{field}.limit_ms"), "", limit_ms, &LIMIT_MS)?;
+        let operation = self.operation().map_err(named)?;
+        plan.workload.takes(&operation).map_err(named)
+    }
+
     /// What is asked.
     ///
     /// # Errors
@@ -46,11 +69,11 @@ impl ScriptedOperation {
     pub(super) fn operation(&self) -> Result<Operation, PlanError> {
         let known = FUNCTIONS.iter().find(|known| **known == self.function);
         let Some(function) = known else {
-            let text = format!("script: no workload has the function {}", self.function);
+            let text = format!("no workload has the function {}", self.function);
             return Err(PlanError(text));
         };
         let argument = edn::read_one(&self.argument)
-            .map_err(|error| PlanError(format!("script: {}: {error}", self.argument)))?;
+            .map_err(|error| PlanError(format!("{}: {error}", self.argument)))?;
         Ok(Operation {
             function,
             key: self.key,
@@ -63,12 +86,14 @@ impl ScriptedOperation {
 /// when until when they struck. Says what could not be carried over.
 ///
 /// # Errors
-/// The records are of another plan, or the history has operations of no workload.
+/// The plan cannot be run, the records are of another plan, the history has operations of no
+/// workload, or none in the time of the test.
 pub fn again(
     plan: &TestPlan,
     records: &[FaultRecord],
     history: &History,
 ) -> Result<(TestPlan, Vec<String>), PlanError> {
+    plan.check()?;
     if records.len() != plan.faults.len() {
         let (records, faults) = (records.len(), plan.faults.len());
         let text = format!("{records} records of faults, and the plan has {faults} faults");
@@ -77,6 +102,10 @@ pub fn again(
     let began_ns = began(plan, records, history);
     let (faults, mut left_out) = struck(plan, records, began_ns);
     let (script, strangers) = operations(plan, history, began_ns)?;
+    if script.is_empty() {
+        let text = "the history has no operation of a client in the time of the plan";
+        return Err(PlanError(text.to_owned()));
+    }
     if strangers > 0 {
         left_out.push(format!(
             "{strangers} events of the preparation and the final reads"
@@ -110,7 +139,8 @@ fn began(plan: &TestPlan, records: &[FaultRecord], history: &History) -> u64 {
     of_faults.min().or(of_clients).unwrap_or(0)
 }
 
-/// The faults that began, from when until when they did.
+/// The faults that began, from when until when they did. That a fault has ended is noted when the
+/// target has said so, which may be after the plan's end: there it ends at that.
 fn struck(
     plan: &TestPlan,
     records: &[FaultRecord],
@@ -120,11 +150,14 @@ fn struck(
     let ms = |at_ns: u64| at_ns.saturating_sub(began_ns) / 1_000_000;
     for (timed, record) in plan.faults.iter().zip(records) {
         match record.until_ns {
-            Some(until_ns) => faults.push(TimedFault {
-                at_ms: ms(record.at_ns),
-                until_ms: ms(until_ns),
-                ..timed.clone()
-            }),
+            Some(until_ns) => {
+                let at_ms = ms(record.at_ns).min(plan.duration_ms);
+                faults.push(TimedFault {
+                    at_ms,
+                    until_ms: ms(until_ns).clamp(at_ms, plan.duration_ms),
+                    ..timed.clone()
+                });
+            }
             None => left_out.push(record.text.clone()),
         }
     }
@@ -137,7 +170,7 @@ fn operations(
     began_ns: u64,
 ) -> Result<(Vec<ScriptedOperation>, usize), PlanError> {
     let concurrency = u64::from(plan.clients.concurrency);
-    let end_ns = began_ns + plan.duration_ms * 1_000_000;
+    let end_ns = began_ns.saturating_add(plan.duration_ms.saturating_mul(1_000_000));
     let (mut script, mut strangers) = (Vec::<ScriptedOperation>::new(), 0);
     // Which of the script's operations a process has open.
     let mut open = std::collections::BTreeMap::new();
@@ -267,6 +300,65 @@ mod tests {
             ]
         );
         assert_eq!(script[0].operation().unwrap().key, Some(1));
+    }
+
+    /// The records of the plan's faults, each from and until when it was to strike; and a history of
+    /// one operation.
+    fn recorded(plan: &TestPlan) -> (Vec<FaultRecord>, History) {
+        let record = |timed: &TimedFault| FaultRecord {
+            at_ns: timed.at_ms * 1_000_000,
+            until_ns: Some(timed.until_ms * 1_000_000),
+            kind: timed.kind.clone(),
+            nodes: Vec::new(),
+            text: "kill -9".to_owned(),
+            struck: true,
+        };
+        let history = History {
+            events: vec![event(EventKind::Invoke, 1, 1_000, None)],
+            dropped_bytes: 0,
+        };
+        (plan.faults.iter().map(record).collect(), history)
+    }
+
+    #[test]
+    fn a_fault_that_ended_late_ends_with_the_plan() {
+        let plan = plan();
+        let (mut records, history) = recorded(&plan);
+        let last = records.last_mut().unwrap();
+        last.until_ns = Some((plan.duration_ms + 900) * 1_000_000);
+        let (replayed, _) = again(&plan, &records, &history).unwrap();
+        assert_eq!(replayed.faults.last().unwrap().until_ms, plan.duration_ms);
+        let last = records.last_mut().unwrap();
+        last.at_ns = (plan.duration_ms + 100) * 1_000_000;
+        let (replayed, _) = again(&plan, &records, &history).unwrap();
+        let last = replayed.faults.last().unwrap();
+        assert_eq!(
+            (last.at_ms, last.until_ms),
+            (plan.duration_ms, plan.duration_ms)
+        );
+    }
+
+    #[test]
+    fn a_folder_with_numbers_that_cannot_be_is_refused() {
+        let sound = plan();
+        let (records, history) = recorded(&sound);
+        let refused = |change: fn(&mut TestPlan)| {
+            let mut plan = sound.clone();
+            change(&mut plan);
+            again(&plan, &records, &history).unwrap_err().0
+        };
+        let none = refused(|plan| plan.clients.concurrency = 0);
+        assert!(none.starts_with("clients.concurrency is 0"), "{none}");
+        let late = refused(|plan| plan.faults[0].at_ms = u64::MAX);
+        assert!(late.starts_with("faults[0].at_ms is"), "{late}");
+        let long = refused(|plan| plan.duration_ms = 1 << 63);
+        assert!(long.starts_with("duration_ms is"), "{long}");
+        let mut records = records.clone();
+        for record in &mut records {
+            record.at_ns = u64::MAX;
+        }
+        let late = again(&sound, &records, &history).unwrap_err().0;
+        assert!(late.contains("no operation of a client"), "{late}");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! A thin driver: it takes connections from Env's network, reads one request of each, has
 //! [`site`] decide in a blocking task, and sends the answer.
 //!
-//! Invariants: at most [`CONNECTIONS_MAXIMUM`] connections at a time, each within its deadlines; a
-//! server that listens on loopback answers only requests addressed to loopback. It changes nothing
+//! Invariants: at most [`CONNECTIONS_MAXIMUM`] connections at a time, each within its deadlines (others
+//! wait to be accepted, and no connection outlives its answer by more than a moment); a server that listens on loopback answers only requests addressed to loopback. It changes nothing
 //! but the pages of runs, and authenticates nobody: whoever reaches its address can read the store.
 
 mod http;
@@ -12,12 +12,14 @@ mod site;
 
 use super::files::OpenFile;
 use bytes::{Bytes, BytesMut};
-use hedgerow_env::{Env, Listener, NetworkError, Stream, StreamKind, StreamWriter, event};
+use hedgerow_env::{
+    Env, Listener, NetworkError, Stream, StreamKind, StreamReader, StreamWriter, event,
+};
 use site::Answer;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Connections served at once: a browser opens six.
 pub const CONNECTIONS_MAXIMUM: usize = 64;
@@ -25,6 +27,9 @@ pub const CONNECTIONS_MAXIMUM: usize = 64;
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// One piece of an answer is taken in this time.
 const SEND_LIMIT: Duration = Duration::from_secs(30);
+/// A peer that has its answer may read it for so long before the connection is closed on it: one that
+/// keeps it open keeps somebody else out.
+const LINGER: Duration = Duration::from_secs(1);
 /// Bytes of an answer in memory.
 const CHUNK_BYTES: u64 = 1 << 20;
 /// Pause after a failed accept, so that a lack of descriptors does not spin.
@@ -63,15 +68,13 @@ impl Server {
         let site = Arc::new(Site {
             loopback_only: http::is_loopback(http::without_port(&address)),
             store: self.store,
-            open: AtomicUsize::new(0),
         });
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAXIMUM));
         loop {
+            let taken = Arc::clone(&places).acquire_owned().await;
+            let taken = taken.expect("nobody closes it");
             match self.listener.accept().await {
-                Ok(stream) if site.open.load(Ordering::Relaxed) >= CONNECTIONS_MAXIMUM => {
-                    drop(stream);
-                }
                 Ok(stream) => {
-                    let taken = Taken::new(&site);
                     let (env, site) = (self.env.clone(), Arc::clone(&site));
                     drop(self.env.spawn("jepsen-serve", async move {
                         if let Err(error) = site.serve(&env, stream).await {
@@ -92,23 +95,6 @@ impl Server {
 struct Site {
     store: PathBuf,
     loopback_only: bool,
-    open: AtomicUsize,
-}
-
-/// One connection's place among [`CONNECTIONS_MAXIMUM`].
-struct Taken(Arc<Site>);
-
-impl Taken {
-    fn new(site: &Arc<Site>) -> Self {
-        site.open.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(site))
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 fn late(what: &str) -> NetworkError {
@@ -143,7 +129,8 @@ impl Site {
         send(env, writer.as_mut(), answer, head_only).await?;
         writer.shutdown().await?;
         // The peer may still be reading: wait for its end, so that no reset cuts the answer.
-        drop(env.timeout(SEND_LIMIT, stream.reader.read(1)).await);
+        let its_end = read_out(stream.reader.as_mut());
+        env.timeout(LINGER, its_end).await.unwrap_or_default();
         Ok(())
     }
 }
@@ -163,6 +150,16 @@ async fn read_head(stream: &mut Stream) -> Result<Bytes, NetworkError> {
         }
         if bytes.len() > http::LONGEST_HEAD_BYTES {
             return Ok(bytes.freeze());
+        }
+    }
+}
+
+/// Reads what the peer still says, until its end.
+async fn read_out(reader: &mut dyn StreamReader) {
+    let limit = http::LONGEST_HEAD_BYTES;
+    while let Ok(more) = reader.read(limit).await {
+        if more.is_empty() {
+            return;
         }
     }
 }

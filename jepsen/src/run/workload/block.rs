@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hedgerow_env::Random;
 use serde::{Deserialize, Serialize};
 
-use super::{Generator, skewed};
+use super::{Generator, skewed, strange};
 use crate::history::Value;
 use crate::run::bounds::{self, within};
 use crate::run::plan::{PlanError, is_default};
@@ -127,6 +127,24 @@ impl BlockPlan {
         )?;
         within("skew", "--skew", self.skew, &bounds::SKEW)?;
         Ok(())
+    }
+
+    /// Whether the operation is a request that the device takes.
+    pub(super) fn takes(&self, operation: &Operation) -> Result<(), PlanError> {
+        if operation.key.is_some() {
+            return Err(PlanError("the workload block has no key".to_owned()));
+        }
+        let request = Request::of(operation).ok_or_else(|| strange("block", operation))?;
+        let (span, tag) = match request {
+            Request::Write(span, tag) => (span, tag),
+            Request::Zero(span) | Request::Read(span) => (span, 1),
+        };
+        let blocks = self.disk_bytes / u64::from(self.block_size);
+        let most = blocks.min(*bounds::REQUEST_BLOCKS.end());
+        within("count", "", span.count, &(1..=most))?;
+        within("first", "", span.first, &(0..=blocks - span.count))?;
+        // Tag 0 stands for zeros.
+        within("tag", "", tag, &(1..=GARBAGE - 1))
     }
 
     /// Which of the clients that keep to a portal of their own the process is, if it is one.

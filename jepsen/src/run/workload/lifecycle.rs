@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use hedgerow_env::Random;
 use serde::{Deserialize, Serialize};
 
-use super::Generator;
+use super::{Generator, key_below, strange};
 use crate::history::Value;
 use crate::run::bounds::{self, within};
 use crate::run::plan::PlanError;
@@ -26,6 +26,27 @@ pub struct LifecyclePlan {
 impl LifecyclePlan {
     pub(super) fn check(self) -> Result<(), PlanError> {
         within("names", "--keys", self.names, &bounds::NAMES)
+    }
+
+    /// Whether the operation is a request about one of its disks.
+    pub(super) fn takes(self, operation: &Operation) -> Result<(), PlanError> {
+        key_below(self.names, operation.key)?;
+        let (argument, no) = (&operation.argument, || strange("disk-lifecycle", operation));
+        let (_, request) = DiskRequest::of(operation).ok_or_else(no)?;
+        let whole = |size: u64| size.is_multiple_of(SIZE_STEP_BYTES.unsigned_abs());
+        let fits = match request {
+            DiskRequest::Show => *argument == Value::Nil,
+            DiskRequest::Delete => true,
+            DiskRequest::Resize(size) => whole(size),
+            // What it expects is that there is no disk.
+            DiskRequest::Create(size) => {
+                whole(size) && argument.pair().is_some_and(|(from, _)| *from == Value::Nil)
+            }
+        };
+        if let DiskRequest::Create(size) | DiskRequest::Resize(size) = request {
+            within("the disk's size", "", size, &bounds::DISK_BYTES)?;
+        }
+        fits.then_some(()).ok_or_else(no)
     }
 }
 
@@ -127,5 +148,31 @@ impl Generator for Lifecycle {
         names
             .map(|key| operation("read", key, Value::Nil))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_takes_its_own_operations_and_no_others() {
+        let plan = LifecyclePlan { names: 3 };
+        let (mut random, mut lifecycle) = (Random::from_seed(3), Lifecycle::new(plan));
+        for _ in 0..200 {
+            let own = lifecycle.next(&mut random, 0);
+            assert_eq!(plan.takes(&own), Ok(()));
+            lifecycle.learn(&own, &Completion::Ok(Value::Int(SIZE_STEP_BYTES)));
+        }
+        let from_size = Value::Vector(vec![Value::Int(1), Value::Int(SIZE_STEP_BYTES)]);
+        for strange in [
+            operation("read", 3, Value::Nil),
+            operation("write", 0, Value::Int(SIZE_STEP_BYTES + 1)),
+            operation("write", 0, Value::Int(i64::MAX)),
+            operation("cas", 0, from_size),
+            operation("zero", 0, Value::Nil),
+        ] {
+            plan.takes(&strange).unwrap_err();
+        }
     }
 }

@@ -75,6 +75,16 @@ impl WorkloadPlan {
         }
     }
 
+    /// Whether `operation`, which somebody wrote down, is one of this workload: of its functions, on
+    /// what it has.
+    pub(super) fn takes(&self, operation: &Operation) -> Result<(), PlanError> {
+        match self {
+            Self::Block(plan) => plan.takes(operation),
+            Self::CasRegister(plan) => plan.takes(operation),
+            Self::DiskLifecycle(plan) => plan.takes(operation),
+        }
+    }
+
     /// Its operations.
     #[must_use]
     pub fn generator(&self) -> Box<dyn Generator> {
@@ -83,6 +93,23 @@ impl WorkloadPlan {
             Self::CasRegister(plan) => Box::new(registers::Registers::new(*plan)),
             Self::DiskLifecycle(plan) => Box::new(lifecycle::Lifecycle::new(*plan)),
         }
+    }
+}
+
+/// Refuses an operation that is none of the workload's.
+fn strange(workload: &str, operation: &Operation) -> PlanError {
+    PlanError(format!(
+        "the workload {workload} has no {} {}",
+        operation.function, operation.argument
+    ))
+}
+
+/// Refuses a key that is none of `count`.
+fn key_below(count: u32, key: Option<i64>) -> Result<(), PlanError> {
+    match key {
+        Some(key) if (0..i64::from(count)).contains(&key) => Ok(()),
+        Some(key) => Err(PlanError(format!("key is {key}: they are below {count}"))),
+        None => Err(PlanError("key is missing".to_owned())),
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use hedgerow_env::Random;
 use serde::{Deserialize, Serialize};
 
-use super::{Generator, skewed};
+use super::{Generator, key_below, skewed, strange};
 use crate::history::Value;
 use crate::run::bounds::{self, within};
 use crate::run::plan::PlanError;
@@ -36,6 +36,23 @@ impl RegisterPlan {
             &bounds::PERCENT,
         )?;
         within("skew", "--skew", self.skew, &bounds::SKEW)
+    }
+
+    /// Whether the operation is about one of its keys, and well formed.
+    pub(super) fn takes(self, operation: &Operation) -> Result<(), PlanError> {
+        key_below(self.keys, operation.key)?;
+        let is_int = |value: &Value| value.int().is_some();
+        let argument = &operation.argument;
+        let fits = match operation.function {
+            "read" => *argument == Value::Nil,
+            "write" => is_int(argument),
+            "cas" => argument
+                .pair()
+                .is_some_and(|(from, to)| is_int(from) && is_int(to)),
+            _ => false,
+        };
+        fits.then_some(())
+            .ok_or_else(|| strange("cas-register", operation))
     }
 }
 
@@ -106,5 +123,35 @@ impl Generator for Registers {
     fn finale(&mut self) -> Vec<Operation> {
         let keys = 0..i64::from(self.plan.keys);
         keys.map(|key| operation("read", key, Value::Nil)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_takes_its_own_operations_and_no_others() {
+        let plan = RegisterPlan {
+            keys: 3,
+            reads_percent: 50,
+            skew: 0,
+        };
+        let (mut random, mut registers) = (Random::from_seed(3), Registers::new(plan));
+        for _ in 0..200 {
+            let own = registers.next(&mut random, 0);
+            assert_eq!(plan.takes(&own), Ok(()));
+            registers.learn(&own, &Completion::Ok(Value::Int(1)));
+        }
+        let pair = Value::Vector(vec![Value::Nil, Value::Int(1)]);
+        for strange in [
+            operation("read", 3, Value::Nil),
+            operation("read", 0, Value::Int(1)),
+            operation("write", 0, Value::Nil),
+            operation("cas", 0, pair),
+            operation("zero", 0, Value::Nil),
+        ] {
+            plan.takes(&strange).unwrap_err();
+        }
     }
 }
