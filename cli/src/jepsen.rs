@@ -12,7 +12,6 @@ mod processes;
 mod run;
 mod sim;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -22,7 +21,7 @@ use hedgerow_jepsen::command::{self, Asked};
 use hedgerow_jepsen::history::History;
 
 use crate::jepsen_pages;
-use crate::out::say;
+use crate::out::{self, say};
 
 /// Exit code for input that cannot be used.
 const EXIT_UNUSABLE: u8 = 2;
@@ -92,19 +91,16 @@ pub(crate) fn run(command: JepsenCommand) -> ExitCode {
     }
 }
 
+/// Reads a history, from a pipe as well; if that cannot be, why, and what to name instead.
 #[expect(
     clippy::disallowed_methods,
     reason = "a tool without a node reads its input"
 )]
-fn read(file: &Path) -> Result<Vec<u8>, ExitCode> {
-    std::fs::read(file).map_err(|error| {
-        eprintln!("hedgerow: {}", unreadable(file, &error));
-        ExitCode::from(EXIT_UNUSABLE)
-    })
+pub(crate) fn read(file: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(file).map_err(|error| unreadable(file, &error))
 }
 
-/// Why a history could not be read, and what to name instead.
-pub(crate) fn unreadable(file: &Path, error: &std::io::Error) -> String {
+fn unreadable(file: &Path, error: &std::io::Error) -> String {
     let remedy = match error.kind() {
         std::io::ErrorKind::IsADirectory => "; name the history in it, such as history.bin",
         std::io::ErrorKind::NotFound => "; name the file of a history",
@@ -116,33 +112,34 @@ pub(crate) fn unreadable(file: &Path, error: &std::io::Error) -> String {
 fn convert(convert: &Convert) -> ExitCode {
     let text = match read(&convert.file) {
         Ok(text) => text,
-        Err(code) => return code,
+        Err(why) => return unusable(&why),
     };
     let history = match History::parse(&text) {
         Ok(history) => history,
-        Err(error) => {
-            eprintln!("hedgerow: {}: {error}", convert.file.display());
-            return ExitCode::from(EXIT_UNUSABLE);
-        }
+        Err(error) => return unusable(&format!("{}: {error}", convert.file.display())),
     };
     let written = match convert.to {
         Form::Edn => history.to_edn().into_bytes(),
         Form::Log => history.to_log().into_bytes(),
         Form::Binary => history.to_binary(),
     };
-    match std::io::stdout().lock().write_all(&written) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("hedgerow: standard output: {error}");
-            ExitCode::from(EXIT_UNUSABLE)
-        }
-    }
+    out::write_bytes(&written);
+    ExitCode::SUCCESS
+}
+
+fn unusable(why: &str) -> ExitCode {
+    eprintln!("hedgerow: {why}");
+    ExitCode::from(EXIT_UNUSABLE)
 }
 
 fn check(check: &Check) -> ExitCode {
     let text = match read(&check.file) {
         Ok(text) => text,
-        Err(code) => return code,
+        Err(why) if check.json => {
+            say!("{}", command::unusable_json(&why).trim_end());
+            return ExitCode::from(EXIT_UNUSABLE);
+        }
+        Err(why) => return unusable(&why),
     };
     let initial = check.initial.as_deref();
     let asked = Asked {
@@ -153,7 +150,7 @@ fn check(check: &Check) -> ExitCode {
         at_least: check.at_least,
     };
     let (code, output) = command::check_as(asked, &check.model, initial, &text, check.json);
-    if code == i32::from(EXIT_UNUSABLE) {
+    if code == i32::from(EXIT_UNUSABLE) && !check.json {
         eprintln!("hedgerow: {}: {}", check.file.display(), output.trim_end());
     } else {
         say!("{}", output.trim_end());

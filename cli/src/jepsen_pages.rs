@@ -20,7 +20,7 @@ pub(crate) struct Page {
     #[arg(long)]
     model: Option<String>,
     /// The initial value
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     initial: Option<String>,
     /// Where to write the page [default: the history's name and .html]
     #[arg(long, value_name = "FILE")]
@@ -48,19 +48,18 @@ pub(crate) fn page(page: &Page) -> ExitCode {
                 say!("{}", path.display());
                 ExitCode::SUCCESS
             }
+            Err(error) if error.is_missing() => unusable(&format!(
+                "{error}; name the folder of a run, such as store/<test>/<time>"
+            )),
             Err(error) => unusable(&error.to_string()),
         };
     }
     let Some(model) = &page.model else {
         return unusable("a history needs --model: `hedgerow jepsen check --model x` lists them");
     };
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a tool without a node reads its input"
-    )]
-    let text = match std::fs::read(&page.path) {
+    let text = match crate::jepsen::read(&page.path) {
         Ok(text) => text,
-        Err(error) => return unusable(&crate::jepsen::unreadable(&page.path, &error)),
+        Err(why) => return unusable(&why),
     };
     let name = page.path.file_name().unwrap_or_default().to_string_lossy();
     let initial = page.initial.as_deref();
@@ -114,6 +113,8 @@ pub(crate) fn serve(serve: &Serve) -> ExitCode {
     runtime.shutdown_background();
     match served {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => unusable(&format!("{error}; --listen names another address")),
+        Err(error) => unusable(&format!(
+            "{error}; --listen names another address, such as 127.0.0.1:8917"
+        )),
     }
 }

@@ -13,7 +13,17 @@ pub(crate) const EXIT_PIPE: i32 = 141;
 /// Writes to standard output; see the file's head.
 pub(crate) fn write(text: std::fmt::Arguments<'_>) {
     let mut stdout = std::io::stdout().lock();
-    let written = stdout.write_fmt(text).and_then(|()| stdout.flush());
+    end_unless(stdout.write_fmt(text).and_then(|()| stdout.flush()));
+}
+
+/// Writes bytes to standard output, as [`write`] writes text.
+pub(crate) fn write_bytes(bytes: &[u8]) {
+    let mut stdout = std::io::stdout().lock();
+    end_unless(stdout.write_all(bytes).and_then(|()| stdout.flush()));
+}
+
+/// Ends the command unless all was written.
+fn end_unless(written: std::io::Result<()>) {
     let Err(error) = written else { return };
     if error.kind() != std::io::ErrorKind::BrokenPipe {
         eprintln!("hedgerow: standard output: {error}");

@@ -1,5 +1,6 @@
 //! `hedgerow jepsen run`: draws a test, runs it, and says what came of it.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,6 +28,36 @@ const EXIT_UNKNOWN: u8 = 3;
 
 /// Keys or names, if nobody says how many.
 const KEYS: u32 = 5;
+/// Of a hundred operations, so many are reads if nobody says how many.
+const READS_PERCENT: u32 = 50;
+/// How unevenly things are chosen, if nobody says.
+const SKEW: u32 = 30;
+
+/// The options that a test is drawn by: they contradict a plan that is given.
+const DRAWN_BY: [&str; 20] = [
+    "workload",
+    "nemesis",
+    "nodes",
+    "time",
+    "rate",
+    "concurrency",
+    "client_crash_ppm",
+    "timeout_ms",
+    "skew",
+    "keys",
+    "blocks",
+    "reads",
+    "aim",
+    "stray_one_in",
+    "strays_read",
+    "cuts",
+    "bursts",
+    "slow_disks",
+    "small_stores",
+    "block_size",
+];
+/// Runs that begin within one second; more is somebody's mistake.
+const RUNS_A_SECOND_MAXIMUM: u32 = 1_000;
 
 /// `hedgerow jepsen run`
 #[derive(Args, Debug)]
@@ -46,9 +77,9 @@ pub(crate) struct Run {
     /// What is tested
     #[arg(long, value_enum, default_value = "processes")]
     target: TargetName,
-    /// What cuts links: auto is namespaces where that can be and suffices
-    #[arg(long, value_enum, default_value = "auto")]
-    network: NetworkName,
+    /// What cuts links: auto is namespaces where that can be and suffices [default: auto]
+    #[arg(long, value_enum)]
+    network: Option<NetworkName>,
     /// What the test is drawn from [default: a new one]
     #[arg(long)]
     seed: Option<u64>,
@@ -64,18 +95,18 @@ pub(crate) struct Run {
     /// An operation that takes longer is of unknown outcome
     #[arg(long, default_value_t = 13_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
     timeout_ms: u64,
-    /// How unevenly keys and blocks are chosen, 0 to 95
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(..=95))]
-    skew: u32,
+    /// How unevenly keys and blocks are chosen, 0 to 95 [default: 30]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(..=95))]
+    skew: Option<u32>,
     /// Keys or names of the workloads cas-register and disk-lifecycle [default: 5]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     keys: Option<u32>,
     /// Blocks that are read and written without a hurry beside the few that all want [default: 7]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     blocks: Option<u64>,
-    /// Of a hundred operations on blocks or keys, how many are reads
-    #[arg(long, default_value_t = 50, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(..=100))]
-    reads: u32,
+    /// Of a hundred operations on blocks or keys, how many are reads [default: 50]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(..=100))]
+    reads: Option<u32>,
     /// Of the faults that are about one node, so many percent are about the one that clients use
     #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(..=100))]
     aim: u32,
@@ -100,12 +131,12 @@ pub(crate) struct Run {
     /// Bytes of a block: 512, 4096 or 65536 [default: drawn]
     #[arg(long)]
     block_size: Option<u32>,
-    /// Run this plan (a plan.json) again instead of drawing one
-    #[arg(long, value_name = "FILE")]
+    /// Run this plan (a plan.json) again instead of drawing one; --seed has its clients draw otherwise
+    #[arg(long, value_name = "FILE", conflicts_with_all = DRAWN_BY)]
     plan: Option<PathBuf>,
     /// Do again what this run did (a folder of the store): its operations, and its faults from when
     /// until when they struck; mostly with --target sim
-    #[arg(long, value_name = "DIR", conflicts_with = "plan")]
+    #[arg(long, value_name = "DIR", conflicts_with = "plan", conflicts_with_all = DRAWN_BY)]
     replay: Option<PathBuf>,
     /// With --replay: other interleavings, one seed after the other, until a run is invalid
     #[arg(long, default_value_t = 1, value_name = "COUNT", requires = "replay")]
@@ -212,6 +243,7 @@ fn check_possible(options: &Run, plan: &TestPlan) -> anyhow::Result<()> {
         }
         _ if options.serializable_reads => bail!("--serializable-reads is for --target etcd"),
         TargetName::Processes => {
+            has_workload(plan)?;
             processes::check_build(plan)?;
             let program = options.program.clone();
             let program = program.map_or_else(std::env::current_exe, Ok)?;
@@ -219,12 +251,26 @@ fn check_possible(options: &Run, plan: &TestPlan) -> anyhow::Result<()> {
             asked.map_or(Ok(()), |name| processes::check_mutant(&program, name))
         }
         TargetName::Sim => {
+            if options.network.is_some() {
+                bail!(
+                    "--network means nothing for --target sim, whose links are its own: leave it out"
+                );
+            }
+            has_workload(plan)?;
             let asked = options.mutant.as_deref();
             asked.map_or(Ok(()), |name| {
                 sim::check_mutant(options.program.as_deref(), name)
             })
         }
     }
+}
+
+/// Whether Hedgerow has what the workload is about.
+fn has_workload(plan: &TestPlan) -> anyhow::Result<()> {
+    if matches!(plan.workload, WorkloadPlan::CasRegister(_)) {
+        bail!("the cluster has no registers: use --workload block or disk-lifecycle");
+    }
+    Ok(())
 }
 
 async fn test(options: &Run, plan: TestPlan) -> anyhow::Result<(Results, PathBuf)> {
@@ -265,7 +311,7 @@ fn network(options: &Run, env: &Env, plan: &TestPlan) -> anyhow::Result<Option<N
     let cuts =
         |timed: &TimedFault| matches!(timed.fault, Fault::Partition { .. } | Fault::Links { .. });
     let fit = Namespaces::fit(plan);
-    match options.network {
+    match options.network.unwrap_or(NetworkName::Auto) {
         NetworkName::Proxy => Ok(None),
         NetworkName::Namespaces if !fit => bail!(
             "between namespaces links are cut and nothing else: ask for other nemeses, or for \
@@ -318,13 +364,18 @@ fn target(
 fn plan(options: &Run) -> anyhow::Result<TestPlan> {
     if let Some(path) = &options.plan {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let plan: TestPlan =
+        let mut plan: TestPlan =
             serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-        plan.check()?;
+        plan.check().with_context(|| path.display().to_string())?;
+        plan.seed = options.seed.unwrap_or(plan.seed);
         return Ok(plan);
     }
     if let Some(run) = &options.replay {
-        let (mut again, left_out) = report::read_again(run)?;
+        let (mut again, left_out) = report::read_again(run).map_err(|error| {
+            let remedy = "; --replay takes the folder of a run, such as store/<test>/<time>";
+            let remedy = if error.is_missing() { remedy } else { "" };
+            anyhow::anyhow!("{error}{remedy}")
+        })?;
         for what in left_out {
             eprintln!("hedgerow: not carried over: {what}");
         }
@@ -334,26 +385,7 @@ fn plan(options: &Run) -> anyhow::Result<TestPlan> {
     check_workload(options)?;
     let seed = options.seed.unwrap_or_else(new_seed);
     let mut random = Random::from_seed(seed);
-    let workload = match options.workload {
-        WorkloadName::Block => {
-            let mut block = BlockPlan::draw(&mut random, options.block_size, options.skew);
-            if let (Some(blocks), Some(last)) = (options.blocks, block.hot.last_mut()) {
-                last.count = blocks;
-            }
-            block.stray_one_in = options.stray_one_in;
-            block.strays_read = options.strays_read;
-            block.reads_percent = options.reads;
-            WorkloadPlan::Block(block)
-        }
-        WorkloadName::CasRegister => WorkloadPlan::CasRegister(RegisterPlan {
-            keys: options.keys.unwrap_or(KEYS),
-            reads_percent: options.reads,
-            skew: options.skew,
-        }),
-        WorkloadName::DiskLifecycle => WorkloadPlan::DiskLifecycle(LifecyclePlan {
-            names: options.keys.unwrap_or(KEYS),
-        }),
-    };
+    let workload = workload(options, &mut random);
     let clients = ClientPlan {
         concurrency: options.concurrency,
         rate: options.rate,
@@ -370,8 +402,37 @@ fn plan(options: &Run) -> anyhow::Result<TestPlan> {
     Ok(plan)
 }
 
+fn workload(options: &Run, random: &mut Random) -> WorkloadPlan {
+    let reads_percent = options.reads.unwrap_or(READS_PERCENT);
+    let skew = options.skew.unwrap_or(SKEW);
+    match options.workload {
+        WorkloadName::Block => {
+            let mut block = BlockPlan::draw(random, options.block_size, skew);
+            if let (Some(blocks), Some(last)) = (options.blocks, block.hot.last_mut()) {
+                last.count = blocks;
+            }
+            block.stray_one_in = options.stray_one_in;
+            block.strays_read = options.strays_read;
+            block.reads_percent = reads_percent;
+            WorkloadPlan::Block(block)
+        }
+        WorkloadName::CasRegister => WorkloadPlan::CasRegister(RegisterPlan {
+            keys: options.keys.unwrap_or(KEYS),
+            reads_percent,
+            skew,
+        }),
+        WorkloadName::DiskLifecycle => WorkloadPlan::DiskLifecycle(LifecyclePlan {
+            names: options.keys.unwrap_or(KEYS),
+        }),
+    }
+}
+
 /// Whether every option means something for the workload.
 fn check_workload(options: &Run) -> anyhow::Result<()> {
+    let about_choice = [
+        ("--reads", options.reads.is_some()),
+        ("--skew", options.skew.is_some()),
+    ];
     let about_blocks = [
         ("--blocks", options.blocks.is_some()),
         ("--block-size", options.block_size.is_some()),
@@ -379,9 +440,12 @@ fn check_workload(options: &Run) -> anyhow::Result<()> {
     ];
     let about_keys = [("--keys", options.keys.is_some())];
     let (foreign, workload) = match options.workload {
-        WorkloadName::Block => (&about_keys[..], "block"),
-        WorkloadName::CasRegister => (&about_blocks[..], "cas-register"),
-        WorkloadName::DiskLifecycle => (&about_blocks[..], "disk-lifecycle"),
+        WorkloadName::Block => (about_keys.to_vec(), "block"),
+        WorkloadName::CasRegister => (about_blocks.to_vec(), "cas-register"),
+        WorkloadName::DiskLifecycle => {
+            let foreign = [&about_blocks[..], &about_choice[..]];
+            (foreign.concat(), "disk-lifecycle")
+        }
     };
     match foreign.iter().find(|(_, given)| *given) {
         Some((option, _)) => {
@@ -396,7 +460,7 @@ fn new_seed() -> u64 {
     SystemSeeds.stream("seed").below(1_000_000)
 }
 
-/// Makes `store/<test>/<time>/`, which must be new.
+/// Makes `store/<test>/<time>/`, or `<time>-2` and so on where other runs began in the same second.
 fn folder(store: &Path, plan: &TestPlan) -> anyhow::Result<PathBuf> {
     let stamp: String = wall()
         .to_string()
@@ -405,11 +469,22 @@ fn folder(store: &Path, plan: &TestPlan) -> anyhow::Result<PathBuf> {
         .collect();
     let (seconds, _) = stamp.split_once('.').context("a time has milliseconds")?;
     let test = std::path::absolute(store)?.join(&plan.test);
-    std::fs::create_dir_all(&test).with_context(|| test.display().to_string())?;
-    let folder = test.join(format!("{seconds}Z"));
-    std::fs::create_dir(&folder)
-        .with_context(|| format!("{}: another run began just now", folder.display()))?;
-    Ok(folder)
+    let refused = |path: &Path| format!("{} (--store names another folder)", path.display());
+    std::fs::create_dir_all(&test).with_context(|| refused(&test))?;
+    for number in 1..=RUNS_A_SECOND_MAXIMUM {
+        let suffix = if number == 1 {
+            String::new()
+        } else {
+            format!("-{number}")
+        };
+        let folder = test.join(format!("{seconds}Z{suffix}"));
+        match std::fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| refused(&folder)),
+        }
+    }
+    bail!("{}: too many runs began just now", test.display())
 }
 
 fn tell(options: &Run, results: &Results, folder: &Path) {

@@ -41,9 +41,16 @@ pub(super) fn run(
     let has_results = |code: i32| WITH_RESULTS.contains(&code);
     if !ended.status.code().is_some_and(has_results) {
         let said = String::from_utf8_lossy(&ended.stderr);
-        bail!("{PROGRAM}: {}: {}", ended.status, said.trim());
+        bail!("{}: {}: {}", program.display(), ended.status, said.trim());
     }
     let path = folder.join(RESULTS_FILE);
+    if !path.exists() {
+        bail!(
+            "{} ended, and left no results in {}: --program has to name a {PROGRAM}",
+            program.display(),
+            folder.display()
+        );
+    }
     let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
     serde_json::from_slice(&text).with_context(|| path.display().to_string())
 }
@@ -61,7 +68,8 @@ pub(super) fn check_mutant(program: Option<&Path>, name: &str) -> anyhow::Result
 }
 
 fn named(program: Option<&Path>) -> anyhow::Result<PathBuf> {
-    program.map_or_else(sibling, |program| Ok(program.to_owned()))
+    // A path without a slash would be looked for among the system's programs.
+    program.map_or_else(sibling, |program| Ok(std::path::absolute(program)?))
 }
 
 /// The simulator's program beside this one.

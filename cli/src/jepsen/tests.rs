@@ -1,4 +1,4 @@
-//! The runner on targets in memory, and the fault proxy on real connections.
+//! The runner on targets in memory; the fault proxy and the server of runs on real connections.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hedgerow_env::{BoxFuture, Env, Level, Stream, StreamKind};
 use hedgerow_jepsen::history::Value;
+use hedgerow_jepsen::report::serve::{CONNECTIONS_MAXIMUM, Server};
 use hedgerow_jepsen::run::fault_proxy::{FaultProxy, Links};
 use hedgerow_jepsen::run::workload::{RegisterPlan, WorkloadPlan};
 use hedgerow_jepsen::run::{
@@ -337,4 +338,36 @@ async fn a_doubled_connection_says_everything_twice() {
             Some(&b"once"[..])
         );
     }
+}
+
+/// A connection on which the list of runs was asked for.
+async fn asked(env: &Env, address: &str) -> Stream {
+    let network = env.network();
+    let mut stream = network.connect(address, StreamKind::Client).await.unwrap();
+    let request = "GET /runs.json HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.writer.write(vec![request.into()]).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn peers_that_keep_answered_connections_open_shut_nobody_out() {
+    let env = env("serve");
+    let store = folder("serve");
+    let server = Server::listen(env.clone(), "127.0.0.1:0", &store);
+    let server = server.await.unwrap();
+    let address = server.address();
+    drop(env.spawn("serve", server.run()));
+    let mut open = Vec::new();
+    for _ in 0..CONNECTIONS_MAXIMUM {
+        open.push(asked(&env, &address).await);
+    }
+    for stream in &mut open {
+        let answer = stream.reader.read(100).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK"), "{answer:?}");
+    }
+    let mut one_more = asked(&env, &address).await;
+    let answer = env.timeout(Duration::from_secs(8), one_more.reader.read(100));
+    let answer = answer.await.expect("a place is free soon").unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK"), "{answer:?}");
+    std::fs::remove_dir_all(store).unwrap();
 }

@@ -9,6 +9,8 @@ use super::*;
 
 fn tape() -> Tape {
     let mut plan = Plan::draw(7);
+    plan.additions.clear();
+    plan.nodes = 5;
     plan.hot_blocks = 10;
     plan.clients = 2;
     plan.moves = vec![Move::of_released(5, NodeIndex(3))];
