@@ -16,6 +16,8 @@ use crate::roles::Running;
 const PERIOD: Duration = Duration::from_secs(1);
 /// While no table is known, the cluster is forming: look more often.
 const EAGER_PERIOD: Duration = Duration::from_millis(100);
+/// Whoever reads its own replica asks another node all the same, once in so many periods.
+const OTHERS_TURN: usize = 8;
 /// A node answers from memory.
 const ASK_LIMIT: Duration = Duration::from_millis(500);
 
@@ -28,9 +30,20 @@ pub(crate) async fn keep_fresh(env: Env, groups: GroupClient, root: RootReplica)
     let mut learned = None;
     loop {
         let directory = Arc::clone(groups.directory());
-        match root() {
-            Some(replica) => read_own(&directory, &*replica, &mut learned).await,
-            None => ask_another(&groups, &directory, turn).await,
+        let own = root();
+        let names = |replica: &Arc<dyn GroupReplica>| {
+            let table = directory.table();
+            let mut members = table.root.members.iter();
+            members.any(|member| member.member == replica.member())
+        };
+        // A replica that was started and that the group never took, or has left without its knowing,
+        // stands still for ever.
+        let is_named = own.as_ref().is_some_and(names);
+        if let Some(replica) = own {
+            read_own(&directory, &*replica, &mut learned).await;
+        }
+        if !is_named || turn.is_multiple_of(OTHERS_TURN) {
+            ask_another(&groups, &directory, turn).await;
         }
         turn = turn.wrapping_add(1);
         let settled = !directory.table().shards.is_empty();

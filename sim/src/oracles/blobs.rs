@@ -35,8 +35,9 @@ struct Stray {
     node: NodeIndex,
     store: StoreId,
     name: BlobName,
-    /// The store is a member of the blob's container.
-    placed: bool,
+    /// The shard owes the store word of it, whatever the blob was: the disk is deleted, or the store has
+    /// left the container.
+    owed: bool,
     why: &'static str,
 }
 
@@ -56,7 +57,7 @@ pub async fn check(
         if let Some(seen) = seen {
             let told = |stray: &Stray| {
                 let damaged = cluster.is_damaged(stray.node);
-                !stray.placed || seen.contains(&stray.name) && !damaged
+                stray.owed || seen.contains(&stray.name) && !damaged
             };
             strays.retain(told);
         }
@@ -80,6 +81,7 @@ async fn strays(cluster: &Cluster, disks: &[DiskRecord]) -> Result<Vec<Stray>, F
             placements.extend(found.placements);
         }
     }
+    let is_deleted = |name: BlobName| disks.iter().all(|disk| disk.disk != name.container.disk);
     let mut strays = Vec::new();
     for (node, running) in cluster.nodes() {
         for store in running.stores() {
@@ -101,7 +103,8 @@ async fn strays(cluster: &Cluster, disks: &[DiskRecord]) -> Result<Vec<Stray>, F
                         node,
                         store: store.id(),
                         name,
-                        placed: is_member,
+                        // Of a container without entries no placement is told.
+                        owed: is_deleted(name) || placement.is_some() && !is_member,
                         why,
                     });
                 }

@@ -546,7 +546,7 @@ pub(crate) async fn converge(world: &World, cluster: &Cluster) -> Result<(), Fai
         {
             Some(statistics) if statistics.incomplete == 0 => match outsider(cluster) {
                 None => return Ok(()),
-                Some(index) => last = format!("node {index} is not known everywhere"),
+                Some((index, other)) => last = format!("node {index} is not known to node {other}"),
             },
             Some(statistics) => {
                 last = format!("{statistics:?}");
@@ -566,17 +566,17 @@ pub(crate) async fn converge(world: &World, cluster: &Cluster) -> Result<(), Fai
     ))
 }
 
-/// A node that runs and that some other does not know of.
-fn outsider(cluster: &Cluster) -> Option<NodeIndex> {
+/// A node that runs and another that does not know of it.
+fn outsider(cluster: &Cluster) -> Option<(NodeIndex, NodeIndex)> {
     let nodes = cluster.nodes();
     let known_to = |other: &hedgerow_node::Node, node: &hedgerow_node::Node| {
         let topology = other.groups().directory().topology();
         topology.nodes.iter().any(|record| record.node == node.id())
     };
-    let mut outside = nodes
-        .iter()
-        .filter(|(_, node)| !nodes.iter().all(|(_, other)| known_to(other, node)));
-    outside.next().map(|(index, _)| *index)
+    nodes.iter().find_map(|(index, node)| {
+        let ignorant = nodes.iter().find(|(_, other)| !known_to(other, node));
+        ignorant.map(|(other, _)| (*index, *other))
+    })
 }
 
 async fn lacks_only_what_is_lost(world: &World, cluster: &Cluster) -> bool {
