@@ -274,7 +274,7 @@ async fn phases(
     serve(world, &cluster, agents, script.service).await?;
     operators.finish().await?;
     agents.run(false);
-    no_invariant_broke(world, &cluster)?;
+    no_invariant_broke(world, &cluster).await?;
     converge(world, &cluster).await?;
     oracles::shards::check(world, &cluster).await?;
     if let Some(abandonment) = &plan.abandonment {
@@ -298,7 +298,7 @@ async fn phases(
     let lost_disks = cluster.lost_disks();
     oracles::copies::check(world, &cluster, &disks, lost_disks, patience).await?;
     oracles::blobs::check(world, &cluster, &disks, seen).await?;
-    no_invariant_broke(world, &cluster)?;
+    no_invariant_broke(world, &cluster).await?;
     oracles::members::check(world, &cluster, &plan.additions).await?;
     let Some((node, image)) = image else {
         return Ok(());
@@ -316,7 +316,7 @@ async fn form(world: &World, plan: &Plan, cluster: &Cluster) -> Result<(), Failu
     let mut last = String::from("no node runs");
     let mut operator = Operator::default();
     while world.now_ns() < give_up {
-        no_invariant_broke(world, cluster)?;
+        no_invariant_broke(world, cluster).await?;
         operator.look(world, cluster);
         if world.now_ns() > over_ns {
             // A crash between disk calls may strike after the restart that was planned for it.
@@ -406,7 +406,7 @@ async fn strike(
     let mut splitter = Splitter::new(&plan.splits);
     while world.now_ns() < end {
         world.sleep(LOOK_PAUSE).await;
-        no_invariant_broke(world, cluster)?;
+        no_invariant_broke(world, cluster).await?;
         operator.look(world, cluster);
         commits.look(world, cluster, plan.policy.placement).await?;
         splitter.look(world, cluster, began);
@@ -504,7 +504,7 @@ async fn serve(
     let give_up = world.now_ns() + nanoseconds(SERVE_LIMIT);
     while world.now_ns() < give_up {
         world.sleep(LOOK_PAUSE).await;
-        no_invariant_broke(world, cluster)?;
+        no_invariant_broke(world, cluster).await?;
         for index in cluster.indexes() {
             // Scheduled faults may have struck after the healing: their ends are scheduled too.
             cluster.start_again(index);
@@ -644,7 +644,7 @@ async fn final_reads(
 
 /// No node may have stopped itself but over a disk, and that only where its disk failed it, or holds
 /// something else than it was given.
-fn no_invariant_broke(world: &World, cluster: &Cluster) -> Result<(), Failure> {
+async fn no_invariant_broke(world: &World, cluster: &Cluster) -> Result<(), Failure> {
     for index in cluster.indexes() {
         if let Some(reason) = world.halted(index)
             && !is_excused(&reason, world.disk_failed(index), cluster.is_damaged(index))
@@ -652,7 +652,7 @@ fn no_invariant_broke(world: &World, cluster: &Cluster) -> Result<(), Failure> {
             return Err(Failure::crash("halt", format!("node {index}: {reason}")));
         }
     }
-    oracles::errors::check(world, cluster)
+    oracles::errors::check(world, cluster).await
 }
 
 /// Whether a node may halt for `reason`, given whether a call of its disk failed in that life, and
