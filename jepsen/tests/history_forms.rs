@@ -289,6 +289,10 @@ fn lines_and_values_as_clojure_writes_them_are_read() {
     );
     assert!(edn::read_one("\"\\ud83d\"").is_err());
     assert_eq!(value("0x1f"), Value::Int(31));
+    assert_eq!(value("-0x1f"), Value::Int(-31));
+    for odd in ["0x", "0x-5", "-0x-8000000000000000", "0x8000000000000000"] {
+        assert!(edn::read_one(odd).is_err(), "{odd}");
+    }
     assert_ne!(value("5M"), value("5.0"));
     assert!(edn::read_one("#object[Foo 0x1f \"x\"]").is_ok());
 }

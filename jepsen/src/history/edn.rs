@@ -358,9 +358,9 @@ impl<'a> Reader<'a> {
             return Ok(Value::Int(number));
         }
         // As Clojure prints the addresses of objects.
-        if let Some(Ok(number)) = unsigned
-            .strip_prefix("0x")
-            .map(|hex| i64::from_str_radix(hex, 16))
+        if let Some(hex) = unsigned.strip_prefix("0x")
+            && hex.bytes().all(|digit| digit.is_ascii_hexdigit())
+            && let Ok(number) = i64::from_str_radix(hex, 16)
         {
             let negative = token.starts_with('-');
             return Ok(Value::Int(if negative { -number } else { number }));

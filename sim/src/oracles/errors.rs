@@ -2,7 +2,8 @@
 //! a session, that a proxy lost while its lease stood, which nobody may take from it.
 //!
 //! A proxy may take a disk from itself: an attachment that it asked for and gave up waiting for may be granted
-//! seconds later, when it holds the disk by another one. Then the root has the disk as its session's.
+//! seconds later, when it holds the disk by another one. Then its generation is stale, and the root has the
+//! disk as its session's.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,7 +30,8 @@ pub async fn check(world: &World, cluster: &Cluster) -> Result<(), Failure> {
         let ended = text.contains("the lease was ended while it stood");
         // The other disks are deleted under load.
         let lost = text.contains(&format!("{DISK} lost while its lease stood"));
-        if ended || lost && !has_it_still(world, cluster, node).await {
+        let by_generation = text.contains("generation");
+        if ended || lost && !(by_generation && has_it_still(world, cluster, node).await) {
             return Err(Failure::correctness(
                 "leases",
                 format!("node {node}: {text}"),
