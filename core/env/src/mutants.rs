@@ -111,6 +111,8 @@ catalogue! {
     AttachKeepsGeneration = "attach-keeps-generation",
     /// A session that attaches again gets its former writer id, whose sequences are used.
     AttachNonceIgnored = "attach-nonce-ignored",
+    /// An attach that comes behind a later one of its session is granted, which fences that.
+    LateAttachGranted = "late-attach-granted",
     /// A session whose lease was ended goes on renewing it.
     EndedSessionRenews = "ended-session-renews",
     /// A lease ends although it was renewed since its wait began.

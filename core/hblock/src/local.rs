@@ -180,11 +180,13 @@ impl Local {
     async fn append(self: Arc<Self>, header: BlobHeader, payload: Bytes, identity: Digest) {
         let name = header.name;
         let mut outcome = self.place(header, payload, identity).await;
-        if self.with_member(|member| member.finish(name)) == Finished::Collected {
-            outcome = self
-                .delete(vec![name])
-                .await
-                .and(Err(HBlockRefusal::Collected));
+        let unwanted = match self.with_member(|member| member.finish(name)) {
+            Finished::Kept => None,
+            Finished::Collected => Some(HBlockRefusal::Collected),
+            Finished::Retired(current) => Some(HBlockRefusal::StaleEpoch { current }),
+        };
+        if let Some(refusal) = unwanted {
+            outcome = self.delete(vec![name]).await.and(Err(refusal));
             self.with_member(|member| member.abandon(name));
         }
         let waiters = self.lock().waiters.remove(&name).unwrap_or_default();

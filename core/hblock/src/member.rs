@@ -91,8 +91,11 @@ pub enum StoreDecision {
 pub enum Finished {
     /// It stays.
     Kept,
-    /// It was collected, or its container retired, meanwhile: delete it and answer *collected*.
+    /// It was collected meanwhile: delete it and answer *collected*.
     Collected,
+    /// The store left the container meanwhile: delete it and answer *stale epoch*. The writer may
+    /// hold the disk all the same, and goes on with the members of this epoch.
+    Retired(PlacementEpoch),
 }
 
 /// The core of one store.
@@ -163,7 +166,7 @@ impl Member {
         Some(())
     }
 
-    /// The append of a pending name ended. [`Finished::Collected`] leaves the name pending until
+    /// The append of a pending name ended. Unless it stays, the name is pending until
     /// [`Member::abandon`], so that nobody stores it while what was appended is deleted.
     ///
     /// # Panics
@@ -173,14 +176,17 @@ impl Member {
             self.pending.contains_key(&name),
             "only a pending name is finished"
         );
-        if !self.wants(name) {
+        if self.was_collected(name) {
             return Finished::Collected;
+        }
+        if let Some(epoch) = self.retired(name.container) {
+            return Finished::Retired(epoch);
         }
         self.pending.remove(&name);
         Finished::Kept
     }
 
-    /// A pending name that was collected meanwhile has been deleted.
+    /// A pending name that is not to stay has been deleted.
     pub fn abandon(&mut self, name: BlobName) {
         self.pending.remove(&name);
     }
@@ -274,11 +280,13 @@ impl Member {
     /// Whether a copy of `name` may stay or come here: not collected, its container not retired.
     #[must_use]
     pub fn wants(&self, name: BlobName) -> bool {
-        let retired = self
-            .containers
-            .get(&name.container)
-            .is_some_and(|entry| entry.record.role == Role::Retired);
-        !retired && !self.was_collected(name)
+        self.retired(name.container).is_none() && !self.was_collected(name)
+    }
+
+    /// The epoch as of which the store has left `container`, unless it is a member.
+    fn retired(&self, container: ContainerId) -> Option<PlacementEpoch> {
+        let record = &self.containers.get(&container)?.record;
+        (record.role == Role::Retired).then_some(record.epoch)
     }
 
     /// Whether `name` is being appended: not held yet, as far as answers go.

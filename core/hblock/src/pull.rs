@@ -575,7 +575,9 @@ async fn look_for(
     match local.store_copy(header, payload).await {
         Ok(true) => Attempt::Held,
         // Under way by another hand, or not wanted any more: the next look tells which.
-        Ok(false) | Err(HBlockRefusal::Collected) => Attempt::Lacking,
+        Ok(false) | Err(HBlockRefusal::Collected | HBlockRefusal::StaleEpoch { .. }) => {
+            Attempt::Lacking
+        }
         Err(refusal) => {
             event!(
                 context.env,

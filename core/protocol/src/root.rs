@@ -173,7 +173,7 @@ pub enum RootCommand {
         disk: VirtualDiskId,
         /// For whom.
         session: ProxySession,
-        /// Drawn by the requester.
+        /// Counted by the session: one that is not above the highest granted to it is refused.
         nonce: u64,
     },
     /// Releases an attachment after the holder's writes were settled.
@@ -357,6 +357,12 @@ pub enum RootRefusal {
     SplitUnderWay {
         /// The split.
         split: SplitRecord,
+    },
+    /// Attach under a higher nonce: this request was delayed past a later one of its session.
+    #[error("a later attach of this session was granted: number {newest}")]
+    Overtaken {
+        /// The highest nonce that was granted to the session.
+        newest: u64,
     },
 }
 

@@ -78,6 +78,8 @@ struct State {
     lasting: BTreeMap<VirtualDiskId, Weak<Lasting>>,
     loose: BTreeMap<VirtualDiskId, LooseEnd>,
     random: Random,
+    /// Attaches asked for so far, under whichever session.
+    attaches: u64,
     stopping: bool,
 }
 
@@ -114,6 +116,7 @@ impl Proxy {
                 lasting: BTreeMap::new(),
                 loose: BTreeMap::new(),
                 random,
+                attaches: 0,
                 stopping: false,
             }),
         }));
@@ -252,7 +255,10 @@ impl Proxy {
 
     /// Asks the root for a disk, under a nonce of its own.
     pub(crate) async fn grant(&self, disk: VirtualDiskId) -> Result<RootOutcome, GroupError> {
-        let (session, nonce) = self.with(|state| (state.session, state.random.bits()));
+        let (session, nonce) = self.with(|state| {
+            state.attaches += 1;
+            (state.session, state.attaches)
+        });
         let attach = RootCommand::Attach {
             disk,
             session,

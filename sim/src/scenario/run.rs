@@ -652,7 +652,7 @@ async fn no_invariant_broke(world: &World, cluster: &Cluster) -> Result<(), Fail
             return Err(Failure::crash("halt", format!("node {index}: {reason}")));
         }
     }
-    oracles::errors::check(world, cluster).await
+    oracles::errors::check(world, cluster)
 }
 
 /// Whether a node may halt for `reason`, given whether a call of its disk failed in that life, and

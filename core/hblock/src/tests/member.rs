@@ -98,6 +98,19 @@ fn what_was_recovered_is_durable_and_still_refuses() {
 }
 
 #[test]
+fn a_name_whose_store_left_while_it_is_appended_was_not_collected() {
+    let mut member = Member::default();
+    proceeds(&store(&mut member, 1, 1, 4));
+    let left = PlacementEpoch(5);
+    member
+        .retire(container(), left)
+        .expect("newer than the write");
+    assert_eq!(member.finish(name(1)), Finished::Retired(left));
+    member.abandon(name(1));
+    assert!(!member.is_pending(name(1)));
+}
+
+#[test]
 fn a_repeat_joins_the_append_under_way_unless_its_bytes_differ() {
     let mut member = Member::default();
     proceeds(&store(&mut member, 1, 1, 1));

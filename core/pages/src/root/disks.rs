@@ -279,6 +279,9 @@ fn forget(state: &mut dyn Update, disk: VirtualDiskId) -> Result<(), Stop> {
         state.delete(&keys::creation(nonce))?;
         state.delete(&nonce_key)?;
     }
+    for (key, _) in tables::rows(state, &keys::newest_attaches(disk))? {
+        state.delete(&key)?;
+    }
     state.delete(&keys::cut(disk))?;
     state.delete(&keys::disk(disk))?;
     Ok(())

@@ -22,6 +22,7 @@
 //! | 18 cut | disk | the end of what is not zeroed yet, in bytes |
 //! | 19 start | node, system store | its newest start count |
 //! | 20 split | | the split that is under way |
+//! | 21 newest attach | disk, node, incarnation | the highest nonce that was granted |
 
 use hedgerow_env::{GroupId, NodeId, StoreId, VirtualDiskId};
 use hedgerow_protocol::ProxySession;
@@ -35,6 +36,7 @@ pub(super) const NAME: u8 = 7;
 pub(super) const LEASE: u8 = 10;
 pub(super) const PENDING_FLOOR: u8 = 13;
 pub(super) const PENDING_DROP: u8 = 14;
+const NEWEST_ATTACH: u8 = 21;
 
 /// What the root numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +93,24 @@ pub(super) fn start(node: NodeId, store: StoreId) -> Vec<u8> {
 
 pub(super) fn split() -> Vec<u8> {
     kind(20)
+}
+
+pub(super) fn newest_attach(disk: VirtualDiskId, session: ProxySession) -> Vec<u8> {
+    Put::new(NEWEST_ATTACH)
+        .u64(disk.0)
+        .u64(session.node.0)
+        .u64(session.incarnation)
+        .done()
+}
+
+/// Those of every session of `node`.
+pub(super) fn newest_attach_of(disk: VirtualDiskId, node: NodeId) -> Vec<u8> {
+    Put::new(NEWEST_ATTACH).u64(disk.0).u64(node.0).done()
+}
+
+/// Those of every session.
+pub(super) fn newest_attaches(disk: VirtualDiskId) -> Vec<u8> {
+    Put::new(NEWEST_ATTACH).u64(disk.0).done()
 }
 
 pub(super) fn nonce_of(disk: VirtualDiskId) -> Vec<u8> {

@@ -2,8 +2,9 @@
 //!
 //! Invariants: writer ids are never granted twice; every change of a disk's admitted writers raises
 //! its generation; an exclusive disk is attached by one session at most, and another session waits
-//! for its release or the end of its lease; a session whose lease was ended gets nothing more; the
-//! end of a lease leaves a floor pending at every shard for each disk it held.
+//! for its release or the end of its lease; an attach that comes behind a later one of its session is
+//! refused, since a grant to it would fence what the session holds by now; a session whose lease was ended
+//! gets nothing more; the end of a lease leaves a floor pending at every shard for each disk it held.
 //! A lease is known by the log index of its newest renewal, which no later one ever has again.
 //! Does not: know time. `ExpireLease` names the renewal at which the grantor's wait began, and is
 //! void when there was another since.
@@ -85,6 +86,7 @@ pub(super) fn attach(
         }
         .into());
     }
+    check_not_overtaken(state, disk, session, nonce)?;
     check_cut_is_known(state, &record)?;
     let writer = WriterId(tables::next_number(state, Counter::Writer)?);
     // The same session again: its former attachment is released by this.
@@ -99,11 +101,40 @@ pub(super) fn attach(
     }
     tables::write_disk(state, &record)?;
     state.put(&keys::attached(session, disk), &[])?;
+    note_attach(state, disk, session, nonce)?;
     note_renewal(state, index, session)?;
     Ok(RootOutcome::Granted(Grant {
         disk: record,
         writer,
     }))
+}
+
+/// Refuses an attach when one of this nonce or a later one was granted to the session.
+fn check_not_overtaken(
+    state: &dyn Update,
+    disk: VirtualDiskId,
+    session: ProxySession,
+    nonce: u64,
+) -> Result<(), Stop> {
+    match tables::read_number(state, &keys::newest_attach(disk, session))? {
+        Some(newest) if nonce <= newest && !active(Mutant::LateAttachGranted) => {
+            Err(RootRefusal::Overtaken { newest }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Remembers the nonce, in the place of those of the node's earlier sessions.
+fn note_attach(
+    state: &mut dyn Update,
+    disk: VirtualDiskId,
+    session: ProxySession,
+    nonce: u64,
+) -> Result<(), StateError> {
+    for (key, _) in tables::rows(state, &keys::newest_attach_of(disk, session.node))? {
+        state.delete(&key)?;
+    }
+    tables::write_number(state, &keys::newest_attach(disk, session), nonce)
 }
 
 /// Detach.

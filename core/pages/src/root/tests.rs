@@ -631,6 +631,26 @@ fn an_exclusive_disk_waits_for_the_release_of_its_holder() {
 }
 
 #[test]
+fn an_attach_that_comes_behind_a_later_one_of_its_session_is_refused() {
+    let mut root = Root::ready();
+    let disk = root.disk(create(1, "demo"));
+    let holder = session(1, 7);
+    root.granted(attach(&disk, holder, 2));
+    let overtaken = RootRefusal::Overtaken { newest: 2 };
+    assert_eq!(root.refused(attach(&disk, holder, 1)), overtaken);
+    root.run(RootCommand::Detach {
+        disk: disk.disk,
+        writer: WriterId(1),
+    });
+    for late in [1, 2] {
+        assert_eq!(root.refused(attach(&disk, holder, late)), overtaken);
+    }
+    let other = root.disk(create(2, "other"));
+    root.granted(attach(&other, holder, 1));
+    root.granted(attach(&disk, session(1, 8), 1));
+}
+
+#[test]
 fn the_end_of_a_lease_fences_its_disks_everywhere() {
     let mut root = Root::ready();
     let disk = root.disk(create(1, "demo"));
