@@ -38,7 +38,7 @@ impl Proxy {
                 // disk here meanwhile waits, and has one of his own then.
                 let lasting = self.lasting(disk);
                 let _one = lasting.attaching.lock().await;
-                if self.attachment_of(disk).is_some() {
+                if self.attachment_of(disk).is_some() || !self.is_loose(disk, end) {
                     return true;
                 }
                 match self.grant(disk).await {

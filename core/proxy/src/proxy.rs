@@ -220,14 +220,12 @@ impl Proxy {
         }
         let (session, lease) = self.with(|state| (state.session, Arc::clone(&state.lease)));
         let sent = self.0.env.now();
+        // Until the root has answered, which whoever asks may not wait for.
+        self.with(|state| state.loose.insert(record.disk, LooseEnd::Grant));
         let outcome = self.grant(record.disk).await;
-        self.with(|state| {
-            if outcome.is_ok() {
-                state.loose.remove(&record.disk);
-            } else {
-                state.loose.insert(record.disk, LooseEnd::Grant);
-            }
-        });
+        if outcome.is_ok() {
+            self.tied(record.disk, LooseEnd::Grant);
+        }
         match outcome.map_err(try_again)? {
             RootOutcome::Granted(grant) => {
                 let received = self.0.env.now();
@@ -281,6 +279,11 @@ impl Proxy {
                 .map(|(disk, end)| (*disk, *end))
                 .collect()
         })
+    }
+
+    /// Whether this is loose still.
+    pub(crate) fn is_loose(&self, disk: VirtualDiskId, end: LooseEnd) -> bool {
+        self.with(|state| state.loose.get(&disk) == Some(&end))
     }
 
     /// The root has answered, unless something else of the disk is loose by now.

@@ -254,7 +254,15 @@ pub(super) async fn run_agents(agents: &Arc<Agents>, index: NodeIndex, node: Nod
                 let former = [ClientId::FORMER_HOLDER];
                 session(agents, &env, index, &disk, former, || agents.haunts(index)).await;
                 if let Some(proxy) = node.proxy() {
-                    drop(proxy.detach(&disk).await);
+                    let release = async move { drop(proxy.detach(&disk).await) };
+                    match agents.plan.patience {
+                        // It goes on when nobody waits for it any more.
+                        Some(patience) => {
+                            let release = env.to_the_end("release", release);
+                            let _ended = env.timeout(patience, release).await;
+                        }
+                        None => release.await,
+                    }
                 }
             }
             env.sleep(Duration::from_millis(50)).await;
@@ -264,14 +272,15 @@ pub(super) async fn run_agents(agents: &Arc<Agents>, index: NodeIndex, node: Nod
         if held.is_none()
             && let Some(proxy) = node.proxy()
         {
-            match proxy.attach(DISK).await {
-                Ok(disk) => {
+            match before_patience_ends(agents, &env, proxy.attach(DISK)).await {
+                Some(Ok(disk)) => {
                     if agents.with(|state| state.recovering) {
                         recover(agents, &env, index, &disk).await;
                     }
                     held = Some(disk);
                 }
-                Err(error) => event!(env, Debug, "client", "attach: {error}"),
+                Some(Err(error)) => event!(env, Debug, "client", "attach: {error}"),
+                None => event!(env, Debug, "client", "attach: given up"),
             }
         }
         match &held {
@@ -285,6 +294,18 @@ pub(super) async fn run_agents(agents: &Arc<Agents>, index: NodeIndex, node: Nod
             }
             None => env.sleep(Duration::from_millis(200)).await,
         }
+    }
+}
+
+/// Waits for an answer as long as the plan's clients do.
+async fn before_patience_ends<T>(
+    agents: &Agents,
+    env: &Env,
+    answer: impl Future<Output = T>,
+) -> Option<T> {
+    match agents.plan.patience {
+        Some(patience) => env.timeout(patience, answer).await.ok(),
+        None => Some(answer.await),
     }
 }
 

@@ -17,6 +17,7 @@ mod disk_nemesis;
 mod images;
 mod initiators;
 mod late_stories;
+mod lease_stories;
 mod nemesis;
 mod operating;
 mod operations;

@@ -17,8 +17,8 @@ use super::operators::{self, OperatorAction};
 use super::shape::{self, Shape, Tunables};
 use super::splits::{self, Split};
 use super::{
-    crash_loops, deep_damage, disk_nemesis, late_stories, nemesis, phase_aims, phase_nemesis,
-    stories, survival,
+    crash_loops, deep_damage, disk_nemesis, late_stories, lease_stories, nemesis, phase_aims,
+    phase_nemesis, stories, survival,
 };
 
 /// The disk moves to another proxy.
@@ -109,6 +109,10 @@ pub struct Plan {
     /// Of so many writes one is cancelled, where the plan says; else a number is drawn.
     #[serde(default)]
     pub one_cancels_of: Option<NonZeroU64>,
+    /// Whoever attaches or releases the first disk waits so long for the answer; as long as it takes where
+    /// none is given.
+    #[serde(default)]
+    pub patience: Option<Duration>,
     /// How long faults strike.
     pub safety: Duration,
     /// Where the disk moves when; it begins at node 0, where it also is once the faults have ended.
@@ -163,6 +167,7 @@ impl Plan {
             initiators: 0,
             pause: Duration::from_millis(10),
             one_cancels_of: None,
+            patience: None,
             safety: Duration::from_secs(1),
             moves: Vec::new(),
             drift_ppm: Vec::new(),
@@ -300,6 +305,7 @@ impl Plan {
             initiators: u32::try_from(work.below(4)).expect("small"),
             pause: Duration::from_millis(pauses[work.index(3)]),
             one_cancels_of: None,
+            patience: None,
             safety: ground.safety,
             moves,
             drift_ppm: (0..nodes).map(drift).collect(),
@@ -414,7 +420,8 @@ impl Struck {
         let mut faults = nemesis::draw(&mut stream(seed, 5), *ground, moves);
         // Whoever asks for damage is not told a story instead. (It would set the length of the run, too.)
         let story = match wanted.is_empty() {
-            true => late_stories::draw(&mut stream(seed, 36), ground)
+            true => lease_stories::draw(&mut stream(seed, 41), ground)
+                .or_else(|| late_stories::draw(&mut stream(seed, 36), ground))
                 .or_else(|| stories::draw(&mut stream(seed, 8), ground)),
             false => None,
         };

@@ -76,6 +76,7 @@ pub(super) struct Work {
     pub(super) pause: Option<Duration>,
     pub(super) hot_blocks: Option<u64>,
     pub(super) one_cancels_of: Option<NonZeroU64>,
+    pub(super) patience: Option<Duration>,
 }
 
 impl Story {
@@ -91,6 +92,7 @@ impl Story {
         plan.pause = work.pause.unwrap_or(plan.pause);
         plan.hot_blocks = work.hot_blocks.unwrap_or(plan.hot_blocks);
         plan.one_cancels_of = work.one_cancels_of.or(plan.one_cancels_of);
+        plan.patience = work.patience;
     }
 }
 
