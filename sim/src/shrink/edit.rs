@@ -12,7 +12,7 @@ use crate::scenario::{ClientId, ClientOperation, Deed, Script};
 use crate::tape;
 use crate::world::{NodeIndex, Strike, TimedFault};
 
-use super::episodes::{delete_orphans, episodes};
+use super::episodes::{delete_orphans, episodes, gather};
 use super::{nodes, rules, times};
 
 /// What is left out or made plainer.
@@ -38,6 +38,13 @@ pub enum Edit {
     DeleteEpisodes(Range<usize>),
     /// Fault episodes of the formation by their places.
     DeleteFormation(Range<usize>),
+    /// An episode begins at the moment of an earlier one of its like, by their places.
+    Gather {
+        /// The episode that stays where it is.
+        early: usize,
+        /// The episode that moves.
+        late: usize,
+    },
     /// Single faults by their places: one link of several, the end of an episode.
     DeleteFaults(Range<usize>),
     /// Moves by their places.
@@ -168,6 +175,7 @@ impl Edit {
             Self::NoInitiators => without_initiators(script),
             Self::DeleteEpisodes(range) => delete_episodes(&mut plan.faults, range),
             Self::DeleteFormation(range) => delete_episodes(&mut plan.formation, range),
+            Self::Gather { early, late } => gather(&mut plan.faults, *early, *late),
             Self::DeleteFaults(range) => delete(Some(&mut plan.faults), range),
             Self::DeleteMoves(range) => delete(Some(&mut plan.moves), range),
             Self::DeleteOperators(range) => delete(Some(&mut plan.operators), range),

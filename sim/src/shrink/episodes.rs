@@ -2,7 +2,8 @@
 //!
 //! Invariants: every fault is a member of exactly one episode; an episode's first member begins it
 //! (or is an end that nothing began). Episodes are what is counted and left out as *one fault*: a
-//! crash with its restart, a partition with its healing, all links that change at one moment.
+//! crash with its restart, a partition with its healing, all links that change at one moment, and what
+//! befalls several nodes alike at one moment (power that fails in a rack, disks that fill together).
 
 use crate::world::{DiskFaults, FaultAction, LinkRules, LinkState, TimedFault};
 
@@ -25,6 +26,22 @@ pub fn episodes(faults: &[TimedFault]) -> Vec<Episode> {
         }
     }
     found
+}
+
+/// Lets the later of two episodes begin when the earlier one does; its ends stay where they are.
+pub(super) fn gather(faults: &mut [TimedFault], early: usize, late: usize) {
+    let found = episodes(faults);
+    let (Some(early), Some(late)) = (found.get(early), found.get(late)) else {
+        return;
+    };
+    let (at_ns, begun_ns) = (faults[early[0]].at_ns, faults[late[0]].at_ns);
+    for at in late {
+        let fault = &mut faults[*at];
+        if fault.at_ns == begun_ns && !is_end(&fault.action) {
+            fault.at_ns = at_ns;
+        }
+    }
+    faults.sort_by_key(|fault| fault.at_ns);
 }
 
 /// Takes out the ends of what nothing began.
@@ -87,18 +104,27 @@ fn ends(end: &FaultAction, begun: &FaultAction) -> bool {
     }
 }
 
-/// The episode of links that change at this same moment.
+/// The episode of links that change at this same moment, or of other nodes that the same befalls.
 fn same_moment(faults: &[TimedFault], found: &[Episode], fault: &TimedFault) -> Option<usize> {
-    if !matches!(fault.action.deed(), FaultAction::Link(..)) {
-        return None;
-    }
     let alike = |episode: &Episode| {
         let first = &faults[episode[0]];
         first.at_ns == fault.at_ns
-            && matches!(first.action.deed(), FaultAction::Link(..))
             && !is_end(&first.action)
+            && is_one_event(first.action.deed(), fault.action.deed())
     };
     found.iter().rposition(alike)
+}
+
+/// Whether two deeds of one moment are parts of one event.
+pub(super) fn is_one_event(one: &FaultAction, other: &FaultAction) -> bool {
+    match (one, other) {
+        (FaultAction::Link(..), FaultAction::Link(..))
+        | (FaultAction::Pause(_), FaultAction::Pause(_))
+        | (FaultAction::Drift(..), FaultAction::Drift(..)) => true,
+        (FaultAction::Crash(_, one), FaultAction::Crash(_, other)) => one == other,
+        (FaultAction::Disk(_, one), FaultAction::Disk(_, other)) => one == other,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -152,6 +178,47 @@ mod tests {
             ],
             &[&[0, 1, 4], &[2, 3]],
         );
+    }
+
+    #[test]
+    fn what_befalls_several_nodes_alike_at_one_moment_is_one_fault() {
+        let slow = |slow_factor| DiskFaults {
+            slow_factor,
+            ..DiskFaults::default()
+        };
+        check(
+            &[
+                (1, FaultAction::Crash(A, Crash::POWER)),
+                (1, FaultAction::Crash(B, Crash::POWER)),
+                (1, FaultAction::Crash(B, Crash::KILL)),
+                (2, FaultAction::Restart(A)),
+                (3, FaultAction::Disk(A, slow(5))),
+                (3, FaultAction::Disk(B, slow(5))),
+                (3, FaultAction::Disk(B, slow(7))),
+                (4, FaultAction::Disk(B, slow(5))),
+            ],
+            &[&[0, 1, 3], &[2], &[4, 5], &[6], &[7]],
+        );
+    }
+
+    #[test]
+    fn like_episodes_are_gathered_into_one() {
+        let fault = |at_ns, action| TimedFault { at_ns, action };
+        let mut faults = vec![
+            fault(1, FaultAction::Crash(A, Crash::POWER)),
+            fault(2, FaultAction::StepWall(A, 5)),
+            fault(3, FaultAction::Crash(B, Crash::POWER)),
+            fault(4, FaultAction::Restart(A)),
+            fault(5, FaultAction::Restart(B)),
+        ];
+        assert_eq!(episodes(&faults).len(), 3);
+        gather(&mut faults, 0, 2);
+        let found = episodes(&faults);
+        assert_eq!(found, [vec![0, 1, 3, 4], vec![2]]);
+        assert_eq!(faults[1], fault(1, FaultAction::Crash(B, Crash::POWER)));
+        let before = faults.clone();
+        gather(&mut faults, 0, 7);
+        assert_eq!(faults, before, "no such episode");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::world::NodeIndex;
 
 use super::deletion::Deletion;
 use super::edit::{DeedKind, Edit, Feature, covers};
-use super::episodes::episodes;
+use super::episodes::{episodes, is_one_event};
 use super::outcome::Outcome;
 use super::{nodes, rules, times};
 
@@ -34,7 +34,7 @@ const SHORT_WAITS_NS: [u64; 8] = [
 const LAST_WAITS_NS: [u64; 3] = [0, 500_000_000, 2_000_000_000];
 /// More strikes than this are not worth listing in the place of rates.
 const STRIKES_MAXIMUM: usize = 5_000;
-/// Operations in bulk: pieces down to this part of the list.
+/// In bulk: pieces down to this part of the list.
 const BULK_PARTS: usize = 8;
 
 /// The steps of a round, in their order.
@@ -50,8 +50,12 @@ pub(super) enum Step {
     Shape,
     /// Fault episodes of the formation.
     Formation,
+    /// Fault episodes in large pieces: fewer faults make every later run quicker.
+    BulkEpisodes,
     /// Fault episodes.
     Episodes,
+    /// Alike faults of several moments become one.
+    Gather,
     /// Whole kinds of operations, all but one block.
     Kinds,
     /// Moves of the disk.
@@ -81,12 +85,13 @@ pub(super) enum Step {
 }
 
 /// A round.
-pub(super) const STEPS: [Step; 19] = [
+pub(super) const STEPS: [Step; 21] = [
     Step::List,
     Step::Truncate,
     Step::Bulk,
     Step::Kinds,
     Step::Shape,
+    Step::BulkEpisodes,
     Step::Operations,
     Step::Moves,
     Step::Operators,
@@ -95,6 +100,7 @@ pub(super) const STEPS: [Step; 19] = [
     Step::Nodes,
     Step::Features,
     Step::Waits,
+    Step::Gather,
     Step::Rates,
     Step::Strikes,
     Step::Weigh,
@@ -133,6 +139,12 @@ pub(super) fn walk(step: Step, script: &Script, outcome: &Outcome) -> Walk {
             let length = episodes(&script.plan.faults).len();
             Walk::Delete(Edit::DeleteEpisodes, Deletion::new(length))
         }
+        Step::BulkEpisodes => {
+            let length = episodes(&script.plan.faults).len();
+            let coarse = Deletion::coarse(length, length.div_ceil(BULK_PARTS));
+            Walk::Delete(Edit::DeleteEpisodes, coarse)
+        }
+        Step::Gather => each(gatherings(script)),
         Step::Kinds => each(kinds(script, outcome)),
         Step::Moves => Walk::Delete(Edit::DeleteMoves, Deletion::new(script.plan.moves.len())),
         Step::Operators => Walk::Delete(
@@ -303,6 +315,22 @@ fn strikes(script: &Script, outcome: &Outcome) -> Vec<Edit> {
         return Vec::new();
     }
     vec![Edit::Strikes(outcome.strikes.clone())]
+}
+
+/// Each episode together with an earlier one of its like, the nearest first.
+fn gatherings(script: &Script) -> Vec<Edit> {
+    let faults = &script.plan.faults;
+    let episodes = episodes(faults);
+    let mut edits = Vec::new();
+    for (late, episode) in episodes.iter().enumerate() {
+        let like = |early: &usize| {
+            let (one, other) = (episodes[*early][0], episode[0]);
+            is_one_event(faults[one].action.deed(), faults[other].action.deed())
+        };
+        let early = (0..late).rev().filter(like);
+        edits.extend(early.map(|early| Edit::Gather { early, late }));
+    }
+    edits
 }
 
 fn plain_rules(script: &Script) -> Vec<Edit> {
