@@ -1,5 +1,6 @@
 //! `hedgerow-sim sweep`: many seeds, one after the other in worker processes, on as many cores as asked for.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use clap::Args;
 use hedgerow_sim::coverage;
-use hedgerow_sim::scenario::Class;
+use hedgerow_sim::scenario::{Class, Plan};
 use hedgerow_sim::world::Coverage;
 use serde_json::{Value, json};
 
@@ -276,6 +277,31 @@ impl Sweep {
         write(path, &format!("{document:#}\n"))
     }
 
+    /// The speed by the number of nodes, on which it hangs most.
+    fn by_nodes(&self, outcomes: &[Outcome]) -> String {
+        let mut totals: BTreeMap<u16, (u64, f64, f64)> = BTreeMap::new();
+        for outcome in outcomes {
+            let figure = |name| {
+                outcome
+                    .field(name)
+                    .and_then(|text| text.parse::<f64>().ok())
+            };
+            if let (Some(virtual_s), Some(cpu_s)) = (figure("virtual_s"), figure("cpu_s")) {
+                let nodes = Plan::draw_with(outcome.seed, &self.with).nodes;
+                let total = totals.entry(nodes).or_default();
+                *total = (total.0 + 1, total.1 + virtual_s, total.2 + cpu_s);
+            }
+        }
+        let parts = totals.iter().map(|(nodes, (seeds, virtual_s, cpu_s))| {
+            let speed = virtual_s / cpu_s.max(1e-9);
+            format!("{nodes} nodes ({seeds} seeds) {speed:.1}")
+        });
+        format!(
+            "virtual s/s by nodes: {}",
+            parts.collect::<Vec<_>>().join(", ")
+        )
+    }
+
     fn write_junit(&self, outcomes: &[Outcome]) -> Result<(), ExitCode> {
         let Some(path) = &self.junit else {
             return Ok(());
@@ -294,6 +320,7 @@ impl Sweep {
             values.filter_map(|value| value.parse::<f64>().ok()).sum()
         };
         let (virtual_s, cpu_s) = (sum("virtual_s"), sum("cpu_s"));
+        say!("{}", self.by_nodes(outcomes));
         let per_minute = outcomes.len() as f64 * 60.0 / cpu_s.max(1e-9);
         say!(
             "{} seeds, {} failed, {virtual_s:.0} virtual s in {cpu_s:.1} CPU s: {:.1} virtual \
