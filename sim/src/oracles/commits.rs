@@ -3,7 +3,8 @@
 //!
 //! A blob is judged when it is seen first, and only if its container's placement has not changed since
 //! the look before: whoever holds it then held it when it was committed, or has got it since. So a
-//! commit with too few copies shows as long as the late ones are on their way.
+//! commit with too few copies shows as long as the late ones are on their way. And while its writer may commit,
+//! the shard remembers that its name was used (invariant 6 there), whichever shard that is by now.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -86,6 +87,10 @@ impl Commits {
             let container = held.name.container;
             epochs.insert(container, held.epoch);
             let stands = self.epochs.get(&container) == Some(&held.epoch);
+            if !held.is_marked {
+                let text = format!("{}: its name may be used again", held.name);
+                return Err(Failure::correctness(ORACLE, text));
+            }
             if !self.names.insert(held.name) || !stands {
                 continue;
             }
@@ -169,6 +174,7 @@ mod tests {
             ..Topology::default()
         };
         let held = |holders: &[u64]| Held {
+            is_marked: true,
             name: BlobName {
                 container: ContainerId {
                     family: FamilyId(1),

@@ -1,14 +1,20 @@
 //! After convergence every split has ended, and each row that belongs to a container is in the shard
-//! that the table names for it, and in no other.
+//! that the table names for it, and in no other. A disk that has a floor in one shard has one in all of them. (It
+//! may be higher in one: a shard is told the disk's generation of the moment, not that which it waits for.)
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hedgerow_pages::shard::moving;
+use hedgerow_env::{GroupId, VirtualDiskId};
+use hedgerow_pages::shard::{inspect, moving};
 use hedgerow_protocol::{ROOT_GROUP, RootAnswer, RootQuery, ShardTable};
 
 use super::replicas::contents;
 use crate::scenario::{Cluster, Failure, on_node};
 use crate::world::World;
+
+/// Of each shard, by the first of its replicas: the disks that have a floor.
+type Floors = BTreeMap<GroupId, BTreeSet<VirtualDiskId>>;
 
 const ORACLE: &str = "shards";
 /// A split of the few rows of a run has ended so long after the faults.
@@ -37,6 +43,7 @@ pub async fn check(world: &World, cluster: &Cluster) -> Result<(), Failure> {
 
 /// A row that is in another shard than the table's.
 async fn astray(cluster: &Cluster, table: &ShardTable) -> Result<Option<String>, Failure> {
+    let mut floors = Floors::new();
     for (index, node) in cluster.nodes() {
         for replica in node.replicas() {
             let group = replica.group();
@@ -49,10 +56,13 @@ async fn astray(cluster: &Cluster, table: &ShardTable) -> Result<Option<String>,
             let Some((_, contents)) = contents(&*replica).await else {
                 continue;
             };
+            let mut own = BTreeSet::new();
             for (key, value) in &contents {
-                let home = moving::home_of(key, value).map_err(|error| {
+                let damaged = |error| {
                     Failure::correctness(ORACLE, format!("{group}: key {key:02x?}: {error}"))
-                })?;
+                };
+                own.extend(inspect::floor_of(key).map_err(damaged)?);
+                let home = moving::home_of(key, value).map_err(damaged)?;
                 let Some((family, at)) = home else { continue };
                 let named = table.shard_of(family, at).map(|shard| shard.group);
                 if named != Some(group) {
@@ -60,9 +70,20 @@ async fn astray(cluster: &Cluster, table: &ShardTable) -> Result<Option<String>,
                     return Ok(Some(text));
                 }
             }
+            floors.entry(group).or_insert(own);
         }
     }
-    Ok(None)
+    Ok(unlike(&floors))
+}
+
+/// Two shards of which one lacks a floor.
+fn unlike(floors: &Floors) -> Option<String> {
+    let (first, expected) = floors.first_key_value()?;
+    let mut others = floors.iter();
+    let (other, found) = others.find(|(_, floors)| *floors != expected)?;
+    Some(format!(
+        "the floors of {first} are {expected:?}, of {other} {found:?}"
+    ))
 }
 
 /// The table, once no split is under way.

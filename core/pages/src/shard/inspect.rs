@@ -2,9 +2,12 @@
 //!
 //! Does not: answer anybody in production; those ask by the protocol.
 
-use hedgerow_env::{BlobName, ContainerId, PlacementEpoch, StoreId};
+use hedgerow_env::{BlobName, ContainerId, PlacementEpoch, StoreId, VirtualDiskId, WriterId};
+use hedgerow_protocol::AttemptEnd;
 
+use super::marks::Marks;
 use super::rows::PlacementRow;
+use super::split::ShardRow;
 use super::{keys, rows, tables};
 use crate::{StateError, View};
 
@@ -24,6 +27,9 @@ pub struct Held {
     pub writable: Vec<StoreId>,
     /// Members that have it, by their word.
     pub holders: Vec<StoreId>,
+    /// The shard remembers that its name was applied, or need not: its writer is fenced, or the
+    /// container is another shard's.
+    pub is_marked: bool,
 }
 
 /// Every blob that the replica has, in the order of names.
@@ -34,6 +40,7 @@ pub fn blobs(view: &dyn View) -> Result<Vec<Held>, StateError> {
     let (mut from, end) = (keys::blobs(), keys::after_blobs());
     let mut held = Vec::new();
     let mut known: Option<(ContainerId, Option<PlacementRow>)> = None;
+    let mut marking = Marking::new(view)?;
     loop {
         let page = view.scan(&from, &end, PAGE)?;
         let Some((last, _)) = page.last() else {
@@ -62,7 +69,62 @@ pub fn blobs(view: &dyn View) -> Result<Vec<Held>, StateError> {
                     .map(|member| member.store)
                     .collect(),
                 holders: holders.map(|member| member.store).collect(),
+                is_marked: marking.is_marked(name)?,
             });
         }
     }
+}
+
+/// What a shard remembers of names, read once for all of one writer in a container.
+struct Marking<'a> {
+    view: &'a dyn View,
+    shard: Option<ShardRow>,
+    known: Option<((ContainerId, WriterId), Option<Marks>)>,
+}
+
+impl<'a> Marking<'a> {
+    fn new(view: &'a dyn View) -> Result<Self, StateError> {
+        Ok(Self {
+            view,
+            shard: tables::shard(view)?,
+            known: None,
+        })
+    }
+
+    fn is_marked(&mut self, name: BlobName) -> Result<bool, StateError> {
+        let of = (name.container, name.writer);
+        if self.known.as_ref().is_none_or(|(known, _)| *known != of) {
+            self.known = Some((of, self.marks(name)?));
+        }
+        let marks = self.known.as_ref().and_then(|(_, marks)| marks.as_ref());
+        Ok(marks.is_none_or(|marks| {
+            marks.is_below(name.sequence)
+                || marks.end_of(name.sequence) == Some(AttemptEnd::Applied)
+        }))
+    }
+
+    /// The marks that the name's writer must have, if any.
+    fn marks(&self, name: BlobName) -> Result<Option<Marks>, StateError> {
+        let shard = self.shard.as_ref();
+        if shard.is_some_and(|shard| shard.refusal(name.container).is_some()) {
+            return Ok(None);
+        }
+        let floor = tables::floor(self.view, name.container.disk)?;
+        let row = tables::container(self.view, name.container)?;
+        let fence = tables::standing_fence(floor.as_ref(), row.as_ref());
+        if !fence.is_some_and(|fence| fence.admits(name.writer)) {
+            return Ok(None);
+        }
+        tables::marks(self.view, name.container, name.writer).map(Some)
+    }
+}
+
+/// The disk of a row that is a disk's floor.
+///
+/// # Errors
+/// [`StateError`].
+pub fn floor_of(key: &[u8]) -> Result<Option<VirtualDiskId>, StateError> {
+    keys::is_floor(key)
+        .then(|| keys::disk_of_floor(key))
+        .transpose()
 }

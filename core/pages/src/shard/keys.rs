@@ -100,6 +100,15 @@ pub(super) fn floor(disk: VirtualDiskId) -> Vec<u8> {
     Put::new(FLOOR).u64(disk.0).done()
 }
 
+/// The disk of a floor's key.
+pub(super) fn disk_of_floor(key: &[u8]) -> Result<VirtualDiskId, StateError> {
+    let mut take = Take::new(key, "floor key");
+    take.u8()?;
+    let disk = VirtualDiskId(take.u64()?);
+    take.end()?;
+    Ok(disk)
+}
+
 /// Every layer's entries at one container index.
 pub(super) fn map_index(family: FamilyId, index: ContainerIndex) -> Vec<u8> {
     Put::new(MAP).u64(family.0).u32(index.0).done()
