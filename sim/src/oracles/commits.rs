@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hedgerow_env::{BlobName, ContainerId, PlacementEpoch, StoreId};
+use hedgerow_pages::GroupReplica;
 use hedgerow_pages::shard::inspect::{self, Held};
 use hedgerow_protocol::{Location, PlacementRule, ROOT_GROUP, Topology};
 
@@ -58,16 +59,7 @@ impl Commits {
                 if !looked.insert(replica.group()) {
                     continue;
                 }
-                let found = Arc::new(Mutex::new(Vec::new()));
-                let filling = Arc::clone(&found);
-                let read = replica.read(Box::new(move |view, _| {
-                    let blobs = view.ok().and_then(|view| inspect::blobs(view).ok());
-                    *filling.lock().expect("no panic under this lock") = blobs.unwrap_or_default();
-                }));
-                // A replica that is stopped meanwhile never answers.
-                let limit = std::pin::pin!(world.sleep(PAUSE));
-                drop(futures_util::future::select(read, limit).await);
-                let found = std::mem::take(&mut *found.lock().expect("no panic under this lock"));
+                let found = held_by(world, &*replica).await;
                 self.judge(found, &topology, rule)?;
             }
         }
@@ -109,6 +101,20 @@ impl Commits {
         self.epochs.extend(epochs);
         Ok(())
     }
+}
+
+/// What a replica of a shard has; nothing if it does not answer.
+pub(super) async fn held_by(world: &World, replica: &dyn GroupReplica) -> Vec<Held> {
+    let found = Arc::new(Mutex::new(Vec::new()));
+    let filling = Arc::clone(&found);
+    let read = replica.read(Box::new(move |view, _| {
+        let blobs = view.ok().and_then(|view| inspect::blobs(view).ok());
+        *filling.lock().expect("no panic under this lock") = blobs.unwrap_or_default();
+    }));
+    // A replica that is stopped meanwhile never answers.
+    let limit = std::pin::pin!(world.sleep(PAUSE));
+    drop(futures_util::future::select(read, limit).await);
+    std::mem::take(&mut *found.lock().expect("no panic under this lock"))
 }
 
 /// Why a blob cannot have been committed.

@@ -1,4 +1,5 @@
-//! What nodes themselves call wrong, whether or not they stop over it: a broken invariant; and a disk, or
+//! What nodes themselves call wrong, whether or not they stop over it: a broken invariant; damage to the
+//! journal of a disk that nothing has damaged; and a disk, or
 //! a session, that a proxy lost while its lease stood, which nobody may take from it.
 
 use crate::scenario::{Cluster, DISK, Failure};
@@ -13,6 +14,14 @@ pub fn check(world: &World, cluster: &Cluster) -> Result<(), Failure> {
         // A store whose records rotted may hold something else under a name.
         if text.contains("broken invariant") && !cluster.is_damaged(node) {
             return Err(Failure::crash("invariants", format!("node {node}: {text}")));
+        }
+        // What a journal lost where its disk lost nothing was never durable, or was overwritten too soon.
+        let is_lost = text.contains(": journal ") && text.contains(" is damaged, ");
+        if is_lost && !cluster.is_damaged(node) {
+            return Err(Failure::correctness(
+                "damage",
+                format!("node {node}: {text}"),
+            ));
         }
         let ended = text.contains("the lease was ended while it stood");
         // The other disks are deleted under load.

@@ -8,6 +8,7 @@ use hedgerow_env::{Env, HaltReason, event};
 use hedgerow_node::{Exports, GroupTiming, IscsiConfig, Node, NodeConfig, PoolConfig, StoreScale};
 use hedgerow_protocol::{Location, Residence, Roles};
 
+use crate::oracles::openings::{self, Openings};
 use crate::world::{NodeIndex, NodeSpec, World};
 
 use super::clients::{Agents, run_agents};
@@ -33,6 +34,7 @@ struct Inner {
     damage: Mutex<Damage>,
     /// The clients that sit on the nodes, if any do.
     agents: Option<Arc<Agents>>,
+    openings: Openings,
 }
 
 /// Whose disks may be damaged, and which were lost.
@@ -140,6 +142,7 @@ impl Cluster {
             live: Mutex::default(),
             damage: Mutex::default(),
             agents,
+            openings: Openings::default(),
         }));
         let begin = plan.nodes.saturating_sub(cluster.0.manner.spares);
         let first = cluster.indexes().into_iter().take(usize::from(begin));
@@ -195,6 +198,11 @@ impl Cluster {
             damage.lost.insert(index);
         }
         world.restart_if_down(index);
+    }
+
+    /// What opened stores lacked.
+    pub(super) fn openings(&self) -> &Openings {
+        &self.0.openings
     }
 
     pub(crate) fn world(&self) -> &World {
@@ -284,6 +292,11 @@ impl Cluster {
     /// What a simulated machine runs: the production node, and the clients that sit on it.
     async fn program(&self, index: NodeIndex, env: Env) {
         self.live().remove(&index);
+        let watches = self.0.plan.watches_openings;
+        let before = match watches {
+            true => openings::held(&self.0.world, self).await,
+            false => Vec::new(),
+        };
         let node = match Node::start(env.clone(), self.config(index)).await {
             Ok(node) => node,
             Err(error) => {
@@ -293,6 +306,7 @@ impl Cluster {
             }
         };
         self.live().insert(index, node.clone());
+        self.0.openings.compare(self, index, &before);
         match &self.0.agents {
             Some(agents) => {
                 let others = run_clients(agents, index, &node);

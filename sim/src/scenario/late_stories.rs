@@ -67,7 +67,7 @@ pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
         // A block is left alone for long: what comes late is not soon overwritten.
         hot_blocks: Some(48 + draw.random.below(40)),
         one_cancels_of: Some(ONE_CANCELS_OF),
-        patience: None,
+        ..Work::default()
     };
     let mut faults = draw.faults;
     faults.sort_by_key(|fault| fault.at_ns);

@@ -61,12 +61,12 @@ pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
         pause: Some(pause),
         // Few enough that whoever comes back has read most of them.
         hot_blocks: Some(6 + draw.random.below(10)),
-        one_cancels_of: None,
         // What is given up is under way all the same.
         patience: match theme {
             Theme::LeftBehind => None,
             Theme::LateWords => Some(Duration::from_millis(100 + draw.random.below(500))),
         },
+        ..Work::default()
     };
     let mut faults = draw.faults;
     faults.sort_by_key(|fault| fault.at_ns);

@@ -17,8 +17,8 @@ use super::operators::{self, OperatorAction};
 use super::shape::{self, Shape, Tunables};
 use super::splits::{self, Split};
 use super::{
-    crash_loops, deep_damage, disk_nemesis, late_stories, lease_stories, nemesis, phase_aims,
-    phase_nemesis, stories, survival,
+    catch_up_stories, crash_loops, deep_damage, disk_nemesis, late_stories, lease_stories, nemesis,
+    phase_aims, phase_nemesis, power_stories, slow_read_stories, stories, survival,
 };
 
 /// The disk moves to another proxy.
@@ -142,6 +142,9 @@ pub struct Plan {
     /// Which of the nodes are not there from the beginning.
     #[serde(default)]
     pub additions: Vec<Addition>,
+    /// Whether each store is compared with its shards in the moment in which it opens.
+    #[serde(default)]
+    pub watches_openings: bool,
 }
 
 fn stream(seed: u64, label: u64) -> Random {
@@ -179,6 +182,7 @@ impl Plan {
             restoration: None,
             splits: Vec::new(),
             additions: Vec::new(),
+            watches_openings: false,
         }
     }
 
@@ -320,6 +324,7 @@ impl Plan {
                 .filter(|_| !struck.moves_or_loses_disks),
             splits: splits::draw(&mut stream(seed, 20), ground.safety),
             additions: Vec::new(),
+            watches_openings: false,
         };
         let told = struck.story.map(|story| story.tell(&mut plan));
         plan.hot_blocks = plan.hot_blocks.min(plan.room());
@@ -420,9 +425,7 @@ impl Struck {
         let mut faults = nemesis::draw(&mut stream(seed, 5), *ground, moves);
         // Whoever asks for damage is not told a story instead. (It would set the length of the run, too.)
         let story = match wanted.is_empty() {
-            true => lease_stories::draw(&mut stream(seed, 41), ground)
-                .or_else(|| late_stories::draw(&mut stream(seed, 36), ground))
-                .or_else(|| stories::draw(&mut stream(seed, 8), ground)),
+            true => draw_story(seed, ground),
             false => None,
         };
         let of_disks = disk_nemesis::draw(&mut stream(seed, 9), *ground, replication_factor);
@@ -461,6 +464,16 @@ impl Struck {
             splits: aims.splits,
         }
     }
+}
+
+/// One story at most, each kind from a stream of its own.
+fn draw_story(seed: u64, ground: &mut nemesis::Ground) -> Option<stories::Story> {
+    power_stories::draw(&mut stream(seed, 51), ground)
+        .or_else(|| slow_read_stories::draw(&mut stream(seed, 57), ground))
+        .or_else(|| catch_up_stories::draw(&mut stream(seed, 53), ground))
+        .or_else(|| lease_stories::draw(&mut stream(seed, 41), ground))
+        .or_else(|| late_stories::draw(&mut stream(seed, 36), ground))
+        .or_else(|| stories::draw(&mut stream(seed, 8), ground))
 }
 
 /// Damage below the blobs to a node that is damaged already, or to one if that is survivable.

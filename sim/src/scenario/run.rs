@@ -273,6 +273,7 @@ async fn phases(
     heal(world, plan, &cluster);
     serve(world, &cluster, agents, script.service).await?;
     operators.finish().await?;
+    look_at_openings(world, &cluster).await?;
     agents.run(false);
     no_invariant_broke(world, &cluster).await?;
     converge(world, &cluster).await?;
@@ -409,6 +410,10 @@ async fn strike(
         no_invariant_broke(world, cluster).await?;
         operator.look(world, cluster);
         commits.look(world, cluster, plan.policy.placement).await?;
+        if plan.watches_openings {
+            cluster.openings().look_around(world, cluster).await;
+        }
+        look_at_openings(world, cluster).await?;
         splitter.look(world, cluster, began);
         additions::start_due(cluster, &plan.additions, world.now_ns() - began);
         if let (None, Some(due)) = (&image, &plan.restoration)
@@ -564,6 +569,20 @@ pub(crate) async fn converge(world: &World, cluster: &Cluster) -> Result<(), Fai
         "convergence",
         format!("after {CONVERGE_LIMIT:?}: {last}"),
     ))
+}
+
+/// Judges what stores lacked as they opened.
+async fn look_at_openings(world: &World, cluster: &Cluster) -> Result<(), Failure> {
+    let leaders_answer = async || {
+        let Some((_, node)) = cluster.nodes().into_iter().next() else {
+            return false;
+        };
+        let groups = node.groups().clone();
+        let asked = on_node(world, &node, async move { statistics(&groups).await });
+        asked.await.flatten().is_some()
+    };
+    let openings = cluster.openings();
+    openings.look(world, cluster, leaders_answer).await
 }
 
 /// A node that runs and another that does not know of it.

@@ -109,7 +109,7 @@ fn usual_feed_page() -> u32 {
 
 impl Tunables {
     /// As of `StoreScale::Simulation`.
-    const USUAL: Self = Self {
+    pub(super) const USUAL: Self = Self {
         journal_segments: 12,
         journal_memory_bytes: 512 << 10,
         snapshot_entries: 64,

@@ -17,6 +17,7 @@ use crate::world::{Crash, DiskFaults, FaultAction, LinkRules, NodeIndex, Surviva
 
 use super::nemesis::{Draw, Ground, Kind};
 use super::plan::{Move, Plan};
+use super::shape::Tunables;
 
 /// The shortest safety phase of a story: two ambushes and the moves before them.
 const SHORTEST_MS: u64 = 24_000;
@@ -77,6 +78,10 @@ pub(super) struct Work {
     pub(super) hot_blocks: Option<u64>,
     pub(super) one_cancels_of: Option<NonZeroU64>,
     pub(super) patience: Option<Duration>,
+    pub(super) block_size: Option<u32>,
+    pub(super) journal_segments: Option<u64>,
+    /// Stores are compared with their shards as they open.
+    pub(super) watches_openings: bool,
 }
 
 impl Story {
@@ -91,6 +96,16 @@ impl Story {
         plan.initiators = work.initiators.unwrap_or(plan.initiators);
         plan.pause = work.pause.unwrap_or(plan.pause);
         plan.hot_blocks = work.hot_blocks.unwrap_or(plan.hot_blocks);
+        plan.policy.block_size = work.block_size.unwrap_or(plan.policy.block_size);
+        if let Some(segments) = work.journal_segments {
+            let tunables = plan.tunables.get_or_insert(Tunables::USUAL);
+            tunables.journal_segments = segments;
+        }
+        plan.watches_openings = work.watches_openings;
+        if work.watches_openings {
+            // While a shard is split two of them have the same rows.
+            plan.splits = Vec::new();
+        }
         plan.one_cancels_of = work.one_cancels_of.or(plan.one_cancels_of);
         plan.patience = work.patience;
     }
