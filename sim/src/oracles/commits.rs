@@ -4,6 +4,9 @@
 //! A blob is judged when it is seen first, and only if its container's placement has not changed since
 //! the look before: whoever holds it then held it when it was committed, or has got it since. So a
 //! commit with too few copies shows as long as the late ones are on their way.
+//!
+//! Where no disk is damaged, no blob is ever held by fewer members than its write quorum afterwards either:
+//! a member leaves only when enough others hold what it holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -49,6 +52,8 @@ impl Commits {
         if world.now_ns() < self.next_ns {
             return Ok(());
         }
+        let is_sound = |index| !cluster.is_damaged(index);
+        let sound = cluster.indexes().into_iter().all(is_sound);
         self.next_ns = world.now_ns() + u64::try_from(PAUSE.as_nanos()).expect("a second");
         let mut looked = BTreeSet::from([ROOT_GROUP]);
         for (_, node) in cluster.nodes() {
@@ -67,7 +72,7 @@ impl Commits {
                 let limit = std::pin::pin!(world.sleep(PAUSE));
                 drop(futures_util::future::select(read, limit).await);
                 let found = std::mem::take(&mut *found.lock().expect("no panic under this lock"));
-                self.judge(found, &topology, rule)?;
+                self.judge(found, &topology, rule, sound)?;
             }
         }
         Ok(())
@@ -78,6 +83,7 @@ impl Commits {
         found: Vec<Held>,
         topology: &Topology,
         rule: PlacementRule,
+        sound: bool,
     ) -> Result<(), Failure> {
         // Other disks have rules of their own.
         let first_disk = found.iter().map(|held| held.name.container.disk).min();
@@ -86,6 +92,13 @@ impl Commits {
             let container = held.name.container;
             epochs.insert(container, held.epoch);
             let stands = self.epochs.get(&container) == Some(&held.epoch);
+            if sound && held.holders.len() < usize::from(held.write_quorum) {
+                let text = format!(
+                    "{}: fewer copies than the write quorum: {held:?}",
+                    held.name
+                );
+                return Err(Failure::correctness(ORACLE, text));
+            }
             if !self.names.insert(held.name) || !stands {
                 continue;
             }

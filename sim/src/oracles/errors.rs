@@ -1,5 +1,6 @@
-//! What nodes themselves call wrong, whether or not they stop over it: a broken invariant; and a disk, or
-//! a session, that a proxy lost while its lease stood, which nobody may take from it.
+//! What nodes themselves call wrong, whether or not they stop over it: a broken invariant; a replica that is
+//! given up for lost though nothing happened to its disk; and a disk, or a session, that a proxy lost while
+//! its lease stood, which nobody may take from it.
 //!
 //! A proxy may take a disk from itself: an attachment that it asked for and gave up waiting for may be granted
 //! seconds later, when it holds the disk by another one. Then its generation is stale, and the root has the
@@ -26,6 +27,11 @@ pub async fn check(world: &World, cluster: &Cluster) -> Result<(), Failure> {
         // A store whose records rotted may hold something else under a name.
         if text.contains("broken invariant") && !cluster.is_damaged(node) {
             return Err(Failure::crash("invariants", format!("node {node}: {text}")));
+        }
+        let is_lost = text.contains(" is lost: ");
+        if is_lost && !cluster.is_damaged(node) {
+            let text = format!("node {node}, whose disk is sound: {text}");
+            return Err(Failure::correctness("replicas", text));
         }
         let ended = text.contains("the lease was ended while it stood");
         // The other disks are deleted under load.

@@ -9,5 +9,6 @@ pub mod linearizability;
 pub mod losses;
 mod map;
 pub mod members;
+pub mod promises;
 pub mod replicas;
 pub mod shards;

@@ -8,6 +8,7 @@ use hedgerow_env::{Env, HaltReason, event};
 use hedgerow_node::{Exports, GroupTiming, IscsiConfig, Node, NodeConfig, PoolConfig, StoreScale};
 use hedgerow_protocol::{Location, Residence, Roles};
 
+use crate::oracles::promises::Lives;
 use crate::world::{NodeIndex, NodeSpec, World};
 
 use super::clients::{Agents, run_agents};
@@ -31,6 +32,7 @@ struct Inner {
     machine: NodeIndex,
     live: Mutex<BTreeMap<NodeIndex, Node>>,
     damage: Mutex<Damage>,
+    lives: Lives,
     /// The clients that sit on the nodes, if any do.
     agents: Option<Arc<Agents>>,
 }
@@ -139,6 +141,7 @@ impl Cluster {
             machine,
             live: Mutex::default(),
             damage: Mutex::default(),
+            lives: Lives::default(),
             agents,
         }));
         let begin = plan.nodes.saturating_sub(cluster.0.manner.spares);
@@ -195,6 +198,11 @@ impl Cluster {
             damage.lost.insert(index);
         }
         world.restart_if_down(index);
+    }
+
+    /// The replicas' lives that were seen.
+    pub(crate) fn lives(&self) -> &Lives {
+        &self.0.lives
     }
 
     pub(crate) fn world(&self) -> &World {

@@ -17,8 +17,8 @@ use super::operators::{self, OperatorAction};
 use super::shape::{self, Shape, Tunables};
 use super::splits::{self, Split};
 use super::{
-    crash_loops, deep_damage, disk_nemesis, late_stories, nemesis, phase_aims, phase_nemesis,
-    stories, survival,
+    crash_loops, deep_damage, disk_nemesis, group_stories, late_stories, nemesis, phase_aims,
+    phase_nemesis, stories, survival,
 };
 
 /// The disk moves to another proxy.
@@ -415,7 +415,8 @@ impl Struck {
         // Whoever asks for damage is not told a story instead. (It would set the length of the run, too.)
         let story = match wanted.is_empty() {
             true => late_stories::draw(&mut stream(seed, 36), ground)
-                .or_else(|| stories::draw(&mut stream(seed, 8), ground)),
+                .or_else(|| stories::draw(&mut stream(seed, 8), ground))
+                .or_else(|| group_stories::draw(&mut stream(seed, 41), ground)),
             false => None,
         };
         let of_disks = disk_nemesis::draw(&mut stream(seed, 9), *ground, replication_factor);
