@@ -137,10 +137,7 @@ mod tests {
     }
 
     fn log_id(term: u64, index: u64) -> LogId {
-        LogId::new(
-            openraft::impls::leader_id_std::CommittedLeaderId::new(term),
-            index,
-        )
+        LogId::new(term.into(), index)
     }
 
     /// A life that begins with this vote and last entry.
