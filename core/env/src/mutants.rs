@@ -135,6 +135,10 @@ catalogue! {
     ReplicaNumberReused = "replica-number-reused",
     /// A node that restarts is not draining any more.
     JoinForgetsDraining = "join-forgets-draining",
+    /// A replica that runs without its group stays so, and keeps the store from another one.
+    RunningReplicaLeftOut = "running-replica-left-out",
+    /// An operator's decision on a node counts whenever it comes, also when it was taken back.
+    LateDrainObeyed = "late-drain-obeyed",
     /// A store that moved to another node also stays listed at the former one.
     MovedStoreStaysListed = "moved-store-stays-listed",
     /// A vote is given before it is durable.

@@ -1,12 +1,18 @@
 //! An operator's decision that a node is to drain, or to drain no more.
 //!
-//! Invariant: a node is named beyond doubt, or nothing is done: a node that lost its store comes back
-//! under another number and the same name.
+//! Invariants: a node is named beyond doubt, or nothing is done: a node that lost its store comes back
+//! under another number and the same name. What is asked of the root names the topology that was seen, so that
+//! a copy of it which comes late undoes no later decision.
 
-use hedgerow_protocol::RootQuery;
-use hedgerow_protocol::{AdminReply, NodeRecord, NodeState, RootAnswer, RootCommand, RootOutcome};
+use hedgerow_protocol::{
+    AdminReply, NodeRecord, NodeState, RootAnswer, RootCommand, RootOutcome, RootQuery,
+    RootRefusal, Topology,
+};
 
 use crate::admin::{AdminError, AdminService, GROUP_LIMIT, unexpected};
+
+/// The root is asked so often while nodes come and go.
+const LOOKS: u32 = 4;
 
 impl AdminService {
     /// Answers `SetDraining`.
@@ -15,34 +21,54 @@ impl AdminService {
         named: &str,
         draining: bool,
     ) -> Result<AdminReply, AdminError> {
-        let answer = self
-            .groups
-            .root_query(RootQuery::Topology, GROUP_LIMIT)
-            .await?;
-        let RootAnswer::Topology(topology) = answer else {
-            return Err(AdminError::TryAgain("unexpected answer of the root".into()));
-        };
-        let node = the_one(&topology.nodes, named).map_err(AdminError::Refused)?;
-        let (state, reason) = match (node.state, draining) {
-            (NodeState::Draining, true) | (NodeState::Up, false) => return Ok(AdminReply::Done),
-            (NodeState::Up, true) => (NodeState::Draining, "by an operator"),
-            (NodeState::Draining, false) => (NodeState::Up, ""),
-            (NodeState::Down, _) => {
-                let text = format!("{} is down: start it first", node.name);
-                return Err(AdminError::Refused(text));
+        let mut last = None;
+        for _ in 0..LOOKS {
+            let query = RootQuery::Topology;
+            let RootAnswer::Topology(topology) = self.groups.root_query(query, GROUP_LIMIT).await?
+            else {
+                return Err(AdminError::TryAgain("unexpected answer of the root".into()));
+            };
+            let Some(command) = decide(&topology, named, draining)? else {
+                return Ok(AdminReply::Done);
+            };
+            match self.command(command).await? {
+                RootOutcome::Done => return Ok(AdminReply::Done),
+                RootOutcome::Refused(refusal @ RootRefusal::NodesChanged { .. }) => {
+                    last = Some(refusal);
+                }
+                RootOutcome::Refused(refusal) => {
+                    return Err(AdminError::Refused(refusal.to_string()));
+                }
+                other => return Err(unexpected(&other)),
             }
-        };
-        let command = RootCommand::SetNodeState {
-            node: node.node,
-            state,
-            reason: reason.to_owned(),
-        };
-        match self.command(command).await? {
-            RootOutcome::Done => Ok(AdminReply::Done),
-            RootOutcome::Refused(refusal) => Err(AdminError::Refused(refusal.to_string())),
-            other => Err(unexpected(&other)),
         }
+        let text = last.map(|refusal| refusal.to_string()).unwrap_or_default();
+        Err(AdminError::TryAgain(text))
     }
+}
+
+/// What to ask of the root; nothing when the node is as wanted.
+fn decide(
+    topology: &Topology,
+    named: &str,
+    draining: bool,
+) -> Result<Option<RootCommand>, AdminError> {
+    let node = the_one(&topology.nodes, named).map_err(AdminError::Refused)?;
+    let reason = match (node.state, draining) {
+        (NodeState::Draining, true) | (NodeState::Up, false) => return Ok(None),
+        (NodeState::Up, true) => "by an operator",
+        (NodeState::Draining, false) => "",
+        (NodeState::Down, _) => {
+            let text = format!("{} is down: start it first", node.name);
+            return Err(AdminError::Refused(text));
+        }
+    };
+    Ok(Some(RootCommand::Drain {
+        node: node.node,
+        seen: topology.index,
+        draining,
+        reason: reason.to_owned(),
+    }))
 }
 
 /// The node of that name or number. Of several with one name, the one that is not down.

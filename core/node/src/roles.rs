@@ -322,9 +322,18 @@ impl Running {
         });
         match result.await {
             Ok(Ok(())) => NodeReply::Started,
+            Ok(Err(HostError::Exists { running, .. })) if self.runs_as(group, running) => {
+                NodeReply::RunsAs(running)
+            }
             Ok(Err(error)) => NodeReply::Refused(error.to_string()),
             Err(_) => NodeReply::Refused("the node is stopping".into()),
         }
+    }
+
+    /// Whether that replica runs whole, not damaged and waiting for entries.
+    fn runs_as(&self, group: GroupId, member: MemberId) -> bool {
+        let replica = self.pages().and_then(|host| host.replica(group));
+        replica.is_some_and(|replica| replica.member() == member)
     }
 
     /// Finds this node's root replica.

@@ -1,9 +1,12 @@
 //! One replica of a Raft group, as services and drivers see it: no openraft type appears here.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use hedgerow_env::{BoxFuture, GroupId};
 use hedgerow_protocol::{GroupMember, MemberId};
 
+use crate::raft::Promises;
 use crate::{StateError, View};
 
 /// Who leads a group, as this replica knows it.
@@ -75,6 +78,10 @@ pub trait GroupReplica: Send + Sync {
     fn applied_index(&self) -> u64;
     /// For people: its role, term and logs, and how far the others are if it leads.
     fn describe(&self) -> String;
+    /// For whoever judges it from outside: what it promises in this life.
+    fn promises(&self) -> Option<Arc<Promises>> {
+        None
+    }
     /// Runs a job on a consistent view of the local state, away from the async threads.
     fn read(&self, job: ReadJob) -> BoxFuture<'static, ()>;
     /// Adds a learner, waits for it to catch up, and makes `voters` the voters (joint consensus).

@@ -99,6 +99,8 @@ pub enum NodeReply {
     Refused(String),
     /// The disks that are exported, by target name.
     Exports(Vec<Export>),
+    /// The store's replica of the group has another number, and runs.
+    RunsAs(MemberId),
 }
 
 envelope! {

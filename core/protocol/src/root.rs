@@ -107,8 +107,8 @@ pub enum RootCommand {
     },
     /// As [`RootCommand::JoinAtStart`], without a start: only builds before that one propose it.
     Join(NodeRecord),
-    /// An operator's decision on a node. Builds before [`RootCommand::JudgeNode`] proposed verdicts
-    /// by it, too.
+    /// A decision on a node, whenever it comes. Only builds before [`RootCommand::JudgeNode`] and
+    /// [`RootCommand::Drain`] propose it.
     SetNodeState {
         /// The node.
         node: NodeId,
@@ -279,6 +279,18 @@ pub enum RootCommand {
         /// The new shard.
         group: GroupId,
     },
+    /// An operator's decision that a node is to drain, or to drain no more, as long as no node has
+    /// changed since the operator's node looked: a copy of it that comes late undoes nothing.
+    Drain {
+        /// The node.
+        node: NodeId,
+        /// The topology's index as it was seen.
+        seen: u64,
+        /// Whether it is to drain.
+        draining: bool,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Why the root refused; nothing was changed.
@@ -363,6 +375,12 @@ pub enum RootRefusal {
     Overtaken {
         /// The highest nonce that was granted to the session.
         newest: u64,
+    },
+    /// Look again: the nodes are not as the requester saw them.
+    #[error("some node was changed meanwhile: the topology is of index {index}")]
+    NodesChanged {
+        /// Its present index.
+        index: u64,
     },
 }
 

@@ -5,6 +5,9 @@
 //! the look before: whoever holds it then held it when it was committed, or has got it since. So a
 //! commit with too few copies shows as long as the late ones are on their way. And while its writer may commit,
 //! the shard remembers that its name was used (invariant 6 there), whichever shard that is by now.
+//!
+//! Where no disk is damaged, no blob is ever held by fewer members than its write quorum afterwards either:
+//! a member leaves only when enough others hold what it holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -51,6 +54,8 @@ impl Commits {
         if world.now_ns() < self.next_ns {
             return Ok(());
         }
+        let is_sound = |index| !cluster.is_damaged(index);
+        let sound = cluster.indexes().into_iter().all(is_sound);
         self.next_ns = world.now_ns() + u64::try_from(PAUSE.as_nanos()).expect("a second");
         let mut looked = BTreeSet::from([ROOT_GROUP]);
         for (_, node) in cluster.nodes() {
@@ -60,7 +65,7 @@ impl Commits {
                     continue;
                 }
                 let found = held_by(world, &*replica).await;
-                self.judge(found, &topology, rule)?;
+                self.judge(found, &topology, rule, sound)?;
             }
         }
         Ok(())
@@ -71,6 +76,7 @@ impl Commits {
         found: Vec<Held>,
         topology: &Topology,
         rule: PlacementRule,
+        sound: bool,
     ) -> Result<(), Failure> {
         // Other disks have rules of their own.
         let first_disk = found.iter().map(|held| held.name.container.disk).min();
@@ -81,6 +87,13 @@ impl Commits {
             let stands = self.epochs.get(&container) == Some(&held.epoch);
             if !held.is_marked {
                 let text = format!("{}: its name may be used again", held.name);
+                return Err(Failure::correctness(ORACLE, text));
+            }
+            if sound && held.holders.len() < usize::from(held.write_quorum) {
+                let text = format!(
+                    "{}: fewer copies than the write quorum: {held:?}",
+                    held.name
+                );
                 return Err(Failure::correctness(ORACLE, text));
             }
             if !self.names.insert(held.name) || !stands {

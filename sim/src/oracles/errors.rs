@@ -1,6 +1,6 @@
 //! What nodes themselves call wrong, whether or not they stop over it: a broken invariant; damage to the
-//! journal of a disk that nothing has damaged; and a disk, or
-//! a session, that a proxy lost while its lease stood, which nobody may take from it.
+//! journal of a disk that nothing has damaged; a replica that is given up for lost though nothing happened to its
+//! disk; and a disk, or a session, that a proxy lost while its lease stood, which nobody may take from it.
 
 use crate::scenario::{Cluster, DISK, Failure};
 use crate::world::World;
@@ -22,6 +22,11 @@ pub fn check(world: &World, cluster: &Cluster) -> Result<(), Failure> {
                 "damage",
                 format!("node {node}: {text}"),
             ));
+        }
+        let is_lost = text.contains(" is lost: ");
+        if is_lost && !cluster.is_damaged(node) {
+            let text = format!("node {node}, whose disk is sound: {text}");
+            return Err(Failure::correctness("replicas", text));
         }
         let ended = text.contains("the lease was ended while it stood");
         // The other disks are deleted under load.

@@ -10,5 +10,6 @@ pub mod losses;
 mod map;
 pub mod members;
 pub mod openings;
+pub mod promises;
 pub mod replicas;
 pub mod shards;

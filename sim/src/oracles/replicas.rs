@@ -1,5 +1,5 @@
-//! After quiescence every member of every Raft group runs, has caught up, and holds the same contents
-//! as the others: key by key, value by value.
+//! After quiescence every Raft group has as many members as the cluster has room for, and every member of
+//! every group runs, has caught up, and holds the same contents as the others: key by key, value by value.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hedgerow_env::{GroupId, StoreId};
 use hedgerow_pages::GroupReplica;
+use hedgerow_pages::placement::replicas_wanted;
 use hedgerow_protocol::{GroupRecord, ShardTable};
 
 use super::losses::Losses;
@@ -110,6 +111,11 @@ async fn compare(
     let Some(record) = record else {
         return Ok(Some("no table names it".into()));
     };
+    let wanted = replicas_wanted(cluster.nodes().len(), cluster.group_replicas());
+    if record.members.len() < wanted {
+        let count = record.members.len();
+        return Ok(Some(format!("{count} members, {wanted} are wanted")));
+    }
     let mut seen: Vec<(NodeIndex, u64, Contents)> = Vec::new();
     let mut described = String::new();
     for (index, node) in cluster.nodes() {

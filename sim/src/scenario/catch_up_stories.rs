@@ -16,7 +16,7 @@ use hedgerow_env::Random;
 use crate::world::{Crash, DiskFaults, FaultAction, LinkRules, NodeIndex};
 
 use super::nemesis::{CUT, Draw, Ground};
-use super::stories::{SETTLED_NS, Story, Work};
+use super::stories::{SETTLED_NS, Setting, Story, Work};
 
 /// Of so many seeds one tells such a story.
 const ONE_TELLS_OF: u64 = 24;
@@ -52,6 +52,7 @@ pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
         moves,
         faults,
         work,
+        setting: Setting::default(),
     })
 }
 

@@ -9,6 +9,7 @@ use hedgerow_node::{Exports, GroupTiming, IscsiConfig, Node, NodeConfig, PoolCon
 use hedgerow_protocol::{Location, Residence, Roles};
 
 use crate::oracles::openings::{self, Openings};
+use crate::oracles::promises::Lives;
 use crate::world::{NodeIndex, NodeSpec, World};
 
 use super::clients::{Agents, run_agents};
@@ -32,6 +33,7 @@ struct Inner {
     machine: NodeIndex,
     live: Mutex<BTreeMap<NodeIndex, Node>>,
     damage: Mutex<Damage>,
+    lives: Lives,
     /// The clients that sit on the nodes, if any do.
     agents: Option<Arc<Agents>>,
     openings: Openings,
@@ -141,6 +143,7 @@ impl Cluster {
             machine,
             live: Mutex::default(),
             damage: Mutex::default(),
+            lives: Lives::default(),
             agents,
             openings: Openings::default(),
         }));
@@ -203,6 +206,19 @@ impl Cluster {
     /// What opened stores lacked.
     pub(super) fn openings(&self) -> &Openings {
         &self.0.openings
+    }
+
+    /// How many replicas a group has at most.
+    pub(crate) fn group_replicas(&self) -> usize {
+        match self.0.manner.scale {
+            StoreScale::Extreme(extremes) => extremes.group_replicas,
+            _ => hedgerow_pages::drivers::DriverConfig::default().replicas,
+        }
+    }
+
+    /// The replicas' lives that were seen.
+    pub(crate) fn lives(&self) -> &Lives {
+        &self.0.lives
     }
 
     pub(crate) fn world(&self) -> &World {

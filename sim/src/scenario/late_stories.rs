@@ -16,7 +16,7 @@ use crate::world::{FaultAction, LinkRules, NodeIndex};
 
 use super::nemesis::{CUT, Draw, Ground};
 use super::plan::Move;
-use super::stories::{SETTLED_NS, Story, Work};
+use super::stories::{SETTLED_NS, Setting, Story, Work};
 
 /// Of so many seeds one tells such a story.
 const ONE_TELLS_OF: u64 = 6;
@@ -76,6 +76,7 @@ pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
         moves,
         faults,
         work,
+        setting: Setting::default(),
     })
 }
 

@@ -14,7 +14,7 @@ use crate::world::{LinkRules, NodeIndex};
 
 use super::nemesis::{Draw, Ground};
 use super::plan::Move;
-use super::stories::{SETTLED_NS, Story, Work};
+use super::stories::{SETTLED_NS, Setting, Story, Work};
 
 /// Of so many seeds one tells such a story.
 const ONE_TELLS_OF: u64 = 10;
@@ -75,6 +75,7 @@ pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
         moves,
         faults,
         work,
+        setting: Setting::default(),
     })
 }
 

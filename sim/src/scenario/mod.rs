@@ -15,6 +15,7 @@ mod cluster;
 mod crash_loops;
 mod deep_damage;
 mod disk_nemesis;
+mod group_stories;
 mod images;
 mod initiators;
 mod late_stories;

@@ -17,8 +17,9 @@ use super::operators::{self, OperatorAction};
 use super::shape::{self, Shape, Tunables};
 use super::splits::{self, Split};
 use super::{
-    catch_up_stories, crash_loops, deep_damage, disk_nemesis, late_stories, lease_stories, nemesis,
-    phase_aims, phase_nemesis, power_stories, slow_read_stories, stories, survival,
+    catch_up_stories, crash_loops, deep_damage, disk_nemesis, group_stories, late_stories,
+    lease_stories, nemesis, phase_aims, phase_nemesis, power_stories, slow_read_stories, stories,
+    survival,
 };
 
 /// The disk moves to another proxy.
@@ -471,9 +472,10 @@ fn draw_story(seed: u64, ground: &mut nemesis::Ground) -> Option<stories::Story>
     power_stories::draw(&mut stream(seed, 51), ground)
         .or_else(|| slow_read_stories::draw(&mut stream(seed, 57), ground))
         .or_else(|| catch_up_stories::draw(&mut stream(seed, 53), ground))
-        .or_else(|| lease_stories::draw(&mut stream(seed, 41), ground))
+        .or_else(|| lease_stories::draw(&mut stream(seed, 59), ground))
         .or_else(|| late_stories::draw(&mut stream(seed, 36), ground))
         .or_else(|| stories::draw(&mut stream(seed, 8), ground))
+        .or_else(|| group_stories::draw(&mut stream(seed, 41), ground))
 }
 
 /// Damage below the blobs to a node that is damaged already, or to one if that is survivable.

@@ -16,7 +16,7 @@ use hedgerow_env::{Phase, Random};
 use crate::world::{Crash, DiskArea, DiskFaults, FaultAction, NodeIndex, Survival};
 
 use super::nemesis::{Draw, Ground};
-use super::stories::{SETTLED_NS, Story, Work};
+use super::stories::{SETTLED_NS, Setting, Story, Work};
 
 /// Of so many seeds one tells such a story.
 const ONE_TELLS_OF: u64 = 8;
@@ -107,6 +107,7 @@ pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
         moves,
         faults,
         work,
+        setting: Setting::default(),
     })
 }
 

@@ -124,6 +124,22 @@ impl Tunables {
         feed_page: 1_024,
     };
 
+    /// As usual, but for leaders that look five times as often at what they have to do.
+    pub(super) fn of_hasty_leaders() -> Self {
+        Self {
+            round_ms: 200,
+            ..Self::USUAL
+        }
+    }
+
+    /// As usual, but for journals as small as they can be.
+    pub(super) fn of_small_journals() -> Self {
+        Self {
+            journal_segments: 8,
+            ..Self::USUAL
+        }
+    }
+
     /// Whether stores sweep over their names less often than a run takes: what is free must then be
     /// gone because its shard said so.
     #[must_use]

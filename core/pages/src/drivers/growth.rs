@@ -268,6 +268,26 @@ mod tests {
     }
 
     #[test]
+    fn a_learner_whose_node_is_down_is_recorded_only_when_it_votes() {
+        let mut nodes = topology(3);
+        nodes.nodes[2].state = NodeState::Down;
+        let table = table(&nodes, &[1]);
+        let members = members(&nodes, &[1, 2, 3]);
+        let leadership = Leadership {
+            voters: members[..2].iter().map(|one| one.member).collect(),
+            members: members.clone(),
+            is_leader: true,
+            ..Leadership::default()
+        };
+        let none = BTreeSet::new();
+        let step = next_step(ROOT_GROUP, &leadership, &none, &nodes, &table, 3);
+        let Step::Record(record) = step else {
+            panic!("{step:?}");
+        };
+        assert_eq!(record.members, members[..2]);
+    }
+
+    #[test]
     fn a_retired_member_goes_first_and_its_node_joins_anew() {
         let nodes = topology(3);
         let table = table(&nodes, &[1, 2, 3]);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{GroupId, NodeId, StoreId, event};
 use hedgerow_net::Peer;
 use hedgerow_protocol::{
@@ -111,7 +112,7 @@ impl Drivers {
                 return;
             }
         };
-        let new = growth::member(topology, node, store, number);
+        let mut new = growth::member(topology, node, store, number);
         let leadership = replica.leadership();
         let mut members = leadership.members.clone();
         members.push(new.clone());
@@ -122,15 +123,23 @@ impl Drivers {
             initialise: false,
         };
         let peer = Peer::new(new.address.clone(), node);
-        let started = self.client.node_request(&peer, &request, START_LIMIT).await;
-        if started != Some(NodeReply::Started) {
-            event!(
-                self.env,
-                Info,
-                "pages",
-                "{group}: {node} did not start: {started:?}"
-            );
-            return;
+        match self.client.node_request(&peer, &request, START_LIMIT).await {
+            Some(NodeReply::Started) => {}
+            // It was started and never joined, or joined and was left out: it has forgotten nothing.
+            Some(NodeReply::RunsAs(running))
+                if running.store == store && !active(Mutant::RunningReplicaLeftOut) =>
+            {
+                new.member = running;
+            }
+            started => {
+                event!(
+                    self.env,
+                    Info,
+                    "pages",
+                    "{group}: {node} did not start: {started:?}"
+                );
+                return;
+            }
         }
         let mut voters = leadership.voters;
         voters.push(new.member);

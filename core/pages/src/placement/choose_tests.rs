@@ -246,6 +246,22 @@ fn without_a_spare_node_nothing_is_substituted() {
 }
 
 #[test]
+fn one_spare_for_too_many_lost_members_is_not_spent() {
+    use MemberState::Active;
+    let members: Vec<_> = (1..6).map(|id| (id, Active)).collect();
+    let now = Placement {
+        layout: Layout::Replicated { copies: 5 },
+        write_quorum: 3,
+        ..current(&members)
+    };
+    let policy = policy(5, PlacementRule::Agnostic);
+    let lost: Vec<StoreId> = (1..5).map(|id| StoreId(id * 10)).collect();
+    let refused = substitute(container(1), &six(), &policy, &now, &lost, &[]);
+    assert!(refused.is_err(), "{refused:?}: two of three would answer");
+    assert!(substitute(container(1), &six(), &policy, &now, &lost[1..], &[]).is_ok());
+}
+
+#[test]
 fn one_spare_for_two_lost_members_restores_the_quorum() {
     use MemberState::{Active, Resting};
     let mut topology = six();

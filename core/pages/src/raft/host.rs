@@ -311,12 +311,8 @@ impl Shared {
         reason: String,
         is_lost: bool,
     ) {
-        event!(
-            self.env,
-            Error,
-            "raft",
-            "{group} {member} does not run: {reason}"
-        );
+        let what = if is_lost { "is lost" } else { "does not run" };
+        event!(self.env, Error, "raft", "{group} {member} {what}: {reason}");
         let damaged = DamagedReplica {
             group,
             member,

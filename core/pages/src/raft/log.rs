@@ -31,6 +31,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::log_core::{Carried, Found, LogCore, Placed};
 use super::log_record::{Body, Kind};
 use super::machine::StateHandle;
+use super::promises::Promises;
 use super::types::{Entry, LeaderId, LogId, Types, Vote};
 
 /// Appends that wait for durability at once; beyond it the next append waits. The journal's own
@@ -61,6 +62,7 @@ pub(crate) struct Log {
     kept_entries: u64,
     flushes: mpsc::Sender<Flush>,
     purged: Notify,
+    promises: Arc<Promises>,
 }
 
 /// What the flusher is told.
@@ -69,12 +71,29 @@ enum Flush {
     Appended {
         receipt: Receipt,
         superseded: Vec<Position>,
-        callback: Option<IOFlushed<Types>>,
+        told: Option<Told>,
     },
     /// What happens once the copy of a record is durable.
     Copied { receipt: Receipt, from: Placed },
     /// Tell that all before this is durable, or will never be.
     Settled(oneshot::Sender<()>),
+}
+
+/// Whom to tell that entries are durable.
+struct Told {
+    callback: IOFlushed<Types>,
+    /// The last of them, and how often the log had been cut before.
+    last: (LogId, u64),
+}
+
+impl Told {
+    fn tell(self, outcome: io::Result<()>, promises: &Promises) {
+        if outcome.is_ok() {
+            let (last, cuts) = self.last;
+            promises.entry(&last, cuts);
+        }
+        self.callback.io_completed(outcome);
+    }
 }
 
 impl Log {
@@ -89,10 +108,12 @@ impl Log {
         kept_entries: u64,
     ) -> Arc<Self> {
         let (flushes, queue) = mpsc::channel(FLUSH_QUEUE);
+        let promises = Arc::new(Promises::of(&core));
         let core = Arc::new(Mutex::new(core));
         let flusher = Flusher {
             journal: journal.clone(),
             core: Arc::clone(&core),
+            promises: Arc::clone(&promises),
         };
         env.spawn("raft-flush", flusher.run(queue));
         Arc::new(Self {
@@ -105,7 +126,13 @@ impl Log {
             kept_entries,
             flushes,
             purged: Notify::new(),
+            promises,
         })
+    }
+
+    /// What this replica promises in this life.
+    pub(crate) fn promises(&self) -> Arc<Promises> {
+        Arc::clone(&self.promises)
     }
 
     /// The group.
@@ -318,6 +345,7 @@ fn gone() -> io::Error {
 struct Flusher {
     journal: Journal,
     core: Arc<Mutex<LogCore>>,
+    promises: Arc<Promises>,
 }
 
 impl Flusher {
@@ -327,14 +355,14 @@ impl Flusher {
                 Flush::Appended {
                     receipt,
                     superseded,
-                    callback,
+                    told,
                 } => {
                     let outcome = receipt.durable().await;
                     if outcome.is_ok() {
                         self.journal.release_all(superseded);
                     }
-                    if let Some(callback) = callback {
-                        callback.io_completed(outcome.map_err(io::Error::other));
+                    if let Some(told) = told {
+                        told.tell(outcome.map_err(io::Error::other), &self.promises);
                     }
                 }
                 Flush::Copied { receipt, from } => {
@@ -463,6 +491,7 @@ impl RaftLogStorage<Types> for LogHandle {
             receipt.durable().await.map_err(io::Error::other)?;
         }
         self.0.journal.release_all(superseded);
+        self.0.promises.vote(vote);
         Ok(())
     }
 
@@ -474,34 +503,38 @@ impl RaftLogStorage<Types> for LogHandle {
         let mut superseded = Vec::new();
         let mut last = None;
         for entry in entries {
+            let log_id = entry.log_id;
             let body = Body::Entry(entry.clone());
             let tell = |core: &mut LogCore, placed, bytes| core.append(entry, placed, bytes);
             let (old, receipt) = self.0.write(&body, tell).await?;
             superseded.extend(old);
-            last = Some(receipt);
+            last = Some((receipt, (log_id, self.0.promises.appended(&log_id))));
         }
-        let Some(receipt) = last else {
+        let Some((receipt, last)) = last else {
             callback.io_completed(Ok(()));
             return Ok(());
         };
         // The last one's durability is that of all: the journal reports in order.
-        let mut callback = Some(callback);
+        let mut told = Some(Told { callback, last });
         if active(Mutant::LogBeforeSync)
-            && let Some(callback) = callback.take()
+            && let Some(told) = told.take()
         {
-            callback.io_completed(Ok(()));
+            told.tell(Ok(()), &self.0.promises);
         }
         let flush = Flush::Appended {
             receipt,
             superseded,
-            callback,
+            told,
         };
         self.0.when_durable(flush).await
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let end = self.0.core().last();
+        self.0.promises.cut_begins(last);
         if active(Mutant::TruncationNotRecorded) {
             self.0.core().cut(last);
+            self.0.promises.cut_ends(end);
             return Ok(());
         }
         let tell = |core: &mut LogCore, placed, _| core.truncate(last, placed);
@@ -509,6 +542,7 @@ impl RaftLogStorage<Types> for LogHandle {
         // A snapshot may be installed next: its state must never stand beside the entries cut here.
         receipt.durable().await.map_err(io::Error::other)?;
         self.0.journal.release_all(superseded);
+        self.0.promises.cut_ends(end);
         Ok(())
     }
 
@@ -522,7 +556,7 @@ impl RaftLogStorage<Types> for LogHandle {
         let flush = Flush::Appended {
             receipt,
             superseded,
-            callback: None,
+            told: None,
         };
         self.0.when_durable(flush).await
     }

@@ -17,6 +17,7 @@ mod log_mending;
 mod log_record;
 mod machine;
 mod network;
+mod promises;
 mod quiet;
 mod recovery;
 mod registry;
@@ -35,6 +36,7 @@ pub use describe::describe;
 pub use host::PagesHost;
 pub use host_config::{DamagedReplica, HostConfig, HostError, Machines};
 pub use network::Addresses;
+pub use promises::Promises;
 pub use room::RESERVE_NAME;
 pub use timing::RaftTiming;
 

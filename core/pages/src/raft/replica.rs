@@ -18,6 +18,7 @@ use openraft::{Raft, ReadPolicy, ServerState};
 
 use super::log::Log;
 use super::machine::StateHandle;
+use super::promises::Promises;
 use super::quiet::Quiet;
 use super::types::{Batch, LogId, Types};
 use crate::replica::ReadJob;
@@ -201,6 +202,10 @@ impl GroupReplica for ReplicaHandle {
 
     fn applied_index(&self) -> u64 {
         self.0.state.store.applied_index()
+    }
+
+    fn promises(&self) -> Option<Arc<Promises>> {
+        Some(self.0.log.promises())
     }
 
     fn describe(&self) -> String {

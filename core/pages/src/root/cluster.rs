@@ -279,6 +279,25 @@ pub(super) fn judge_node(
     }
 }
 
+/// `Drain`.
+pub(super) fn drain(
+    state: &mut dyn Update,
+    index: u64,
+    node: NodeId,
+    (seen, draining): (u64, bool),
+    reason: &str,
+) -> Result<RootOutcome, Stop> {
+    let present = tables::read_number(state, &keys::topology_index())?.unwrap_or(0);
+    if seen != present && !active(Mutant::LateDrainObeyed) {
+        return Err(RootRefusal::NodesChanged { index: present }.into());
+    }
+    let node_state = match draining {
+        true => NodeState::Draining,
+        false => NodeState::Up,
+    };
+    set_node_state(state, index, node, node_state, reason)
+}
+
 /// `CreateShards`.
 pub(super) fn create_shards(
     state: &mut dyn Update,

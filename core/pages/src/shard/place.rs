@@ -251,6 +251,13 @@ fn enact(
     slots: u32,
 ) -> Result<ShardOutcome, Stop> {
     let former = row.placement.take();
+    // Whoever knows a placement by its epoch alone would else act on another one.
+    assert!(
+        former
+            .as_ref()
+            .is_none_or(|former| former.epoch < next.epoch),
+        "{container}: an epoch has one placement: {former:?}, then {next:?}"
+    );
     for member in former.iter().flat_map(|placement| &placement.members) {
         apply.untell(member.store, member.placed)?;
         if next.member(member.store).is_none() {

@@ -38,3 +38,24 @@ fn a_node_drains_only_when_the_others_suffice_for_every_disk() {
     assert_eq!(root.run(set(3, NodeState::Up)), RootOutcome::Done);
     assert_eq!(root.run(drain(2)), RootOutcome::Done);
 }
+
+#[test]
+fn a_decision_that_comes_late_undoes_no_later_one() {
+    let mut root = Root::ready();
+    let index = |root: &Root| query::topology(&root.state).unwrap().index;
+    let decide = |seen, draining| RootCommand::Drain {
+        node: NodeId(3),
+        seen,
+        draining,
+        reason: String::new(),
+    };
+    let drain = decide(index(&root), true);
+    assert_eq!(root.run(drain.clone()), RootOutcome::Done);
+    let undo = decide(index(&root), false);
+    assert_eq!(root.run(undo.clone()), RootOutcome::Done);
+    let changed = RootRefusal::NodesChanged {
+        index: index(&root),
+    };
+    assert_eq!(root.refused(drain), changed);
+    assert_eq!(root.refused(undo), changed);
+}
