@@ -5,7 +5,7 @@
 //! a copy of it which comes late undoes no later decision.
 
 use hedgerow_protocol::{
-    AdminReply, NodeRecord, NodeState, RootAnswer, RootCommand, RootOutcome, RootQuery,
+    AdminReply, Drain, NodeRecord, NodeState, RootAnswer, RootCommand, RootOutcome, RootQuery,
     RootRefusal, Topology,
 };
 
@@ -63,12 +63,12 @@ fn decide(
             return Err(AdminError::Refused(text));
         }
     };
-    Ok(Some(RootCommand::Drain {
+    Ok(Some(RootCommand::Drain(Drain {
         node: node.node,
         seen: topology.index,
         draining,
         reason: reason.to_owned(),
-    }))
+    })))
 }
 
 /// The node of that name or number. Of several with one name, the one that is not down.

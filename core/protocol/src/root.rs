@@ -281,16 +281,20 @@ pub enum RootCommand {
     },
     /// An operator's decision that a node is to drain, or to drain no more, as long as no node has
     /// changed since the operator's node looked: a copy of it that comes late undoes nothing.
-    Drain {
-        /// The node.
-        node: NodeId,
-        /// The topology's index as it was seen.
-        seen: u64,
-        /// Whether it is to drain.
-        draining: bool,
-        /// Why.
-        reason: String,
-    },
+    Drain(Drain),
+}
+
+/// What [`RootCommand::Drain`] asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// The node.
+    pub node: NodeId,
+    /// The topology's index as it was seen.
+    pub seen: u64,
+    /// Whether it is to drain.
+    pub draining: bool,
+    /// Why.
+    pub reason: String,
 }
 
 /// Why the root refused; nothing was changed.

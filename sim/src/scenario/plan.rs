@@ -327,17 +327,22 @@ impl Plan {
             additions: Vec::new(),
             watches_openings: false,
         };
-        let told = struck.story.map(|story| story.tell(&mut plan));
+        let story = struck.story.map(|story| story.tell(&mut plan));
         plan.hot_blocks = plan.hot_blocks.min(plan.room());
-        if told.is_none() {
-            plan.operators = draw_operators(&plan, wanted);
-            plan.operators.extend(struck.operators);
-            plan.operators.sort_by_key(|action| action.at_ns);
-            plan.splits.extend(struck.splits);
-            plan.splits.sort_by_key(|split| split.at_ns);
-            additions::draw(&mut stream(seed, 27), &mut plan, wanted);
+        if story.is_none() {
+            plan.change_too(struck.operators, struck.splits, wanted);
         }
         plan
+    }
+
+    /// In a seed that tells no story operators, splits and additions change the cluster, too.
+    fn change_too(&mut self, operators: Vec<OperatorAction>, splits: Vec<Split>, wanted: &[Class]) {
+        self.operators = draw_operators(self, wanted);
+        self.operators.extend(operators);
+        self.operators.sort_by_key(|action| action.at_ns);
+        self.splits.extend(splits);
+        self.splits.sort_by_key(|split| split.at_ns);
+        additions::draw(&mut stream(self.seed, 27), self, wanted);
     }
 }
 

@@ -32,11 +32,12 @@ const PROFILE: &str = "sweep";
 /// `cargo xtask mutants`.
 pub(crate) fn command(arguments: &[&str]) -> anyhow::Result<()> {
     let options = Options::parse(arguments)?;
-    if !options.report && !options.no_build {
+    if !options.report && !options.no_build && options.simulator.is_none() {
         let build = ["build", "--profile", PROFILE, "-p", "hedgerow-sim"];
         shown(repository::cargo().args(build))?;
     }
-    let simulator = repository::target().join(PROFILE).join("hedgerow-sim");
+    let built = repository::target().join(PROFILE).join("hedgerow-sim");
+    let simulator = options.simulator.clone().unwrap_or(built);
     let catalogue = table::catalogue(&simulator)?;
     if let Some(unknown) = options.mutants.iter().find(|m| !catalogue.contains(m)) {
         bail!("mutants: no mutant {unknown:?}; `hedgerow-sim mutants` lists them");

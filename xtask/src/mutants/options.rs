@@ -37,6 +37,7 @@ pub(super) struct Options {
     pub(super) markdown: Option<PathBuf>,
     pub(super) report: bool,
     pub(super) no_build: bool,
+    pub(super) simulator: Option<PathBuf>,
 }
 
 impl Options {
@@ -54,6 +55,7 @@ impl Options {
             markdown: None,
             report: false,
             no_build: false,
+            simulator: None,
         };
         let mut rest = arguments.iter();
         while let Some(name) = rest.next() {
@@ -64,6 +66,7 @@ impl Options {
             match *name {
                 "--report" => options.report = true,
                 "--no-build" => options.no_build = true,
+                "--simulator" => options.simulator = Some(value()?.into()),
                 "--resume" => options.resume = value()?.into(),
                 "--markdown" => options.markdown = Some(value()?.into()),
                 "--mutant" => options.mutants.push(value()?.to_owned()),

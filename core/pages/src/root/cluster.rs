@@ -8,7 +8,7 @@
 use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{ClusterId, GroupId, NodeId, ReplicaNumber, StoreId};
 use hedgerow_protocol::{
-    GroupMember, GroupRecord, MAXIMUM_SLOTS, NodeRecord, NodeState, ROOT_GROUP, RootOutcome,
+    Drain, GroupMember, GroupRecord, MAXIMUM_SLOTS, NodeRecord, NodeState, ROOT_GROUP, RootOutcome,
     RootRefusal, encode,
 };
 
@@ -280,22 +280,16 @@ pub(super) fn judge_node(
 }
 
 /// `Drain`.
-pub(super) fn drain(
-    state: &mut dyn Update,
-    index: u64,
-    node: NodeId,
-    (seen, draining): (u64, bool),
-    reason: &str,
-) -> Result<RootOutcome, Stop> {
+pub(super) fn drain(state: &mut dyn Update, index: u64, wish: &Drain) -> Result<RootOutcome, Stop> {
     let present = tables::read_number(state, &keys::topology_index())?.unwrap_or(0);
-    if seen != present && !active(Mutant::LateDrainObeyed) {
+    if wish.seen != present && !active(Mutant::LateDrainObeyed) {
         return Err(RootRefusal::NodesChanged { index: present }.into());
     }
-    let node_state = match draining {
+    let node_state = match wish.draining {
         true => NodeState::Draining,
         false => NodeState::Up,
     };
-    set_node_state(state, index, node, node_state, reason)
+    set_node_state(state, index, wish.node, node_state, &wish.reason)
 }
 
 /// `CreateShards`.

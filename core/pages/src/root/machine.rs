@@ -97,12 +97,7 @@ fn apply_one(
             state: node_state,
             reason,
         } => cluster::set_node_state(state, index, *node, *node_state, reason),
-        RootCommand::Drain {
-            node,
-            seen,
-            draining,
-            reason,
-        } => cluster::drain(state, index, *node, (*seen, *draining), reason),
+        RootCommand::Drain(wish) => cluster::drain(state, index, wish),
         RootCommand::TellDraining { node, reason } => {
             cluster::tell_draining(state, index, *node, reason)
         }

@@ -1,5 +1,7 @@
 //! When the root lets a node drain.
 
+use hedgerow_protocol::Drain;
+
 use super::*;
 
 #[test]
@@ -43,11 +45,13 @@ fn a_node_drains_only_when_the_others_suffice_for_every_disk() {
 fn a_decision_that_comes_late_undoes_no_later_one() {
     let mut root = Root::ready();
     let index = |root: &Root| query::topology(&root.state).unwrap().index;
-    let decide = |seen, draining| RootCommand::Drain {
-        node: NodeId(3),
-        seen,
-        draining,
-        reason: String::new(),
+    let decide = |seen, draining| {
+        RootCommand::Drain(Drain {
+            node: NodeId(3),
+            seen,
+            draining,
+            reason: String::new(),
+        })
     };
     let drain = decide(index(&root), true);
     assert_eq!(root.run(drain.clone()), RootOutcome::Done);
