@@ -13,7 +13,7 @@ use hedgerow_protocol::{
     ShardOutcome, ShardRefusal, StoreRecord, Topology,
 };
 
-use super::fake::{FakeReplica, FakeReplicas, only_member};
+use super::fake::{FakeReplica, FakeReplicas, ROUND_TRIP, only_member};
 use super::*;
 
 const SHARD: GroupId = GroupId(1);
@@ -174,6 +174,17 @@ async fn reads_share_a_round_that_began_after_they_were_asked() {
     assert!((1..=2).contains(&rounds), "{rounds} rounds for 100 reads");
     node.ask(ShardRequest::Statistics).await;
     assert_eq!(node.replica.read_rounds.load(Ordering::SeqCst), rounds + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_asked_within_a_round_waits_for_the_next_one() {
+    let node = node();
+    let late = async {
+        tokio::time::sleep(ROUND_TRIP / 2).await;
+        node.ask(ShardRequest::Statistics).await
+    };
+    futures_util::future::join(node.ask(ShardRequest::Statistics), late).await;
+    assert_eq!(node.replica.read_rounds.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test(start_paused = true)]
