@@ -546,6 +546,18 @@ async fn a_grant_without_an_answer_is_given_back() {
     assert!(stage.proxy.attached().is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_nobody_waits_for_any_more_is_given_back() {
+    let stage = Stage::set().await;
+    stage.other.with(|state| state.mute_root = true);
+    let attaching = stage.proxy.attach("demo");
+    let given_up = stage.env.timeout(Duration::from_secs(2), attaching).await;
+    assert!(given_up.is_err(), "dropped while the root is asked");
+    stage.other.with(|state| state.mute_root = false);
+    stage.seconds(25).await;
+    assert!(stage.other.with(|state| state.detached));
+}
+
 /// Two containers exist of a disk that had, before it was cut to 1 MiB, a million of them.
 #[tokio::test(start_paused = true)]
 async fn clearing_touches_the_containers_that_exist_and_no_others() {

@@ -82,7 +82,7 @@ fn unlike(floors: &Floors) -> Option<String> {
     let mut others = floors.iter();
     let (other, found) = others.find(|(_, floors)| *floors != expected)?;
     Some(format!(
-        "the floors of {first} are {expected:?}, of {other} {found:?}"
+        "disks with a floor: in {first} {expected:?}, in {other} {found:?}"
     ))
 }
 

@@ -88,15 +88,7 @@ fn tell(random: &mut Random, ground: &mut Ground, theme: Theme) -> Story {
         Theme::DeafDesk => draw.ask_the_deaf(),
         Theme::Rotten => draw.rot(),
     };
-    let mut faults = draw.faults;
-    faults.sort_by_key(|fault| fault.at_ns);
-    moves.sort_by_key(|one| one.at_ns);
-    Story {
-        moves,
-        faults,
-        work,
-        setting,
-    }
+    Story::of(draw, work, setting)
 }
 
 fn small(value: u64) -> u32 {
@@ -376,21 +368,12 @@ impl Draw<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stories::told;
     use super::*;
-
-    fn told(seed: u64) -> Option<(Story, Ground)> {
-        let mut ground = Ground {
-            nodes: 5,
-            racks: 3,
-            safety: Duration::from_secs(15),
-        };
-        let story = draw(&mut Random::from_seed(seed), &mut ground)?;
-        Some((story, ground))
-    }
 
     #[test]
     fn stories_end_in_time_and_are_survivable() {
-        let all: Vec<_> = (0..300).filter_map(told).collect();
+        let all = told(0..300, draw);
         assert!((50..100).contains(&all.len()), "{} of 300", all.len());
         for (story, ground) in all {
             let end = u64::try_from(ground.safety.as_nanos()).expect("short");

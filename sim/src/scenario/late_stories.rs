@@ -69,15 +69,7 @@ pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
         one_cancels_of: Some(ONE_CANCELS_OF),
         ..Work::default()
     };
-    let mut faults = draw.faults;
-    faults.sort_by_key(|fault| fault.at_ns);
-    moves.sort_by_key(|one| one.at_ns);
-    Some(Story {
-        moves,
-        faults,
-        work,
-        setting: Setting::default(),
-    })
+    Some(Story::of(draw, work, Setting::default()))
 }
 
 impl Draw<'_> {
@@ -185,21 +177,12 @@ impl Draw<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stories::told;
     use super::*;
-
-    fn told(seed: u64) -> Option<(Story, Ground)> {
-        let mut ground = Ground {
-            nodes: 5,
-            racks: 3,
-            safety: Duration::from_secs(15),
-        };
-        let story = draw(&mut Random::from_seed(seed), &mut ground)?;
-        Some((story, ground))
-    }
 
     #[test]
     fn stories_end_in_time_and_move_the_disk_in_order() {
-        let all: Vec<_> = (0..300).filter_map(told).collect();
+        let all = told(0..300, draw);
         assert!((30..80).contains(&all.len()), "{} of 300", all.len());
         for (story, ground) in all {
             let end = u64::try_from(ground.safety.as_nanos()).expect("short");

@@ -51,14 +51,7 @@ pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
         hot_blocks: Some(30 + draw.random.below(30)),
         ..Work::default()
     };
-    let mut faults = draw.faults;
-    faults.sort_by_key(|fault| fault.at_ns);
-    Some(Story {
-        moves,
-        faults,
-        work,
-        setting: Setting::default(),
-    })
+    Some(Story::of(draw, work, Setting::default()))
 }
 
 impl Draw<'_> {
@@ -119,27 +112,20 @@ impl Draw<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stories::told;
     use super::*;
 
     #[test]
     fn rounds_end_in_time_and_the_disk_never_moves_to_who_leads_the_root() {
-        let mut told = 0;
-        for seed in 0..600 {
-            let mut ground = Ground {
-                nodes: 5,
-                racks: 3,
-                safety: Duration::from_secs(15),
-            };
-            let Some(story) = draw(&mut Random::from_seed(seed), &mut ground) else {
-                continue;
-            };
-            told += 1;
+        let all = told(0..600, draw);
+        let count = all.len();
+        for (story, ground) in all {
             let end = u64::try_from(ground.safety.as_nanos()).expect("short");
             assert!(story.faults.iter().all(|fault| fault.at_ns <= end));
             assert!(story.moves.is_sorted_by_key(|one| one.at_ns));
             assert!(story.moves.len() >= 3);
             assert!(story.moves.iter().all(|one| one.to != NodeIndex(0)));
         }
-        assert!((10..50).contains(&told), "{told} of 600");
+        assert!((10..50).contains(&count), "{count} of 600");
     }
 }

@@ -112,6 +112,20 @@ pub(super) struct Work {
 }
 
 impl Story {
+    /// The story of what was drawn, in the order of time.
+    pub(super) fn of(draw: Draw<'_>, work: Work, setting: Setting) -> Self {
+        let mut faults = draw.faults;
+        let mut moves = std::mem::take(draw.moves);
+        faults.sort_by_key(|fault| fault.at_ns);
+        moves.sort_by_key(|one| one.at_ns);
+        Self {
+            moves,
+            faults,
+            work,
+            setting,
+        }
+    }
+
     /// Puts the story in the place of the plan's own faults and moves. The cluster has formed and the
     /// disk is where it should be before it begins.
     pub(super) fn tell(self, plan: &mut Plan) {
@@ -173,15 +187,7 @@ pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
             work.hot_blocks = Some(48 + draw.random.below(40));
         }
     }
-    let mut faults = draw.faults;
-    faults.sort_by_key(|fault| fault.at_ns);
-    moves.sort_by_key(|one| one.at_ns);
-    Some(Story {
-        moves,
-        faults,
-        work,
-        setting: Setting::default(),
-    })
+    Some(Story::of(draw, work, Setting::default()))
 }
 
 impl Draw<'_> {
@@ -269,23 +275,31 @@ impl Draw<'_> {
     }
 }
 
+/// The stories that these seeds tell on five nodes.
+#[cfg(test)]
+pub(super) fn told(
+    seeds: std::ops::Range<u64>,
+    draw: fn(&mut Random, &mut Ground) -> Option<Story>,
+) -> Vec<(Story, Ground)> {
+    let one = |seed| {
+        let mut ground = Ground {
+            nodes: 5,
+            racks: 3,
+            safety: std::time::Duration::from_secs(15),
+        };
+        let story = draw(&mut Random::from_seed(seed), &mut ground)?;
+        Some((story, ground))
+    };
+    seeds.filter_map(one).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn told(seed: u64) -> Option<(Story, Ground)> {
-        let mut ground = Ground {
-            nodes: 5,
-            racks: 3,
-            safety: Duration::from_secs(15),
-        };
-        let story = draw(&mut Random::from_seed(seed), &mut ground)?;
-        Some((story, ground))
-    }
-
     #[test]
     fn stories_end_in_time_and_move_the_disk_in_order() {
-        let all: Vec<_> = (0..200).filter_map(told).collect();
+        let all = told(0..200, draw);
         assert!((40..80).contains(&all.len()), "{} of 200", all.len());
         for (story, ground) in all {
             let end = u64::try_from(ground.safety.as_nanos()).expect("short");
@@ -299,7 +313,7 @@ mod tests {
 
     #[test]
     fn whoever_loses_power_in_a_blackout_comes_back() {
-        for (story, _) in (0..200).filter_map(told) {
+        for (story, _) in told(0..200, draw) {
             let count = |wanted: fn(&FaultAction) -> bool| {
                 let faults = story.faults.iter();
                 faults.filter(|fault| wanted(&fault.action)).count()

@@ -1,8 +1,8 @@
 //! `cargo xtask jepsen --mutants`: how many planted bugs do real processes show within ten minutes?
 //!
-//! The population is written down before anything is run: the rows of `sim/mutants.toml` that the
-//! simulator is expected to kill (neither `explained` nor `needs`) and that are not `simulator_only`.
-//! The sample is taken from it at even distances. Every bug goes through the same rounds, the one
+//! The sample was drawn once, before anything was run, at even distances from the rows of
+//! `sim/mutants.toml` that the simulator was expected to kill (neither `explained` nor `needs`) and
+//! that were not `simulator_only`. Its rows say `processes`: rows that come and go do not change it. Every bug goes through the same rounds, the one
 //! that its kind suggests first, and so does the program without any, which must never be *invalid*.
 //!
 //! A bug is *shown* when a test ends *invalid*; a test that ends *unknown* shows nothing, though it
@@ -203,7 +203,7 @@ pub(super) fn run(program: &Path, only: &[&str]) -> anyhow::Result<()> {
         eprintln!("the campaign was ended from outside during {broken_off}; it goes on there");
     }
     let mut names = vec![NONE.to_owned()];
-    names.extend(sample(&population()?));
+    names.extend(sample()?);
     if let Some(unknown) = only
         .iter()
         .find(|name| !names.iter().any(|known| known == *name))
@@ -288,26 +288,27 @@ fn reason(text: &str) -> String {
     reason.unwrap_or_else(|| text.lines().last().unwrap_or_default().to_owned())
 }
 
-/// The bugs that the sample is taken from, in the catalogue's order.
-fn population() -> anyhow::Result<Vec<String>> {
+/// The sample, in the table's order.
+fn sample() -> anyhow::Result<Vec<String>> {
     let text = std::fs::read_to_string(repository::root().join(TABLE)).context(TABLE)?;
-    expected_on_processes(&text).context(TABLE)
+    marked(&text).context(TABLE)
 }
 
-fn expected_on_processes(text: &str) -> anyhow::Result<Vec<String>> {
+fn marked(text: &str) -> anyhow::Result<Vec<String>> {
     let document: toml::Table = text.parse()?;
     let rows = document.get("mutant").and_then(toml::Value::as_array);
     let rows = rows.context("mutant: write [[mutant]]")?.iter();
-    let elsewhere = ["explained", "needs", "simulator_only"];
-    let tried = rows.filter(|row| elsewhere.iter().all(|key| row.get(key).is_none()));
+    let is_marked = |row: &&toml::Value| {
+        let mark = row.get("processes").and_then(toml::Value::as_bool);
+        mark == Some(true)
+    };
     let name = |row: &toml::Value| Some(row.get("name")?.as_str()?.to_owned());
-    Ok(tried.filter_map(name).collect())
-}
-
-fn sample(all: &[String]) -> Vec<String> {
-    let count = SAMPLE.min(all.len());
-    let picked = (0..count).map(|number| all[number * all.len() / count].clone());
-    picked.collect()
+    let names: Vec<String> = rows.filter(is_marked).filter_map(name).collect();
+    if names.len() != SAMPLE {
+        let count = names.len();
+        bail!("{count} rows say `processes`, {SAMPLE} are the sample");
+    }
+    Ok(names)
 }
 
 /// The record, without the tests of rounds that are no longer what they were.
@@ -374,16 +375,13 @@ mod tests {
     }
 
     #[test]
-    fn the_sample_is_spread_over_what_processes_can_show() {
-        let text = "[[mutant]]\nname = \"a\"\nseeds = \"1..2\"\n\
-                    [[mutant]]\nname = \"b\"\nexplained = \"why\"\n\
-                    [[mutant]]\nname = \"c\"\ncampaign = true\nsimulator_only = \"why\"\n\
-                    [[mutant]]\nname = \"d\"\ncampaign = true\n";
-        assert_eq!(expected_on_processes(text).unwrap(), ["a", "d"]);
-        let all: Vec<String> = (0..130).map(|number| number.to_string()).collect();
-        let sample = sample(&all);
-        let ends = (sample.len(), sample[0].as_str(), sample[19].as_str());
-        assert_eq!(ends, (20, "0", "123"));
+    fn the_sample_is_what_the_table_marks() {
+        let sample = sample().unwrap();
+        let ends = [sample.first(), sample.last()].map(|name| name.map(String::as_str));
+        let expected = ["acknowledge-before-sync", "unmap-count-in-bytes"].map(Some);
+        assert_eq!(ends, expected);
+        let few = marked("[[mutant]]\nname = \"a\"\nprocesses = true\n").unwrap_err();
+        assert!(few.to_string().contains("1 rows say"), "{few}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{GroupId, NodeId, ReplicaNumber, StoreId};
 use hedgerow_protocol::{
-    GroupMember, GroupRecord, MemberId, NodeState, Roles, ShardTable, Topology,
+    GroupMember, GroupRecord, MemberId, NodeReply, NodeState, Roles, ShardTable, Topology,
 };
 
 use crate::Leadership;
@@ -171,6 +171,24 @@ pub(super) fn next_step(
     }
 }
 
+/// Who joins after a node was asked to start `asked`. A store's replica that runs under another number was
+/// started and never joined, or was left out; it has forgotten nothing, and comes in as what it is. (Its
+/// store would refuse every other number for as long as it runs.)
+pub(super) fn joining(asked: GroupMember, reply: Option<&NodeReply>) -> Option<GroupMember> {
+    match reply {
+        Some(NodeReply::Started) => Some(asked),
+        Some(NodeReply::RunsAs(running))
+            if running.store == asked.member.store && !active(Mutant::RunningReplicaLeftOut) =>
+        {
+            Some(GroupMember {
+                member: *running,
+                ..asked
+            })
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use hedgerow_protocol::{Location, NodeRecord, ROOT_GROUP, Residence, StoreRecord};
@@ -285,6 +303,25 @@ mod tests {
             panic!("{step:?}");
         };
         assert_eq!(record.members, members[..2]);
+    }
+
+    #[test]
+    fn a_replica_that_runs_joins_under_its_own_number() {
+        let asked = members(&topology(3), &[1, 2, 3]).remove(2);
+        let with = |store, number| MemberId {
+            store: StoreId(store),
+            replica: ReplicaNumber(number),
+        };
+        let who = |reply: Option<NodeReply>| {
+            let joining = joining(asked.clone(), reply.as_ref());
+            joining.map(|joining| joining.member)
+        };
+        assert_eq!(who(Some(NodeReply::Started)), Some(asked.member));
+        let earlier = with(30, 1);
+        assert_eq!(who(Some(NodeReply::RunsAs(earlier))), Some(earlier));
+        assert_eq!(who(Some(NodeReply::RunsAs(with(20, 1)))), None);
+        assert_eq!(who(Some(NodeReply::Refused("starting".into()))), None);
+        assert_eq!(who(None), None);
     }
 
     #[test]

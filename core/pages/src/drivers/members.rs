@@ -4,12 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hedgerow_env::mutants::{Mutant, active};
 use hedgerow_env::{GroupId, NodeId, StoreId, event};
 use hedgerow_net::Peer;
-use hedgerow_protocol::{
-    NodeReply, NodeRequest, ROOT_GROUP, RootCommand, RootOutcome, ShardTable, Topology,
-};
+use hedgerow_protocol::{NodeRequest, ROOT_GROUP, RootCommand, RootOutcome, ShardTable, Topology};
 
 use super::Drivers;
 use super::growth::{self, Step};
@@ -112,7 +109,7 @@ impl Drivers {
                 return;
             }
         };
-        let mut new = growth::member(topology, node, store, number);
+        let new = growth::member(topology, node, store, number);
         let leadership = replica.leadership();
         let mut members = leadership.members.clone();
         members.push(new.clone());
@@ -123,24 +120,16 @@ impl Drivers {
             initialise: false,
         };
         let peer = Peer::new(new.address.clone(), node);
-        match self.client.node_request(&peer, &request, START_LIMIT).await {
-            Some(NodeReply::Started) => {}
-            // It was started and never joined, or joined and was left out: it has forgotten nothing.
-            Some(NodeReply::RunsAs(running))
-                if running.store == store && !active(Mutant::RunningReplicaLeftOut) =>
-            {
-                new.member = running;
-            }
-            started => {
-                event!(
-                    self.env,
-                    Info,
-                    "pages",
-                    "{group}: {node} did not start: {started:?}"
-                );
-                return;
-            }
-        }
+        let reply = self.client.node_request(&peer, &request, START_LIMIT).await;
+        let Some(new) = growth::joining(new, reply.as_ref()) else {
+            event!(
+                self.env,
+                Info,
+                "pages",
+                "{group}: {node} did not start: {reply:?}"
+            );
+            return;
+        };
         let mut voters = leadership.voters;
         voters.push(new.member);
         let change = replica.change_voters(vec![new], voters);
