@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::local::Local;
 use crate::member::{ContainerRecord, Member};
 use crate::ports::{BlobStore, ControlKey, Members, Shards, StoreFault, StoreUsage};
+use crate::promises::StorePromises;
 use crate::pull::{FeedRecord, Reader};
 use crate::service::{Front, Locals};
 use crate::{HBlockConfig, repair, scrub, sweep};
@@ -164,6 +165,13 @@ impl HBlock {
             total.blobs += status.usage.blobs;
         }
         total
+    }
+
+    /// What each store promises in this life.
+    #[must_use]
+    pub fn promises(&self) -> Vec<(StoreId, Arc<StorePromises>)> {
+        let locals = self.0.front.locals.values();
+        locals.map(|local| (local.id(), local.promises())).collect()
     }
 
     /// Copies that are known to be damaged now, in all stores.

@@ -22,6 +22,7 @@ mod holdings;
 mod local;
 mod member;
 mod ports;
+mod promises;
 mod pull;
 mod ranges;
 mod repair;
@@ -49,6 +50,7 @@ pub use ports::{
     BlobStore, ControlKey, Destination, MemberFault, Members, ScrubStretch, ShardFault, Shards,
     StoreFault, StoreUsage,
 };
+pub use promises::StorePromises;
 pub use pull::FeedRecord;
 pub use ranges::{MAXIMUM_RANGES, SequenceRanges};
 pub use verify::{BlobFault, MAXIMUM_UNITS, verify_blob, verify_units};

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use crate::member::{Finished, Member, RecordVersion, StoreDecision};
 use crate::ports::{BlobStore, ControlKey, StoreFault};
+use crate::promises::StorePromises;
 use crate::verify::{BlobFault, verify_blob, verify_units};
 use crate::wounds::{WoundCounters, Wounds};
 
@@ -43,6 +44,7 @@ pub(crate) struct Local {
     env: Env,
     store: Arc<dyn BlobStore>,
     state: Mutex<State>,
+    promises: Arc<StorePromises>,
     record_locks: Vec<tokio::sync::Mutex<()>>,
     wounded: Notify,
     sweep: Notify,
@@ -57,6 +59,7 @@ pub(crate) struct Storing {
 
 impl Local {
     pub(crate) fn new(env: Env, store: Arc<dyn BlobStore>, member: Member) -> Arc<Self> {
+        let promises = Arc::new(StorePromises::of(member.fences()));
         let state = State {
             member,
             ..State::default()
@@ -65,6 +68,7 @@ impl Local {
             env,
             store,
             state: Mutex::new(state),
+            promises,
             record_locks: (0..RECORD_LOCKS)
                 .map(|_| tokio::sync::Mutex::default())
                 .collect(),
@@ -75,6 +79,11 @@ impl Local {
 
     pub(crate) fn id(&self) -> StoreId {
         self.store.id()
+    }
+
+    /// What this store promises in this life.
+    pub(crate) fn promises(&self) -> Arc<StorePromises> {
+        Arc::clone(&self.promises)
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn BlobStore> {
@@ -219,12 +228,21 @@ impl Local {
         Ok(())
     }
 
-    /// Waits until the record of `container` is durable up to `version`.
+    /// Waits until the record of `container` is durable up to `version`, which somebody is to be answered
+    /// under.
     pub(crate) async fn make_durable(
         &self,
         container: ContainerId,
         version: RecordVersion,
     ) -> StoreResult {
+        self.write_record(container, version).await?;
+        if let Some(fence) = self.with_member(|member| member.fence(container, version)) {
+            self.promises.note(container, fence);
+        }
+        Ok(())
+    }
+
+    async fn write_record(&self, container: ContainerId, version: RecordVersion) -> StoreResult {
         let durable = self.with_member(|member| member.is_durable(container, version));
         if durable || active(Mutant::RecordNotAwaited) {
             return Ok(());

@@ -21,6 +21,7 @@ use hedgerow_protocol::{Digest, Envelope, HBlockRefusal};
 use serde::{Deserialize, Serialize};
 
 use crate::SequenceRanges;
+use crate::promises::Fence;
 
 /// Most containers of one store: at 1 GiB each this is a PiB. A request for one more is refused.
 pub const MAXIMUM_CONTAINERS: usize = 1 << 20;
@@ -72,6 +73,22 @@ struct Container {
     record: ContainerRecord,
     version: RecordVersion,
     durable: RecordVersion,
+    /// From this version on the record has its present epoch and generation.
+    fenced: RecordVersion,
+}
+
+impl Container {
+    fn fence(&self) -> Fence {
+        (self.record.epoch, self.record.generation)
+    }
+
+    /// The record has changed; `before` was its fence.
+    fn changed(&mut self, before: Fence) {
+        self.version.0 += 1;
+        if self.fence() != before {
+            self.fenced = self.version;
+        }
+    }
 }
 
 /// What to do with a blob that somebody wants stored.
@@ -224,11 +241,12 @@ impl Member {
                 || entry.record.generation != generation
                 || entry.record.members != members;
             if changed {
+                let before = entry.fence();
                 entry.record.epoch = epoch;
                 entry.record.role = role;
                 entry.record.generation = generation;
                 entry.record.members = members;
-                entry.version.0 += 1;
+                entry.changed(before);
             }
         }
         entry.version
@@ -268,11 +286,12 @@ impl Member {
             return None;
         }
         if entry.record.epoch != epoch || entry.record.role != Role::Retired {
+            let before = entry.fence();
             entry.record.epoch = epoch;
             entry.record.role = Role::Retired;
             entry.record.members = Vec::new();
             entry.record.collected = BTreeMap::new();
-            entry.version.0 += 1;
+            entry.changed(before);
         }
         Some(entry.version)
     }
@@ -317,6 +336,18 @@ impl Member {
         self.containers
             .get(&container)
             .is_none_or(|entry| entry.durable >= version)
+    }
+
+    /// The epoch and generation that an answer after `version` stands for, unless they have risen since.
+    pub(crate) fn fence(&self, container: ContainerId, version: RecordVersion) -> Option<Fence> {
+        let entry = self.containers.get(&container)?;
+        (entry.fenced <= version).then(|| entry.fence())
+    }
+
+    /// What each container's record says now.
+    pub(crate) fn fences(&self) -> BTreeMap<ContainerId, Fence> {
+        let entries = self.containers.iter();
+        entries.map(|(id, entry)| (*id, entry.fence())).collect()
     }
 
     /// The record to make durable, with its version; `None` when it is durable as it stands.
@@ -374,10 +405,11 @@ impl Member {
             given.max(entry.record.generation)
         });
         if epoch > entry.record.epoch || generation > entry.record.generation {
+            let before = entry.fence();
             entry.record.epoch = epoch;
             entry.record.generation = generation;
             entry.record.role = Role::Member;
-            entry.version.0 += 1;
+            entry.changed(before);
         }
         Ok(entry.version)
     }

@@ -316,14 +316,23 @@ impl Reader {
             container,
             ..BlobName::default()
         };
+        let mut dropped = 0;
         // Sequence 0 is never handed out, so nothing is held under the first name itself.
         loop {
             let mut names = self.local.store().names(Some(after), DELETE_BATCH);
             names.retain(|name| name.container == container);
             let Some(last) = names.last() else { break };
             after = *last;
+            dropped += names.len();
             self.local.delete(names).await?;
         }
+        let store = self.local.id();
+        event!(
+            self.context.env,
+            Info,
+            "hblock",
+            "{store}: has left {container} in {epoch}: {dropped} blobs dropped"
+        );
         if !self.retired.contains(&(container, epoch)) {
             self.retired.push((container, epoch));
         }

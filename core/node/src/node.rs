@@ -7,7 +7,7 @@ use hedgerow_disk::journal::CLOSED;
 use hedgerow_disk::superblock::SuperblockError;
 use hedgerow_disk::{Recovery, StoreError};
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{ClusterId, Env, HaltReason, NodeId, Phase, event};
+use hedgerow_env::{ClusterId, Env, HaltReason, NodeId, Phase, StoreId, event};
 use hedgerow_hblock::DiskStore;
 use hedgerow_net::{
     Directory, GroupClient, Identity, NetError, RoleSet, Rpc, RpcConfig, ServiceId,
@@ -380,6 +380,12 @@ impl Node {
     #[must_use]
     pub fn stores(&self) -> Vec<hedgerow_disk::Store> {
         self.0.stores.all.clone()
+    }
+
+    /// What its stores promise in this life, for oracles.
+    #[must_use]
+    pub fn promises(&self) -> Vec<(StoreId, Arc<hedgerow_hblock::StorePromises>)> {
+        self.0.running.promises()
     }
 
     /// Its replicas, for oracles and status.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hedgerow_disk::Recovery;
 use hedgerow_disk::superblock::SuperblockError;
 use hedgerow_env::{ClusterId, Env, GroupId, StoreId, event};
-use hedgerow_hblock::{DiskStore, HBlock, HBlockError};
+use hedgerow_hblock::{DiskStore, HBlock, HBlockError, StorePromises};
 use hedgerow_iscsi::{IscsiServer, ServerError};
 use hedgerow_net::{GroupClient, Rpc, ServiceId};
 use hedgerow_pages::drivers::Drivers;
@@ -350,6 +350,15 @@ impl Running {
             .into_iter()
             .filter_map(|group| host.replica(group))
             .collect()
+    }
+
+    pub(crate) fn promises(&self) -> Vec<(StoreId, Arc<StorePromises>)> {
+        self.with(|parts| {
+            parts
+                .hblock
+                .as_ref()
+                .map_or_else(Vec::new, HBlock::promises)
+        })
     }
 
     pub(crate) fn damaged(&self) -> u64 {

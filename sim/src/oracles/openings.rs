@@ -5,8 +5,9 @@
 //! while the node is still down, and the store in the moment in which it has opened.
 //!
 //! A replica that was asked may lag: its shard has perhaps collected the blob, or moved it away, before
-//! the store was closed. A blob that is lacking is therefore judged by a second look, once a leader has
-//! answered: one that lives on under the same placement lived, and was held, all the time between.
+//! the store was closed. A blob that is lacking is therefore judged by a second look, into a leader that a
+//! majority has just confirmed: one that lives on under the same placement lived, and was held, all the time
+//! between.
 //!
 //! Does not: judge a store whose disk may be damaged; it may lack what it knows, or finds out, that it
 //! lacks.
@@ -16,7 +17,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::Either;
 use hedgerow_env::{BlobName, GroupId, StoreId};
+use hedgerow_pages::GroupReplica;
 use hedgerow_pages::shard::inspect::Held;
 use hedgerow_protocol::ROOT_GROUP;
 
@@ -33,6 +36,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 struct Lack {
     node: NodeIndex,
     store: StoreId,
+    group: GroupId,
     held: Held,
     what: &'static str,
 }
@@ -45,7 +49,7 @@ pub struct Openings {
 }
 
 /// What the shards have, each by the replica that has applied the most.
-pub async fn held(world: &World, cluster: &Cluster) -> Vec<Held> {
+pub async fn held(world: &World, cluster: &Cluster) -> Vec<(GroupId, Held)> {
     let mut newest = BTreeMap::<GroupId, (u64, _)>::new();
     let nodes = cluster.nodes().into_iter();
     for replica in nodes.flat_map(|(_, node)| node.replicas()) {
@@ -56,10 +60,36 @@ pub async fn held(world: &World, cluster: &Cluster) -> Vec<Held> {
         }
     }
     let mut held = Vec::new();
-    for (_, replica) in newest.into_values() {
-        held.extend(held_by(world, &*replica).await);
+    for (group, (_, replica)) in newest {
+        let blobs = held_by(world, &*replica).await;
+        held.extend(blobs.into_iter().map(|blob| (group, blob)));
     }
     held
+}
+
+/// What the shards have whose leaders answer.
+async fn led(world: &World, cluster: &Cluster) -> BTreeMap<GroupId, BTreeMap<BlobName, Held>> {
+    let mut led = BTreeMap::new();
+    let nodes = cluster.nodes().into_iter();
+    for replica in nodes.flat_map(|(_, node)| node.replicas()) {
+        let group = replica.group();
+        if group == ROOT_GROUP || led.contains_key(&group) || !leads(world, &*replica).await {
+            continue;
+        }
+        let blobs = held_by(world, &*replica).await.into_iter();
+        led.insert(group, blobs.map(|blob| (blob.name, blob)).collect());
+    }
+    led
+}
+
+/// Whether a majority confirms that the replica leads, and it has applied what was acknowledged.
+async fn leads(world: &World, replica: &dyn GroupReplica) -> bool {
+    // A replica that is stopped meanwhile never answers.
+    let limit = std::pin::pin!(world.sleep(PAUSE));
+    match futures_util::future::select(replica.linearize(), limit).await {
+        Either::Left((confirmed, _)) => confirmed.is_ok(),
+        Either::Right(_) => false,
+    }
 }
 
 impl Openings {
@@ -84,7 +114,7 @@ impl Openings {
     ///
     /// # Panics
     /// If another thread panicked here.
-    pub fn compare(&self, cluster: &Cluster, index: NodeIndex, before: &[Held]) {
+    pub fn compare(&self, cluster: &Cluster, index: NodeIndex, before: &[(GroupId, Held)]) {
         let Some(node) = cluster.node(index) else {
             return;
         };
@@ -95,8 +125,8 @@ impl Openings {
             let damaged: BTreeSet<BlobName> = store.damaged_blobs().into_iter().collect();
             let counted = before
                 .iter()
-                .filter(|held| held.holders.contains(&store.id()));
-            for held in counted {
+                .filter(|(_, held)| held.holders.contains(&store.id()));
+            for (group, held) in counted {
                 let what = match store.contains(held.name) {
                     false => "no copy",
                     true if damaged.contains(&held.name) => "a damaged copy",
@@ -105,6 +135,7 @@ impl Openings {
                 self.lacks.lock().expect("no panic under it").push(Lack {
                     node: index,
                     store: store.id(),
+                    group: *group,
                     held: held.clone(),
                     what,
                 });
@@ -112,30 +143,24 @@ impl Openings {
         }
     }
 
-    /// Judges what was lacking, if the shards answer now.
+    /// Judges what was lacking, where the shards answer now.
     ///
     /// # Errors
     /// A store was without a blob that it had acknowledged.
     ///
     /// # Panics
     /// If another thread panicked here.
-    pub async fn look(
-        &self,
-        world: &World,
-        cluster: &Cluster,
-        leaders_answer: impl AsyncFnOnce() -> bool,
-    ) -> Result<(), Failure> {
+    pub async fn look(&self, world: &World, cluster: &Cluster) -> Result<(), Failure> {
         if self.lacks.lock().expect("no panic under it").is_empty() {
             return Ok(());
         }
         let lacks = std::mem::take(&mut *self.lacks.lock().expect("no panic under it"));
-        if !leaders_answer().await {
-            self.lacks.lock().expect("no panic under it").extend(lacks);
-            return Ok(());
-        }
-        let now = held(world, cluster).await;
-        let now: BTreeMap<BlobName, &Held> = now.iter().map(|held| (held.name, held)).collect();
+        let led = led(world, cluster).await;
         for lack in lacks {
+            let Some(now) = led.get(&lack.group) else {
+                self.lacks.lock().expect("no panic under it").push(lack);
+                continue;
+            };
             let still = now.get(&lack.held.name);
             if still.is_some_and(|held| held.epoch == lack.held.epoch) {
                 let Lack {
@@ -143,6 +168,7 @@ impl Openings {
                     store,
                     held,
                     what,
+                    ..
                 } = lack;
                 let text = format!("node {node}, {store}: {what} of {held:?}");
                 return Err(Failure::correctness(ORACLE, text));

@@ -1,33 +1,63 @@
-//! Replicas keep their word: no life of a Raft member begins without the vote, or the entries, that an earlier
-//! life of it had called durable.
+//! Replicas and stores keep their word: no life of a Raft member begins without the vote, or the entries, that
+//! an earlier life of it had called durable, and no life of a store without the epochs and generations under which
+//! an earlier one had answered.
 //!
 //! Others were answered accordingly, and a majority that forgets may lose what was acknowledged; yet it takes
 //! rare luck for a client to see it. Here it is seen at the next start, whoever was harmed.
 //!
-//! A damaged disk may have lost the very last that was written to it, of which nothing tells any more, or be an
-//! old image: there a vote is asked for only where the entries are all there. What else is lost a replica finds
-//! out by itself, and does not run.
+//! Some damaged disks may have lost the very last that was written to them, of which nothing tells any more, or be
+//! old images: there a vote is asked for only where the entries are all there, and of stores nothing. What else is
+//! lost a replica finds out by itself, and does not run; where no more has rotted than what had settled in a
+//! journal ([`RotSettled`](crate::world::FaultAction::RotSettled)), everything lost is of that kind.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use hedgerow_env::GroupId;
+use hedgerow_env::{GroupId, StoreId};
+use hedgerow_hblock::StorePromises;
 use hedgerow_pages::raft::Promises;
 use hedgerow_protocol::MemberId;
 
 use crate::scenario::{Cluster, Failure};
 
-/// The newest life seen of each member.
+const ORACLE: &str = "promises";
+
+/// The newest life seen of each member and of each store.
 #[derive(Debug, Default)]
-pub struct Lives(Mutex<BTreeMap<(GroupId, MemberId), Arc<Promises>>>);
+pub struct Lives {
+    replicas: Mutex<BTreeMap<(GroupId, MemberId), Arc<Promises>>>,
+    stores: Mutex<BTreeMap<StoreId, Arc<StorePromises>>>,
+}
 
 impl Lives {
-    /// Looks at every replica that runs.
+    /// Looks at every replica and every store that runs.
     ///
     /// # Errors
     /// One has begun without what an earlier life of it had promised.
     pub fn look(&self, cluster: &Cluster) -> Result<(), Failure> {
-        let mut lives = self.0.lock().expect("no panic under this lock");
+        self.look_at_replicas(cluster)?;
+        self.look_at_stores(cluster)
+    }
+
+    fn look_at_stores(&self, cluster: &Cluster) -> Result<(), Failure> {
+        let mut lives = self.stores.lock().expect("no panic under this lock");
+        for (index, node) in cluster.nodes() {
+            for (store, present) in node.promises() {
+                let before = lives.insert(store, Arc::clone(&present));
+                // A record that is known to be lost comes back from the feed, which is read from its beginning.
+                let before = before.filter(|_| !cluster.is_damaged(index));
+                let before = before.filter(|before| !Arc::ptr_eq(before, &present));
+                if let Some(why) = before.and_then(|before| before.broken_by(&present)) {
+                    let text = format!("node {index}: {store}: {why}");
+                    return Err(Failure::correctness(ORACLE, text));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at_replicas(&self, cluster: &Cluster) -> Result<(), Failure> {
+        let mut lives = self.replicas.lock().expect("no panic under this lock");
         for (index, node) in cluster.nodes() {
             for replica in node.replicas() {
                 let Some(present) = replica.promises() else {
@@ -36,11 +66,11 @@ impl Lives {
                 let (group, member) = (replica.group(), replica.member());
                 let before = lives.insert((group, member), Arc::clone(&present));
                 let before = before.filter(|before| !Arc::ptr_eq(before, &present));
-                let damaged = cluster.is_damaged(index);
-                let broken = before.and_then(|before| before.broken_by(&present, damaged));
+                let may_lose = cluster.is_forgetful(index);
+                let broken = before.and_then(|before| before.broken_by(&present, may_lose));
                 if let Some(why) = broken {
                     let text = format!("node {index}: {group} {member}: {why}");
-                    return Err(Failure::correctness("promises", text));
+                    return Err(Failure::correctness(ORACLE, text));
                 }
             }
         }

@@ -16,6 +16,7 @@ use super::clients::{Agents, run_agents};
 use super::initiators::{PORTAL_PORT, run_initiators};
 use super::other_disks::run_clients;
 use super::plan::Plan;
+use super::survival::Survival;
 
 /// The RPC port of every node.
 const PORT: u16 = 7100;
@@ -43,6 +44,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Damage {
     expected: BTreeSet<NodeIndex>,
+    forgetful: BTreeSet<NodeIndex>,
     lost: BTreeSet<NodeIndex>,
 }
 
@@ -170,16 +172,26 @@ impl Cluster {
         self.0.world.incarnation(index) > 0
     }
 
-    /// These nodes' disks may be damaged, and these are lost with all that they held.
-    pub(super) fn expect_damage(&self, damaged: BTreeSet<NodeIndex>, lost: BTreeSet<NodeIndex>) {
+    /// The disks of nodes may be damaged, and these are lost with all that they held.
+    pub(super) fn expect_damage(&self, survival: &Survival, lost: BTreeSet<NodeIndex>) {
         let mut damage = self.0.damage.lock().expect("no panic under this lock");
-        (damage.expected, damage.lost) = (damaged, lost);
+        *damage = Damage {
+            expected: survival.damaged().clone(),
+            forgetful: survival.forgetful().clone(),
+            lost,
+        };
     }
 
     /// Whether the node's disk may be damaged.
     pub(crate) fn is_damaged(&self, index: NodeIndex) -> bool {
         let damage = self.0.damage.lock().expect("no panic under this lock");
         damage.expected.contains(&index)
+    }
+
+    /// Whether the node's disk may be damaged so that nothing tells what it lost.
+    pub(crate) fn is_forgetful(&self, index: NodeIndex) -> bool {
+        let damage = self.0.damage.lock().expect("no panic under this lock");
+        damage.forgetful.contains(&index)
     }
 
     /// How many disks are lost with all that they held.

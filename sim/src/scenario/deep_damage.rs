@@ -194,6 +194,7 @@ fn may_end(action: &FaultAction, node: NodeIndex) -> bool {
         | FaultAction::WipeDisk(of)
         | FaultAction::RestoreImage(of) => *of == node,
         FaultAction::RotIn(of, area, _) => *of == node && *area != DiskArea::Extents,
+        FaultAction::RotSettled(of, _) => *of == node,
         FaultAction::SwapDisks(one, other) => [*one, *other].contains(&node),
         FaultAction::Disk(of, rules) => {
             let loses = rules.phantom_write_ppm > 0 && rules.area == DiskArea::Journal;

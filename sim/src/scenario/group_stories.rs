@@ -149,6 +149,7 @@ impl Draw<'_> {
         let work = Work {
             clients: Some(4),
             pause: Some(HURRY),
+            watches_openings: true,
             ..Work::default()
         };
         let setting = Setting {
@@ -280,6 +281,15 @@ impl Draw<'_> {
                 self.link(SETTLED_NS / 2, self.end, from, to, twice);
             }
         }
+        // Who comes in has what it lacks at once, or takes seconds to fetch it.
+        let slow_factor = [1, 30, 80][self.random.index(3)];
+        for node in self.all() {
+            let slow = DiskFaults {
+                slow_factor,
+                ..DiskFaults::default()
+            };
+            self.push(SETTLED_NS / 2, FaultAction::Disk(node, slow));
+        }
         let mut operators = Vec::new();
         let mut at = SETTLED_NS;
         let mut next = self.pair()[0];
@@ -306,12 +316,19 @@ impl Draw<'_> {
             pause: Some(HURRY * 10),
             // Each is left alone for long: what is told late of a copy still concerns one.
             hot_blocks: Some(60 + self.random.below(60)),
+            watches_openings: true,
             ..Work::default()
+        };
+        // Stores that hear of one change after the other come back to a container before they have heard that
+        // they left it.
+        let tunables = Tunables {
+            feed_page: [2, 16, 1_024][self.random.index(3)],
+            ..Tunables::of_hasty_leaders()
         };
         let setting = Setting {
             replication_factor: Some(3),
             containers: Some(4),
-            tunables: Some(Tunables::of_hasty_leaders()),
+            tunables: Some(tunables),
             operators,
             ..Setting::default()
         };

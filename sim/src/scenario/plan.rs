@@ -17,8 +17,8 @@ use super::operators::{self, OperatorAction};
 use super::shape::{self, Shape, Tunables};
 use super::splits::{self, Split};
 use super::{
-    catch_up_stories, crash_loops, deep_damage, disk_nemesis, group_stories, late_stories,
-    lease_stories, nemesis, phase_aims, phase_nemesis, power_stories, slow_read_stories, stories,
+    catch_up_stories, crash_loops, damage_stories, deep_damage, disk_nemesis, group_stories,
+    late_stories, lease_stories, nemesis, phase_aims, phase_nemesis, power_stories, stories,
     survival,
 };
 
@@ -474,8 +474,8 @@ impl Struck {
 
 /// One story at most, each kind from a stream of its own.
 fn draw_story(seed: u64, ground: &mut nemesis::Ground) -> Option<stories::Story> {
-    power_stories::draw(&mut stream(seed, 51), ground)
-        .or_else(|| slow_read_stories::draw(&mut stream(seed, 57), ground))
+    damage_stories::draw(&mut stream(seed, 61), ground)
+        .or_else(|| power_stories::draw(&mut stream(seed, 51), ground))
         .or_else(|| catch_up_stories::draw(&mut stream(seed, 53), ground))
         .or_else(|| lease_stories::draw(&mut stream(seed, 59), ground))
         .or_else(|| late_stories::draw(&mut stream(seed, 36), ground))

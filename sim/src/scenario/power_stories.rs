@@ -42,6 +42,8 @@ const WEARING_STARTS: u32 = 16;
 const WEARING_NS: u64 = 90_000_000;
 /// What compaction moves is without a sync of its own for this long, at most.
 const COMPACTION_NS: u64 = 600_000_000;
+/// A disk that stalls is so many times slower than usual: a sync takes 0.3 to 1.2 s.
+const STALLED_FACTORS: [u32; 3] = [800, 1_500, 3_000];
 /// Blobs of this size fill a segment of the journal in few frames.
 const LARGE_BLOCK_BYTES: u32 = 65_536;
 /// The smallest journal, in segments: it goes round every few seconds.
@@ -61,9 +63,12 @@ enum Blow {
     AtStart,
     /// The power fails when compaction has moved something.
     Compaction,
+    /// All disks take a second for a sync, so that requests come again while they are carried out.
+    Stall,
 }
 
-const BLOWS: [Blow; 6] = [
+const BLOWS: [Blow; 7] = [
+    Blow::Stall,
     Blow::Dark,
     Blow::Compaction,
     Blow::BetweenCalls,
@@ -141,7 +146,7 @@ impl Draw<'_> {
         let kept = match blow {
             // Both copies of a superblock are torn only sector by sector.
             Blow::AtStart => Some(Survival::Sectors),
-            Blow::Compaction => Some(Survival::Nothing),
+            Blow::Compaction | Blow::Stall => Some(Survival::Nothing),
             _ if self.random.chance(1, 2) => Some(Survival::Nothing),
             // Any, drawn for each loss.
             _ => None,
@@ -166,6 +171,7 @@ impl Draw<'_> {
             Blow::AtStart => self.crash_at_starts(at, victim),
             Blow::BetweenCalls => self.crash_at_calls(at, victim),
             Blow::Compaction => self.crash_behind_compaction(at, victim),
+            Blow::Stall => self.stall(at, victim),
         };
         self.stand(at, over, FaultAction::Disk(victim, forgets));
         over
@@ -176,6 +182,19 @@ impl Draw<'_> {
         let over = dark + self.milliseconds(60, 800);
         self.down(dark, over, victim, Crash::POWER);
         over
+    }
+
+    fn stall(&mut self, at: u64, victim: NodeIndex) -> u64 {
+        let until = at + self.milliseconds(2_000, 2_000);
+        for node in self.all() {
+            let stalls = DiskFaults {
+                slow_factor: STALLED_FACTORS[self.random.index(STALLED_FACTORS.len())],
+                ..DiskFaults::default()
+            };
+            self.stand(at, until, FaultAction::Disk(node, stalls));
+        }
+        let from = at + self.milliseconds(300, 1_400);
+        self.darken(from, victim).max(until)
     }
 
     fn fail_sync(&mut self, at: u64, victim: NodeIndex) -> u64 {

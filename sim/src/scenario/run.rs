@@ -257,8 +257,7 @@ async fn phases(
 ) -> Result<(), Failure> {
     let plan = &script.plan;
     let cluster = Cluster::start(world, plan, Arc::clone(agents));
-    let damaged = Survival::of(script).damaged().clone();
-    cluster.expect_damage(damaged, survival::lost_disks(plan));
+    cluster.expect_damage(&Survival::of(script), survival::lost_disks(plan));
     world.schedule(shifted(&plan.formation, world.now_ns(), &cluster));
     form(world, plan, &cluster).await?;
     agents.begin_safety();
@@ -273,7 +272,7 @@ async fn phases(
     heal(world, plan, &cluster);
     serve(world, &cluster, agents, script.service).await?;
     operators.finish().await?;
-    look_at_openings(world, &cluster).await?;
+    cluster.openings().look(world, &cluster).await?;
     agents.run(false);
     no_invariant_broke(world, &cluster).await?;
     converge(world, &cluster).await?;
@@ -413,7 +412,7 @@ async fn strike(
         if plan.watches_openings {
             cluster.openings().look_around(world, cluster).await;
         }
-        look_at_openings(world, cluster).await?;
+        cluster.openings().look(world, cluster).await?;
         splitter.look(world, cluster, began);
         additions::start_due(cluster, &plan.additions, world.now_ns() - began);
         if let (None, Some(due)) = (&image, &plan.restoration)
@@ -569,20 +568,6 @@ pub(crate) async fn converge(world: &World, cluster: &Cluster) -> Result<(), Fai
         "convergence",
         format!("after {CONVERGE_LIMIT:?}: {last}"),
     ))
-}
-
-/// Judges what stores lacked as they opened.
-async fn look_at_openings(world: &World, cluster: &Cluster) -> Result<(), Failure> {
-    let leaders_answer = async || {
-        let Some((_, node)) = cluster.nodes().into_iter().next() else {
-            return false;
-        };
-        let groups = node.groups().clone();
-        let asked = on_node(world, &node, async move { statistics(&groups).await });
-        asked.await.flatten().is_some()
-    };
-    let openings = cluster.openings();
-    openings.look(world, cluster, leaders_answer).await
 }
 
 /// A node that runs and another that does not know of it.

@@ -40,6 +40,7 @@ pub fn budget(replication_factor: u8, nodes: u16) -> usize {
 pub struct Survival {
     budget: usize,
     damaged: BTreeSet<NodeIndex>,
+    forgetful: BTreeSet<NodeIndex>,
 }
 
 impl Survival {
@@ -49,6 +50,7 @@ impl Survival {
         Self {
             budget: budget(plan.fewest_copies(), plan.founders()),
             damaged: BTreeSet::new(),
+            forgetful: BTreeSet::new(),
         }
     }
 
@@ -78,10 +80,15 @@ impl Survival {
             | FaultAction::RotIn(node, ..)
             | FaultAction::WipeDisk(node)
             | FaultAction::RestoreImage(node) => *node,
+            FaultAction::RotSettled(node, _) => {
+                self.damaged.insert(*node);
+                return;
+            }
             FaultAction::Disk(node, faults) if damages(faults) => *node,
             _ => return,
         };
         self.damaged.insert(node);
+        self.forgetful.insert(node);
     }
 
     /// Takes in that one call of a disk is struck.
@@ -103,6 +110,7 @@ impl Survival {
             .and_then(|number| number.parse().ok());
         if let (false, Some(number)) = (passing, number) {
             self.damaged.insert(NodeIndex(number));
+            self.forgetful.insert(NodeIndex(number));
         }
     }
 
@@ -125,6 +133,13 @@ impl Survival {
     #[must_use]
     pub fn damaged(&self) -> &BTreeSet<NodeIndex> {
         &self.damaged
+    }
+
+    /// The damaged nodes that may not know what they have lost: all but those where only something rotted that
+    /// had settled in a journal.
+    #[must_use]
+    pub fn forgetful(&self) -> &BTreeSet<NodeIndex> {
+        &self.forgetful
     }
 }
 

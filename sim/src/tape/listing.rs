@@ -288,6 +288,10 @@ fn action_words(action: &FaultAction) -> (String, String) {
             node.to_string(),
             format!("a bit rots on its disk: {area:?}"),
         ),
+        FaultAction::RotSettled(node, _) => (
+            node.to_string(),
+            "a bit rots in the midst of its journal".into(),
+        ),
         FaultAction::WipeDisk(node) => (node.to_string(), "its disk is wiped".into()),
     }
 }

@@ -129,6 +129,10 @@ fn begins(action: &FaultAction) -> Option<(&'static str, Vec<NodeIndex>, String)
         FaultAction::StepWall(node, ms) => ("clock", vec![*node], format!("wall clock {ms:+} ms")),
         FaultAction::Rot(node, _) => ("rot", vec![*node], "a bit rots".to_owned()),
         FaultAction::RotIn(node, area, _) => ("rot", vec![*node], format!("a bit rots: {area:?}")),
+        FaultAction::RotSettled(node, _) => {
+            let text = "a bit rots in the midst of its journal".to_owned();
+            ("rot", vec![*node], text)
+        }
         FaultAction::WipeDisk(node) => ("wipe", vec![*node], "its disk is wiped".to_owned()),
         FaultAction::KeepImage(node) => ("image", vec![*node], "an image is kept".to_owned()),
         FaultAction::RestoreImage(node) => {

@@ -17,6 +17,7 @@ use super::World;
 use super::cached_file::{SECTOR_BYTES, Survival};
 use super::faults::{DiskCall, DiskCallId, DiskFault, FaultNumber};
 use super::file_system::{FileId, FileSystem};
+use super::rot::WrittenPlaces;
 use super::seeds::Dice;
 
 const TAG_ERROR: u64 = 1;
@@ -25,7 +26,7 @@ const TAG_MISDIRECT: u64 = 3;
 const TAG_STALE: u64 = 4;
 const TAG_FLIP: u64 = 5;
 const TAG_JITTER: u64 = 6;
-const TAG_PLACE: u64 = 7;
+pub(super) const TAG_PLACE: u64 = 7;
 const TAG_MISPLACE: u64 = 8;
 
 /// What a disk is made of.
@@ -215,13 +216,14 @@ pub struct DiskImage(FileSystem);
 /// One disk. See the file's head.
 pub(super) struct Device {
     pub(super) name: String,
-    dice: Dice,
+    pub(super) dice: Dice,
     spec: DiskSpec,
     state: Mutex<DeviceState>,
 }
 
-struct DeviceState {
-    files: FileSystem,
+pub(super) struct DeviceState {
+    pub(super) files: FileSystem,
+    pub(super) written: WrittenPlaces,
     wrong: StandingFaults,
     /// All of `wrong` together.
     faults: DiskFaults,
@@ -265,6 +267,7 @@ impl Device {
             spec,
             state: Mutex::new(DeviceState {
                 files: FileSystem::new(spec.capacity_bytes),
+                written: WrittenPlaces::default(),
                 wrong: StandingFaults::default(),
                 faults: DiskFaults::default(),
                 channels: vec![0; usize::from(spec.channels.max(1))],
@@ -277,7 +280,7 @@ impl Device {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, DeviceState> {
+    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, DeviceState> {
         self.state.lock().expect("no panic while a disk is held")
     }
 
@@ -408,6 +411,9 @@ impl Device {
             }
             _ => Ok(state.files.write(handle.file, offset, data.clone(), at_ns)),
         };
+        if fault.is_none() && result == Ok(true) {
+            state.written.note(&handle.path, offset, bytes, now_ns);
+        }
         let result = result.and_then(|fits| state.full_unless(fits, &handle.path));
         Taken {
             done_ns,
@@ -581,6 +587,7 @@ impl Device {
         let mut state = self.lock();
         let dice = self.dice.of(u64::MAX).of(state.power_losses);
         state.power_losses += 1;
+        state.written.forget();
         let survival = state.faults.survival.unwrap_or(match dice.below(0, 8) {
             0 => Survival::Nothing,
             1 => Survival::Everything,
@@ -631,37 +638,6 @@ impl Device {
         .await;
     }
 
-    /// Flips one bit of a file; false when nothing was ever written there.
-    pub(super) fn rot(&self, path: &str, offset: u64, bit: u32) -> bool {
-        self.lock()
-            .files
-            .named(path)
-            .is_some_and(|file| file.rot(offset, bit))
-    }
-
-    /// Flips one bit somewhere in a written page of an area that `choice` chooses; the path and
-    /// offset.
-    pub(super) fn rot_somewhere(&self, area: DiskArea, choice: u64) -> Option<(String, u64)> {
-        let dice = self.dice.of(TAG_PLACE).of(choice);
-        let mut state = self.lock();
-        let mut places = Vec::new();
-        let paths = state.files.paths().into_iter();
-        for path in paths.filter(|path| area.holds(path)) {
-            let pages = state.files.named(&path)?.written_pages();
-            places.extend(pages.map(|offset| (path.clone(), offset)));
-        }
-        let count = u64::try_from(places.len()).expect("a length fits 64 bits");
-        let at = usize::try_from(dice.below(0, count)).expect("below a length");
-        let (path, page) = places.get(at)?.clone();
-        let offset = page + dice.below(1, 4_096);
-        let bit = u32::try_from(dice.below(2, 8)).expect("below eight");
-        state
-            .files
-            .named(&path)?
-            .rot(offset, bit)
-            .then_some((path, offset))
-    }
-
     /// Forgets everything: a new, empty disk.
     pub(super) fn wipe(&self) {
         let mut state = self.lock();
@@ -671,6 +647,7 @@ impl Device {
             .unwrap_or(self.spec.capacity_bytes);
         let thin = state.faults.thin;
         state.files = FileSystem::new(capacity);
+        state.written.forget();
         state.files.set_capacity(capacity, thin);
         state
             .wrong

@@ -142,6 +142,18 @@ impl World {
         rotten
     }
 
+    /// Flips a bit of something that a node's journal wrote not long ago, and has since written more behind;
+    /// false when there is no such thing, or the node is down.
+    pub fn rot_settled(&self, node: NodeIndex, choice: u64) -> bool {
+        let runs = self.node(node).life().is_some();
+        let device = &self.node(node).disk.device;
+        let rotten = runs && device.rot_settled(choice, self.now_ns()).is_some();
+        if rotten {
+            self.struck(FaultKind::Rot, node);
+        }
+        rotten
+    }
+
     /// Replaces the disk of a node that is down by an empty one; false when the node is up.
     pub fn wipe_disk(&self, node: NodeIndex) -> bool {
         let node = self.node(node);

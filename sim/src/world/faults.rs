@@ -253,6 +253,8 @@ pub enum FaultAction {
     Rot(NodeIndex, u64),
     /// [`World::rot`] at a place of an area that the number chooses.
     RotIn(NodeIndex, DiskArea, u64),
+    /// [`World::rot_settled`], where the number chooses.
+    RotSettled(NodeIndex, u64),
     /// [`World::wipe_disk`], of a node that is down.
     WipeDisk(NodeIndex),
     /// An image of the node's disk is taken and kept, in the place of one that was.
@@ -289,6 +291,7 @@ impl FaultAction {
             | Self::Disk(node, _)
             | Self::Rot(node, _)
             | Self::RotIn(node, ..)
+            | Self::RotSettled(node, _)
             | Self::WipeDisk(node)
             | Self::KeepImage(node)
             | Self::RestoreImage(node)
@@ -396,6 +399,7 @@ impl World {
             FaultAction::RotIn(node, area, choice) => {
                 return self.rot_somewhere(*node, *area, *choice);
             }
+            FaultAction::RotSettled(node, choice) => return self.rot_settled(*node, *choice),
             FaultAction::WipeDisk(node) => return self.wipe_disk(*node),
             FaultAction::KeepImage(_) | FaultAction::RestoreImage(_)
                 if !self.permits_image(action) =>

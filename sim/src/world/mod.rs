@@ -19,6 +19,7 @@ mod lifecycle;
 mod link;
 mod network;
 mod node;
+mod rot;
 mod run;
 mod seeds;
 mod tasks;

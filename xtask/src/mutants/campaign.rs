@@ -34,7 +34,10 @@ struct Outcome {
     failure: Option<Kill>,
 }
 
-/// Goes on until every mutant has its samples, breadth first, and the clean seeds are run.
+/// Goes on until every mutant has its samples, and the clean seeds are run.
+///
+/// Breadth first: what a few seeds of each range kill has all its samples before any mutant is given many
+/// seeds, so that a campaign that is broken off knows most of what it will find.
 pub(super) fn run(
     options: &Options,
     mutants: &[String],
@@ -44,15 +47,19 @@ pub(super) fn run(
     let run = |mutant: Option<&str>, seeds: Range<u64>, first: bool| {
         stretch(simulator, mutant, seeds, options.jobs, first)
     };
-    for number in 0..options.ranges.count {
-        for name in mutants {
-            while let Some(seeds) = missing(record, name, number) {
-                let outcomes = run(Some(name), seeds, true)?;
-                take(record, name, outcomes, &run)?;
-                record.save()?;
-            }
-            if let Some(sample) = sample_of(record, name, number) {
-                tell(name, sample);
+    for depth in depths(options.ranges.seeds) {
+        for number in 0..options.ranges.count {
+            for name in mutants {
+                let mut told = true;
+                while let Some(seeds) = missing(record, name, number, depth) {
+                    let outcomes = run(Some(name), seeds, true)?;
+                    take(record, name, outcomes, &run)?;
+                    record.save()?;
+                    told = false;
+                }
+                if !told && let Some(sample) = sample_of(record, name, number) {
+                    tell(name, sample);
+                }
             }
         }
     }
@@ -74,24 +81,41 @@ fn sample_of<'a>(record: &'a Record, name: &str, number: u64) -> Option<&'a Samp
     samples.get(usize::try_from(number).ok()?)
 }
 
-/// The seeds to run next for range `number` of a mutant, unless it is done.
+/// How many seeds of each range are run before more are: four times as many in each round.
+fn depths(seeds: u64) -> Vec<u64> {
+    let mut depths = vec![STRETCH_SEEDS.min(seeds)];
+    while let Some(last) = depths.last().copied().filter(|last| *last < seeds) {
+        depths.push((4 * last).min(seeds));
+    }
+    depths
+}
+
+/// The seeds to run next for range `number` of a mutant, unless it is done, or as deep as it shall go now, or
+/// a range before it is not done.
 ///
 /// More than half of the ranges survived decide the median: the rest would tell nothing.
-fn missing(record: &Record, name: &str, number: u64) -> Option<Range<u64>> {
+fn missing(record: &Record, name: &str, number: u64, depth: u64) -> Option<Range<u64>> {
     let range = record.ranges.range(number);
     let sample = sample_of(record, name, number);
-    let survived = record.samples.get(name).map_or(0, |samples| {
-        let whole = |s: &&Sample| s.kill.is_none() && s.seeds == record.ranges.seeds;
-        samples.iter().filter(whole).count()
-    });
+    let whole = |s: &Sample| s.kill.is_none() && s.seeds == record.ranges.seeds;
+    let samples = record.samples.get(name).map_or(&[][..], Vec::as_slice);
+    let survived = samples.iter().filter(|sample| whole(sample)).count();
     let survived = u64::try_from(survived).expect("few ranges");
     if sample.is_none() && 2 * survived > record.ranges.count {
+        return None;
+    }
+    let before = samples
+        .iter()
+        .take(usize::try_from(number).expect("few ranges"));
+    let ended = before.filter(|sample| whole(sample) || sample.kill.is_some());
+    if u64::try_from(ended.count()).expect("few ranges") < number {
         return None;
     }
     let done = sample.map_or(0, |sample| sample.seeds);
     let killed = sample.is_some_and(|sample| sample.kill.is_some());
     let first = range.start + done;
-    (!killed && first < range.end).then(|| first..range.end.min(first + STRETCH_SEEDS))
+    let end = range.end.min(range.start + depth);
+    (!killed && first < end).then(|| first..end.min(first + STRETCH_SEEDS))
 }
 
 /// Adds a stretch to the last sample of a mutant. A seed that fails without it, too, is no kill.
@@ -276,8 +300,8 @@ mod tests {
             ("copies", "liveness")
         );
         assert_eq!(record.clean.failed, BTreeMap::from([(1, "service".into())]));
-        assert_eq!(missing(&record, "m", 0), None);
-        assert_eq!(missing(&record, "m", 1), Some(60..110));
+        assert_eq!(missing(&record, "m", 0, 60), None);
+        assert_eq!(missing(&record, "m", 1, 60), Some(60..110));
     }
 
     #[test]
@@ -290,11 +314,22 @@ mod tests {
         record
             .samples
             .insert("m".into(), vec![whole(60), whole(50)]);
-        assert_eq!(missing(&record, "m", 1), Some(110..120));
+        assert_eq!(missing(&record, "m", 1, 50), None);
+        assert_eq!(missing(&record, "m", 2, 60), None);
+        assert_eq!(missing(&record, "m", 1, 60), Some(110..120));
         record
             .samples
             .insert("m".into(), vec![whole(60), whole(60)]);
-        assert_eq!(missing(&record, "m", 2), None);
+        assert_eq!(missing(&record, "m", 2, 60), None);
+    }
+
+    #[test]
+    fn few_seeds_of_every_range_come_before_many_of_one() {
+        assert_eq!(depths(1000), [50, 200, 800, 1000]);
+        assert_eq!(depths(40), [40]);
+        let record = record();
+        assert_eq!(missing(&record, "m", 0, 50), Some(0..50));
+        assert_eq!(missing(&record, "m", 1, 50), None);
     }
 
     #[test]
