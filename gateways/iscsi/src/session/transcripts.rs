@@ -9,6 +9,7 @@ use crate::memory::{MemoryCatalog, MemoryDisk};
 use crate::port::{ChapAccount, ChapCredentials, Geometry};
 
 mod logins;
+mod ranges;
 mod settling;
 
 const TARGET: &str = "iqn.2026-11.io.hedgerow:disk";
