@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use hedgerow_env::StoreId;
 use hedgerow_node::Node;
 
-use crate::world::{FaultAction, NodeIndex};
+use crate::world::{DiskImage, FaultAction, NodeIndex, World};
 
 use super::cluster::Cluster;
 
@@ -59,6 +59,31 @@ impl Images {
                 known.is_some_and(|known| (known.start_count, known.position) > (*start, *position))
             })
         })
+    }
+}
+
+/// An image that is kept for the end of a run.
+pub(super) struct Image {
+    pub(super) node: NodeIndex,
+    pub(super) disk: DiskImage,
+    content: Vec<Content>,
+}
+
+impl Image {
+    /// What the node's disk holds now.
+    pub(super) fn of(world: &World, cluster: &Cluster, node: NodeIndex) -> Self {
+        let running = cluster.node(node);
+        Self {
+            node,
+            disk: world.disk_image(node),
+            content: running.as_ref().map(content_of).unwrap_or_default(),
+        }
+    }
+
+    /// Whether the disk holds more by now. A node that was down then has been started since.
+    pub(super) fn is_outdated(&self, cluster: &Cluster) -> bool {
+        let running = cluster.node(self.node);
+        self.content.is_empty() || running.is_none_or(|node| content_of(&node) != self.content)
     }
 }
 

@@ -1,6 +1,8 @@
 //! An old image of a node's disk is restored: the store that was rolled back must find out, and must
 //! never serve again, while the others go on without it.
 //!
+//! A store that has written nothing since is its image, and nobody could tell.
+//!
 //! It comes last, when everything has been judged: the store is lost by it, and nothing replaces a
 //! lost member by itself yet.
 
@@ -8,8 +10,10 @@ use std::time::Duration;
 
 use hedgerow_env::HaltReason;
 
-use crate::world::{Crash, DiskImage, NodeIndex, World};
+use crate::world::{Crash, World};
 
+use super::cluster::Cluster;
+use super::images::Image;
 use super::run::{Failure, LOOK_PAUSE, nanoseconds};
 
 const ORACLE: &str = "rollback";
@@ -25,13 +29,17 @@ const NOTICE_LIMIT: Duration = Duration::from_secs(60);
 /// The node goes on, or stops for another reason.
 pub(super) async fn restore(
     world: &World,
-    node: NodeIndex,
-    image: &DiskImage,
+    cluster: &Cluster,
+    image: &Image,
 ) -> Result<(), Failure> {
-    // By now the image is older than what some peer was told last.
+    if !image.is_outdated(cluster) {
+        return Ok(());
+    }
+    // After this the image is older than what some peer was told last.
     world.sleep(AGE).await;
+    let node = image.node;
     world.crash(node, Crash::KILL);
-    assert!(world.restore_disk(node, image), "the node is down");
+    assert!(world.restore_disk(node, &image.disk), "the node is down");
     for start in ["the first", "the second"] {
         world.restart_if_down(node);
         let give_up = world.now_ns() + nanoseconds(NOTICE_LIMIT);

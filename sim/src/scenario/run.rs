@@ -12,15 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::oracles;
 use crate::world::{
-    Coverage, Crash, DiskFaults, DiskImage, FaultAction, NodeIndex, NodeStatus, Recording, Strike,
-    TimedFault, World, WorldConfig, run_in_world,
+    Coverage, Crash, DiskFaults, FaultAction, NodeIndex, NodeStatus, Recording, Strike, TimedFault,
+    World, WorldConfig, run_in_world,
 };
 
 use super::abandonment;
 use super::additions;
 use super::clients::{Agents, DISK, read_all};
 use super::cluster::Cluster;
-use super::images::Images;
+use super::images::{Image, Images};
 use super::operating::{self, Operators};
 use super::operations::{ClientOperation, Operations, identity_seed};
 use super::other_disks;
@@ -300,10 +300,10 @@ async fn phases(
     oracles::blobs::check(world, &cluster, &disks, seen).await?;
     no_invariant_broke(world, &cluster).await?;
     oracles::members::check(world, &cluster, &plan.additions).await?;
-    let Some((node, image)) = image else {
+    let Some(image) = image else {
         return Ok(());
     };
-    restoration::restore(world, node, &image).await?;
+    restoration::restore(world, &cluster, &image).await?;
     final_reads(world, &cluster, agents).await?;
     oracles::linearizability::check(&agents.history())
 }
@@ -394,7 +394,7 @@ async fn strike(
     cluster: &Cluster,
     agents: &Agents,
     commits: &mut oracles::commits::Commits,
-) -> Result<Option<(NodeIndex, DiskImage)>, Failure> {
+) -> Result<Option<Image>, Failure> {
     let began = world.now_ns();
     let mut image = None;
     let images = Images::new(cluster.clone());
@@ -418,7 +418,7 @@ async fn strike(
         if let (None, Some(due)) = (&image, &plan.restoration)
             && began + due.image_at_ns <= world.now_ns()
         {
-            image = Some((due.node, world.disk_image(due.node)));
+            image = Some(Image::of(world, cluster, due.node));
         }
         while let Some(due) = moves.next_if(|due| began + due.at_ns <= world.now_ns()) {
             agents.designate(due);
