@@ -1,7 +1,7 @@
 //! `cargo xtask trained`: the simulator, optimised by what it does when it runs seeds.
 //!
 //! Built twice in the profile for sweeps: once so that it counts what it runs, and, when it has run some
-//! seeds and an idle cluster, once more by these counts. A third faster than the profile alone, for two
+//! seeds and an idle cluster, once more by these counts. A quarter faster than the profile alone, for two
 //! builds of minutes; traces are the same.
 //!
 //! Does not: serve a release of the product, whose load is another.
