@@ -201,6 +201,11 @@ impl Index {
         found
     }
 
+    /// Every blob, by name.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&BlobName, &Entry)> {
+        self.blobs.iter()
+    }
+
     /// Names of blobs whose only copy was found damaged.
     pub(crate) fn lost(&self) -> Vec<BlobName> {
         let lost = self.blobs.iter();

@@ -12,6 +12,7 @@ mod codec;
 mod extent;
 mod index;
 pub mod journal;
+mod life;
 mod maintenance;
 pub mod os;
 mod store;
@@ -26,6 +27,7 @@ pub use journal::{
     AppendError, CopyForward, DamagedRange, HeaderCopy, Journal, JournalConfig, JournalReadError,
     Position, Receipt, Record, RecoveredRecord, Stopped, StreamTag,
 };
+pub use life::Life;
 pub use store::{
     BLOB_BYTES_MAX, BLOB_HEADER_BYTES_MAX, BLOBS_PAGE_MAX, Others, ReadError, ScrubReport, Store,
     StoreConfig, StoreError, Usage,

@@ -11,6 +11,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -22,6 +23,7 @@ use crate::codec::narrow;
 use crate::extent::{FetchError, Meta, Outgoing, Place, chunks_match};
 use crate::index::Location;
 use crate::journal::{CopyForward, JournalReadError, Position};
+use crate::life::Tombstones;
 use crate::store::{Inner, ScrubReport, StoreError};
 
 /// Payload copied and synced at once by flush and compaction.
@@ -167,6 +169,7 @@ fn lose(inner: &Inner, meta: &Meta, from: Location) {
         inner.directory,
         meta.name
     );
+    inner.damage.fetch_add(1, Ordering::Relaxed);
     let lost = Location::Lost(kept);
     let garbage = inner.index().relocate(meta.name, meta.origin, from, lost);
     inner.discard(garbage);
@@ -177,7 +180,10 @@ async fn sync_deletions(inner: &Inner) -> Result<(), DiskError> {
     let durable = inner.journal.durable();
     let is_due = |position: &Position| *position < durable;
     // The tombstones first: what they doomed is on the other list by then.
-    let tombstones: Vec<_> = inner.tombstones().extract_if(.., |at| is_due(at)).collect();
+    let tombstones: Vec<_> = inner
+        .tombstones()
+        .extract_if(.., |(at, _)| is_due(at))
+        .collect();
     let doomed: Vec<_> = inner
         .doomed()
         .extract_if(.., |(at, _)| is_due(at))
@@ -186,7 +192,7 @@ async fn sync_deletions(inner: &Inner) -> Result<(), DiskError> {
         inner.extents.kill(place);
     }
     if active(Mutant::DeletionForgotten) {
-        inner.journal.release_all(tombstones);
+        inner.journal.release_all(positions(tombstones));
         return Ok(());
     }
     let synced = inner.extents.sync_dead().await;
@@ -194,8 +200,12 @@ async fn sync_deletions(inner: &Inner) -> Result<(), DiskError> {
         inner.tombstones().extend(tombstones);
         return synced;
     }
-    inner.journal.release_all(tombstones);
+    inner.journal.release_all(positions(tombstones));
     Ok(())
+}
+
+fn positions(tombstones: Tombstones) -> impl Iterator<Item = Position> {
+    tombstones.into_iter().map(|(position, _)| position)
 }
 
 /// Moves what lives out of mostly dead segments.

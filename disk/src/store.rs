@@ -10,6 +10,7 @@
 //! Does not: halt the node (await [`Store::stopped`]), or wait: [`Store::put_delay`] says how long
 //! a writer should, before the room ends.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use crate::journal::{
     AppendError, CopyForward, Journal, JournalConfig, JournalReadError, Position, Receipt, Record,
     Stopped, StreamTag,
 };
+use crate::life::Tombstones;
 use crate::maintenance::{self, Worker};
 use crate::superblock::{Superblock, SuperblockError};
 
@@ -218,7 +220,7 @@ pub(crate) struct Inner {
     pub(crate) journal: Journal,
     pub(crate) extents: Extents,
     pub(crate) config: StoreConfig,
-    pub(crate) index: Mutex<Index>,
+    pub(crate) index: Arc<Mutex<Index>>,
     pub(crate) capacity: Mutex<Capacity>,
     pub(crate) worker: tokio::sync::Mutex<Worker>,
     /// Wakes the background task before its time.
@@ -227,7 +229,9 @@ pub(crate) struct Inner {
     /// map on disk must never be ahead of the journal.
     pub(crate) doomed: Mutex<Vec<(Position, Place)>>,
     /// Deletions whose records must stay until the dead maps are durable.
-    pub(crate) tombstones: Mutex<Vec<Position>>,
+    pub(crate) tombstones: Arc<Mutex<Tombstones>>,
+    /// How often a blob was found damaged.
+    pub(crate) damage: Arc<AtomicU64>,
     pub(crate) session: u64,
     pub(crate) start_nonce: u64,
     pub(crate) began_at: Position,
@@ -292,7 +296,7 @@ impl Inner {
             .expect("nobody panics while holding the capacity")
     }
 
-    pub(crate) fn tombstones(&self) -> MutexGuard<'_, Vec<Position>> {
+    pub(crate) fn tombstones(&self) -> MutexGuard<'_, Tombstones> {
         self.tombstones
             .lock()
             .expect("nobody panics while holding the tombstones")
@@ -498,7 +502,7 @@ impl Store {
         drop(index);
         // Doomed first: whoever takes the tombstone from its list kills the entry before.
         inner.discard_after(receipt.position(), garbage);
-        inner.tombstones().push(receipt.position());
+        inner.tombstones().push((receipt.position(), name));
         Ok(receipt)
     }
 
@@ -563,6 +567,9 @@ impl Store {
                 now.location == entry.location && now.meta.origin == entry.meta.origin
             };
             if now.as_ref().is_some_and(same) && !matches!(last, ReadError::Missing(_)) {
+                if matches!(last, ReadError::Damaged(_)) {
+                    self.inner.damage.fetch_add(1, Ordering::Relaxed);
+                }
                 return Err(last);
             }
         }

@@ -21,6 +21,7 @@ use crate::journal::{
     DamagedRange, Journal, JournalOpenError, JournalRecovery, Opening, Position, RecoveredRecord,
     StreamTag,
 };
+use crate::life::{Life, Tombstones};
 use crate::maintenance::{self, Worker};
 use crate::store::{Capacity, Inner, Others, Store, StoreConfig, StoreError};
 use crate::superblock::{Superblock, SuperblockContent};
@@ -110,17 +111,19 @@ impl Store {
             superblock,
             journal,
             extents,
-            index: Mutex::new(replay.index),
+            index: Arc::new(Mutex::new(replay.index)),
             worker: tokio::sync::Mutex::new(Worker::default()),
             work: Notify::new(),
             doomed: Mutex::default(),
-            tombstones: Mutex::new(replay.tombstones),
+            tombstones: Arc::new(Mutex::new(replay.tombstones)),
+            damage: Arc::default(),
             session,
             start_nonce,
             began_at: recovery.began_at,
             config,
         });
         report(&inner, &recovery);
+        leave_life(&inner);
         let task = env.spawn("store", maintenance::run(Arc::clone(&inner), requests));
         let store = Self {
             inner,
@@ -192,6 +195,21 @@ impl From<JournalOpenError> for StoreError {
     }
 }
 
+/// Lets whoever judges compare this life of the pool with the next one.
+fn leave_life(inner: &Inner) {
+    if inner.env.events().is_judged() {
+        let durable = inner.journal.durable_end();
+        let life = Life::begin(
+            inner.superblock.content().store,
+            &inner.index,
+            &inner.tombstones,
+            &durable,
+            &inner.damage,
+        );
+        inner.env.events().leave(Arc::new(life));
+    }
+}
+
 fn report(inner: &Inner, recovery: &Recovery) {
     event!(
         inner.env,
@@ -260,7 +278,7 @@ async fn open_superblock(
 struct Replay {
     index: Index,
     garbage: Vec<Garbage>,
-    tombstones: Vec<Position>,
+    tombstones: Tombstones,
     lost: BTreeSet<BlobName>,
     /// A deletion is known from the second copy of its header only.
     deletes_without_record: bool,
@@ -329,12 +347,13 @@ impl Replay {
                 Some(meta) => self.put(meta),
                 None => self.garbage.push(Garbage::Journal(position)),
             },
-            DELETE => {
-                self.tombstones.push(position);
-                if let Some(name) = name_of(&found.record.header) {
+            DELETE => match name_of(&found.record.header) {
+                Some(name) => {
+                    self.tombstones.push((position, name));
                     self.delete(name, position);
                 }
-            }
+                None => self.garbage.push(Garbage::Journal(position)),
+            },
             _ => self.garbage.push(Garbage::Journal(position)),
         }
     }

@@ -13,7 +13,7 @@ use hedgerow_env::{
 
 use crate::testing::World;
 use crate::{
-    ExtentConfig, JournalConfig, Others, ReadError, Recovery, Store, StoreConfig, StoreError,
+    ExtentConfig, JournalConfig, Life, Others, ReadError, Recovery, Store, StoreConfig, StoreError,
     StreamTag,
 };
 
@@ -236,6 +236,7 @@ async fn verify(store: &Store, known: &mut BTreeMap<u64, Known>, seed: u64) {
 fn a_crash_at_any_call_keeps_puts_and_deletions() {
     for seed in 0..120 {
         let world = World::new(seed);
+        let mut lives = Vec::new();
         let known = Arc::new(Mutex::new(BTreeMap::new()));
         for round in 0..4 {
             world.disk().crash_in((seed * 37 + round * 211) % 900 + 40);
@@ -256,6 +257,14 @@ fn a_crash_at_any_call_keeps_puts_and_deletions() {
                 *known.lock().unwrap() = state;
             });
             world.power_cut();
+            lives.extend(world.take_left());
+        }
+        let lives: Vec<_> = lives
+            .iter()
+            .filter_map(|left| left.downcast_ref::<Life>())
+            .collect();
+        for pair in lives.windows(2) {
+            assert_eq!(pair[0].broken_by(pair[1]), None, "seed {seed}");
         }
     }
 }

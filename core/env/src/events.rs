@@ -1,5 +1,8 @@
 //! Events: what a node says about itself. Structured logs in production, trace lines in the simulator.
 
+use std::any::Any;
+use std::sync::Arc;
+
 use crate::Phase;
 
 /// How much an event matters.
@@ -23,6 +26,12 @@ pub trait Events: Send + Sync {
     fn emit(&self, level: Level, component: &'static str, message: std::fmt::Arguments<'_>);
     /// A step of a protocol begins or ends. Nothing is kept unless an implementation does.
     fn phase(&self, _phase: Phase, _begins: bool) {}
+    /// Whether somebody judges this process by what it leaves behind.
+    fn is_judged(&self) -> bool {
+        false
+    }
+    /// Leaves something to whoever judges, to be looked at when this process is over.
+    fn leave(&self, _what: Arc<dyn Any + Send + Sync>) {}
 }
 
 /// `event!(env, Info, "pages", "group {} elected {}", group, leader)`: formats only when enabled.

@@ -68,10 +68,14 @@ phases! {
     JournalSync = "journal sync",
     /// A store that moves entries from the journal into extents.
     Flush = "flush",
+    /// A store that finishes an extent segment.
+    Seal = "segment seal",
     /// A store that copies live entries forward to free space.
     Compaction = "compaction",
     /// A Raft replica that makes its state durable.
     Checkpoint = "checkpoint",
+    /// A file of Pages' state that writes pages back from its log.
+    WriteBack = "page write-back",
     /// A Raft replica that sends a snapshot.
     SnapshotSend = "snapshot send",
     /// A Raft replica that installs a snapshot.

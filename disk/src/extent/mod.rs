@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{BlobName, DiskError, Env, File, OpenMode, StoreId};
+use hedgerow_env::{BlobName, DiskError, Env, File, OpenMode, Phase, StoreId};
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::format::{
@@ -261,6 +261,7 @@ impl Extents {
 
     /// Writes the open segment's footer and gives back what it did not use.
     async fn finish_open(&self) -> Result<(), DiskError> {
+        let _phase = self.env.phase(Phase::Seal);
         let open = self.state().open.take();
         let Some(open) = open else { return Ok(()) };
         let finished = self.finish(open.number, open.end, &open.footer).await;

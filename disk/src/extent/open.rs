@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{DiskError, Env, File, OpenMode, StoreId};
+use hedgerow_env::{DiskError, Env, File, OpenMode, Phase, StoreId};
 
 use super::format::{
     BATCH_ALIGNMENT, DATA_AT, DEAD_SLOT_AT, DEAD_SLOT_BYTES, ENTRIES_MAX, ENTRY_ALIGNMENT,
@@ -107,6 +107,7 @@ impl Extents {
         live: &[Found],
         dead: Vec<Found>,
     ) -> Result<(), DiskError> {
+        let _phase = self.env.phase(Phase::Seal);
         let file = Arc::clone(&self.state().segments[&number].file);
         let end = scanned.end;
         let mut entries: Vec<&Found> = live.iter().chain(&dead).collect();

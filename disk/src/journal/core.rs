@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use hedgerow_env::StoreId;
@@ -110,6 +111,8 @@ pub(super) struct Core {
     /// The end of the last frame that is laid out for good.
     laid_out: u64,
     durable: u64,
+    /// The same, for whoever looks when this life is over.
+    durable_end: Arc<AtomicU64>,
     /// The end of the last durable frame with records. Peers are shown this: a mark behind it is the
     /// one frame whose loss nothing tells from a torn tail, and nothing is lost with it.
     reported: u64,
@@ -163,6 +166,7 @@ impl Core {
             in_flight_bytes: 0,
             laid_out: start.end,
             durable: start.end,
+            durable_end: Arc::new(AtomicU64::new(start.end)),
             reported: start.reported,
             mark_wanted: true,
             live: start.live,
@@ -518,6 +522,7 @@ impl Core {
             let (_, frame) = self.in_flight.pop_first().expect("it was there just now");
             assert!(frame.end > self.durable, "frames become durable in order");
             self.durable = frame.end;
+            self.durable_end.store(frame.end, Ordering::Relaxed);
             if !frame.mark {
                 self.reported = frame.end;
             }
@@ -726,6 +731,10 @@ impl Core {
 
     pub(super) fn durable(&self) -> Position {
         Position(self.durable)
+    }
+
+    pub(super) fn durable_end(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.durable_end)
     }
 
     pub(super) fn reported(&self) -> Position {

@@ -18,6 +18,7 @@ mod recovery;
 
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -353,6 +354,11 @@ impl Journal {
     #[must_use]
     pub fn durable(&self) -> Position {
         self.shared.core().durable()
+    }
+
+    /// Where what is durable ends, also when this journal is gone.
+    pub(crate) fn durable_end(&self) -> Arc<AtomicU64> {
+        self.shared.core().durable_end()
     }
 
     /// The end of the last durable frame with records: the position that may be reported to peers,

@@ -1,5 +1,6 @@
 //! One thread, virtual time, one node.
 
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
@@ -25,6 +26,7 @@ struct State {
     now: Instant,
     halted: Option<HaltReason>,
     events: Vec<String>,
+    left: Vec<Arc<dyn Any + Send + Sync>>,
     draws: u64,
 }
 
@@ -79,6 +81,12 @@ impl World {
     #[must_use]
     pub fn events(&self) -> Vec<String> {
         self.state().events.clone()
+    }
+
+    /// What was left to whoever judges, since this was asked last.
+    #[must_use]
+    pub fn take_left(&self) -> Vec<Arc<dyn Any + Send + Sync>> {
+        std::mem::take(&mut self.state().left)
     }
 
     /// Ends every task and loses what was not synced, as a power cut does.
@@ -275,6 +283,14 @@ impl Events for World {
 
     fn emit(&self, _level: Level, component: &'static str, message: std::fmt::Arguments<'_>) {
         self.state().events.push(format!("{component}: {message}"));
+    }
+
+    fn is_judged(&self) -> bool {
+        true
+    }
+
+    fn leave(&self, what: Arc<dyn Any + Send + Sync>) {
+        self.state().left.push(what);
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use hedgerow_env::mutants::{Mutant, active};
-use hedgerow_env::{BlockingFile, Disk, DiskError, Env, OpenMode};
+use hedgerow_env::{BlockingFile, DiskError, Env, OpenMode, Phase};
 
 use super::format::{
     FRAME_ALIGNMENT, FRAME_PAGES_MAX, Frame, PageEntry, Table, decode_frame, decode_table,
@@ -26,6 +26,7 @@ const SEARCH_BYTES: usize = 1 << 20;
 
 /// A file of verified pages. All calls block.
 pub struct VerifiedFile {
+    env: Env,
     path: String,
     config: VerifiedConfig,
     reserve: Option<Reserve>,
@@ -106,21 +107,20 @@ impl VerifiedFile {
             env.disk().open(name, OpenMode::Create).await?;
         }
         env.disk().sync_directory(directory).await?;
-        let disk = env.disk_handle();
-        let path = path.to_owned();
+        let (own, path) = (env.clone(), path.to_owned());
         env.blocking("verified-open", move || {
-            Self::open_blocking(&*disk, path, config, reserve)
+            Self::open_blocking(own, path, config, reserve)
         })
         .await
     }
 
     fn open_blocking(
-        disk: &dyn Disk,
+        env: Env,
         path: String,
         config: VerifiedConfig,
         reserve: Option<Reserve>,
     ) -> Result<Self, VerifiedError> {
-        let open = |name: &str| disk.open_blocking(name, OpenMode::Existing);
+        let open = |name: &str| env.disk().open_blocking(name, OpenMode::Existing);
         let pages = open(&path)?;
         let tables = [open(&table_path(&path, 0))?, open(&table_path(&path, 1))?];
         let log = open(&log_path(&path))?;
@@ -138,6 +138,7 @@ impl VerifiedFile {
         let mut state = State::new(table);
         replay_log(&path, &*log, &mut state)?;
         let file = Self {
+            env,
             path,
             config,
             reserve,
@@ -397,6 +398,7 @@ impl VerifiedFile {
     }
 
     fn try_checkpoint(&self, writer: &mut LogWriter) -> Result<(), VerifiedError> {
+        let _phase = self.env.phase(Phase::WriteBack);
         let state = self.state.read().expect(UNPOISONED);
         let (logged, table) = (state.logged(), state.next_table());
         drop(state);

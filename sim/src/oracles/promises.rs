@@ -1,6 +1,7 @@
 //! Replicas and stores keep their word: no life of a Raft member begins without the vote, or the entries, that
-//! an earlier life of it had called durable, and no life of a store without the epochs and generations under which
-//! an earlier one had answered.
+//! an earlier life of it had called durable, no life of a store without the epochs and generations under which
+//! an earlier one had answered, and no life of a pool without the blobs that an earlier one held for good, or with
+//! any that it had deleted for good.
 //!
 //! Others were answered accordingly, and a majority that forgets may lose what was acknowledged; yet it takes
 //! rare luck for a client to see it. Here it is seen at the next start, whoever was harmed.
@@ -13,12 +14,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use hedgerow_disk::Life;
 use hedgerow_env::{GroupId, StoreId};
 use hedgerow_hblock::StorePromises;
 use hedgerow_pages::raft::Promises;
 use hedgerow_protocol::MemberId;
 
 use crate::scenario::{Cluster, Failure};
+use crate::world::{NodeIndex, World};
 
 const ORACLE: &str = "promises";
 
@@ -27,16 +30,46 @@ const ORACLE: &str = "promises";
 pub struct Lives {
     replicas: Mutex<BTreeMap<(GroupId, MemberId), Arc<Promises>>>,
     stores: Mutex<BTreeMap<StoreId, Arc<StorePromises>>>,
+    pools: Mutex<BTreeMap<StoreId, (NodeIndex, Arc<Life>)>>,
 }
 
 impl Lives {
-    /// Looks at every replica and every store that runs.
+    /// Looks at every replica and every store that runs, and at every pool that was opened.
     ///
     /// # Errors
     /// One has begun without what an earlier life of it had promised.
-    pub fn look(&self, cluster: &Cluster) -> Result<(), Failure> {
+    pub fn look(&self, world: &World, cluster: &Cluster) -> Result<(), Failure> {
         self.look_at_replicas(cluster)?;
-        self.look_at_stores(cluster)
+        self.look_at_stores(cluster)?;
+        self.look_at_pools(world, cluster)
+    }
+
+    /// Every life of a pool is left as it begins, so none is overlooked, however short.
+    fn look_at_pools(&self, world: &World, cluster: &Cluster) -> Result<(), Failure> {
+        let mut lives = self.pools.lock().expect("no panic under this lock");
+        for (index, left) in world.take_left() {
+            let Ok(present) = left.downcast::<Life>() else {
+                continue;
+            };
+            let store = present.store();
+            let before = lives.insert(store, (index, Arc::clone(&present)));
+            let before = before.filter(|_| !cluster.is_damaged(index));
+            if let Some(why) = before.and_then(|(_, before)| before.broken_by(&present)) {
+                let text = format!("node {index}: {store}: {why}");
+                return Err(Failure::correctness(ORACLE, text));
+            }
+        }
+        // Whoever judges has the newest life of each, which goes on or is over.
+        for (node, life) in lives.values() {
+            if life.damage() > 0 && !cluster.may_look_damaged(*node) {
+                let text = format!(
+                    "node {node}, whose disk is sound: {} found damage",
+                    life.store()
+                );
+                return Err(Failure::correctness("damage", text));
+            }
+        }
+        Ok(())
     }
 
     fn look_at_stores(&self, cluster: &Cluster) -> Result<(), Failure> {

@@ -45,6 +45,8 @@ struct Inner {
 struct Damage {
     expected: BTreeSet<NodeIndex>,
     forgetful: BTreeSet<NodeIndex>,
+    /// Those whose disks may look damaged when they are read.
+    misread: BTreeSet<NodeIndex>,
     lost: BTreeSet<NodeIndex>,
 }
 
@@ -178,6 +180,7 @@ impl Cluster {
         *damage = Damage {
             expected: survival.damaged().clone(),
             forgetful: survival.forgetful().clone(),
+            misread: survival.misread().clone(),
             lost,
         };
     }
@@ -186,6 +189,12 @@ impl Cluster {
     pub(crate) fn is_damaged(&self, index: NodeIndex) -> bool {
         let damage = self.0.damage.lock().expect("no panic under this lock");
         damage.expected.contains(&index)
+    }
+
+    /// Whether the node's disk may be damaged, or look so when it is read.
+    pub(crate) fn may_look_damaged(&self, index: NodeIndex) -> bool {
+        let damage = self.0.damage.lock().expect("no panic under this lock");
+        damage.expected.contains(&index) || damage.misread.contains(&index)
     }
 
     /// Whether the node's disk may be damaged so that nothing tells what it lost.

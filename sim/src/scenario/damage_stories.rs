@@ -13,19 +13,21 @@ use std::time::Duration;
 
 use hedgerow_env::Random;
 
-use crate::world::{Crash, FaultAction, NodeIndex};
+use crate::world::{Crash, DiskArea, FaultAction, NodeIndex};
 
 use super::nemesis::{Draw, Ground};
 use super::stories::{SETTLED_NS, Setting, Story, Work};
 
 /// Of so many seeds one tells such a story.
-const ONE_TELLS_OF: u64 = 20;
+const ONE_TELLS_OF: u64 = 16;
 /// The shortest safety phase.
 const SHORTEST_MS: u64 = 22_000;
 /// By how much it may be longer.
 const LONGER_MS: u64 = 8_000;
 /// The others can do without one.
 const FEWEST_NODES: u16 = 4;
+/// Bits that rot at a time in the state of Pages, most of which is not read soon.
+const SMUDGES: usize = 32;
 /// A round of bits that rot, at most.
 const ROUND_NS: u64 = 6_200_000_000;
 
@@ -34,13 +36,15 @@ enum Theme {
     /// A node is cut off. Before it asks for votes, or when it is back and all have voted and gone on, a bit
     /// rots in its journal, and it starts.
     Spotted,
+    /// Bits rot in what a node's replicas of Pages have written back, and it starts.
+    Smudged,
     /// The first of the seeds comes back with an empty disk and is cut off from all.
     Refounded,
 }
 
-const ALL: [Theme; 2] = [Theme::Spotted, Theme::Refounded];
+const ALL: [Theme; 3] = [Theme::Spotted, Theme::Smudged, Theme::Refounded];
 
-/// Draws such a story for one seed of twenty, and gives it the time that it takes.
+/// Draws such a story for one seed of sixteen, and gives it the time that it takes.
 pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
     if !random.chance(1, ONE_TELLS_OF) || ground.nodes < FEWEST_NODES {
         return None;
@@ -58,6 +62,10 @@ pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
             work.initiators = Some(0);
             work.pause = Some(Duration::from_millis(80 + draw.random.below(120)));
             work.hot_blocks = Some(48 + draw.random.below(40));
+        }
+        Theme::Smudged => {
+            draw.smudge();
+            work.initiators = Some(0);
         }
         Theme::Refounded => draw.found_again(),
     }
@@ -93,6 +101,25 @@ impl Draw<'_> {
             let starts = dies + self.milliseconds(20, 200);
             self.down(dies + 1, starts, victim, Crash::KILL);
             at = starts.max(back) + self.milliseconds(500, 700);
+        }
+    }
+
+    fn smudge(&mut self) {
+        let holder = self.settle();
+        let victim = self.beside(holder);
+        let mut at = SETTLED_NS + self.milliseconds(0, 1_000);
+        while at + ROUND_NS < self.end {
+            self.push(at, FaultAction::Crash(victim, Crash::KILL));
+            for _ in 0..SMUDGES {
+                let choice = self.random.bits();
+                self.push(
+                    at + 1,
+                    FaultAction::RotIn(victim, DiskArea::PageState, choice),
+                );
+            }
+            let starts = at + self.milliseconds(20, 200);
+            self.push(starts, FaultAction::Restart(victim));
+            at = starts + self.milliseconds(2_000, 2_000);
         }
     }
 

@@ -476,6 +476,7 @@ impl Struck {
 fn draw_story(seed: u64, ground: &mut nemesis::Ground) -> Option<stories::Story> {
     damage_stories::draw(&mut stream(seed, 61), ground)
         .or_else(|| power_stories::draw(&mut stream(seed, 51), ground))
+        .or_else(|| power_stories::draw_torn(&mut stream(seed, 57), ground))
         .or_else(|| catch_up_stories::draw(&mut stream(seed, 53), ground))
         .or_else(|| lease_stories::draw(&mut stream(seed, 59), ground))
         .or_else(|| late_stories::draw(&mut stream(seed, 36), ground))

@@ -20,6 +20,8 @@ use super::stories::{SETTLED_NS, Setting, Story, Work};
 
 /// Of so many seeds one tells such a story.
 const ONE_TELLS_OF: u64 = 8;
+/// Of so many others one tells of what is torn in the midst.
+const ONE_TEARS_OF: u64 = 20;
 /// The shortest safety phase.
 const SHORTEST_MS: u64 = 24_000;
 /// By how much it may be longer.
@@ -42,6 +44,17 @@ const WEARING_STARTS: u32 = 16;
 const WEARING_NS: u64 = 90_000_000;
 /// What compaction moves is without a sync of its own for this long, at most.
 const COMPACTION_NS: u64 = 600_000_000;
+/// A process that dies in a flush dies at one of so many calls of its disk, and a seal takes so many.
+const FLUSH_CALLS: u64 = 3;
+const SEAL_CALLS: u64 = 5;
+/// By then it has died.
+const FLUSH_NS: u64 = 150_000_000;
+/// The states of some replicas are written back in so many calls.
+const WRITE_BACK_CALLS: u64 = 100;
+/// Containers of the disk.
+const CONTAINERS: u32 = 6;
+/// Between two blows that wait for a phase.
+const ROUND_AT_PHASE_NS: u64 = 900_000_000;
 /// A disk that stalls is so many times slower than usual: a sync takes 0.3 to 1.2 s.
 const STALLED_FACTORS: [u32; 3] = [800, 1_500, 3_000];
 /// Blobs of this size fill a segment of the journal in few frames.
@@ -63,6 +76,11 @@ enum Blow {
     AtStart,
     /// The power fails when compaction has moved something.
     Compaction,
+    /// The process dies while it moves blobs into extents, and the power fails when the next start finishes what
+    /// it finds; in stories of their own.
+    AtSeal,
+    /// The power fails while a replica of Pages writes its state back; in stories of their own.
+    AtWriteBack,
     /// All disks take a second for a sync, so that requests come again while they are carried out.
     Stall,
 }
@@ -77,15 +95,39 @@ const BLOWS: [Blow; 7] = [
     Blow::TwoCrashes,
 ];
 
+/// What a story is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Theme {
+    /// One blow after the other, each another one.
+    Mixed,
+    /// The same one each time, on the same node.
+    Each(Blow),
+}
+
+/// What is torn in the midst.
+const TORN: [Blow; 2] = [Blow::AtSeal, Blow::AtWriteBack];
+
 /// Draws such a story for one seed of eight, and gives it the time that it takes.
 pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
-    if !random.chance(1, ONE_TELLS_OF) {
-        return None;
-    }
+    random
+        .chance(1, ONE_TELLS_OF)
+        .then(|| tell(random, ground, None))
+}
+
+/// Draws a story of segments and pages that are torn while they are finished, for one seed of twenty.
+pub(super) fn draw_torn(random: &mut Random, ground: &mut Ground) -> Option<Story> {
+    random.chance(1, ONE_TEARS_OF).then(|| {
+        let blow = TORN[random.index(TORN.len())];
+        tell(random, ground, Some(blow))
+    })
+}
+
+/// A story of one blow, or of one kind of story or another.
+fn tell(random: &mut Random, ground: &mut Ground, each: Option<Blow>) -> Story {
     ground.safety = Duration::from_millis(SHORTEST_MS + random.below(LONGER_MS));
     let mut moves = Vec::new();
     let mut draw = Draw::new(random, *ground, &mut moves);
-    let is_slow = draw.fail_power();
+    let is_slow = draw.fail_power(each);
     // Small journals that small commits go round in sooner than their blobs fill an extent; large ones
     // whose frames differ in size.
     let goes_round = draw.random.chance(1, 2);
@@ -106,17 +148,26 @@ pub(super) fn draw(random: &mut Random, ground: &mut Ground) -> Option<Story> {
         watches_openings: true,
         ..Work::default()
     };
-    Some(Story::of(draw, work, Setting::default()))
+    let setting = Setting {
+        // Whoever is struck is a member of some.
+        containers: (each == Some(Blow::AtSeal)).then_some(CONTAINERS),
+        ..Setting::default()
+    };
+    Story::of(draw, work, setting)
 }
 
 impl Draw<'_> {
     /// Answers whether disks are slow.
-    fn fail_power(&mut self) -> bool {
+    fn fail_power(&mut self, each: Option<Blow>) -> bool {
         let holder = self.settle();
-        let starts = self.random.chance(1, 4);
-        let slow_factor = match starts {
-            true => 1,
-            false => [1, 10, 40, 40][self.random.index(4)],
+        let theme = match each {
+            Some(blow) => Theme::Each(blow),
+            None if self.random.chance(1, 4) => Theme::Each(Blow::AtStart),
+            None => Theme::Mixed,
+        };
+        let slow_factor = match theme {
+            Theme::Each(_) => 1,
+            Theme::Mixed => [1, 10, 40, 40][self.random.index(4)],
         };
         for node in self.all() {
             let slow = DiskFaults {
@@ -127,13 +178,13 @@ impl Draw<'_> {
         }
         let mut at = SETTLED_NS + self.milliseconds(500, 2_000);
         let worn = self.beside(holder);
-        if starts {
+        if theme == Theme::Each(Blow::AtStart) {
             at = self.wear(at, worn);
         }
         while at + ROUND_NS < self.end {
-            let (victim, blow) = match starts {
-                true => (worn, Blow::AtStart),
-                false => (self.beside(holder), BLOWS[self.random.index(BLOWS.len())]),
+            let (victim, blow) = match theme {
+                Theme::Each(blow) => (worn, blow),
+                Theme::Mixed => (self.beside(holder), BLOWS[self.random.index(BLOWS.len())]),
             };
             let over = self.strike_power(blow, victim, at);
             at = over + self.milliseconds(400, 1_200);
@@ -145,7 +196,9 @@ impl Draw<'_> {
     fn strike_power(&mut self, blow: Blow, victim: NodeIndex, at: u64) -> u64 {
         let kept = match blow {
             // Both copies of a superblock are torn only sector by sector.
-            Blow::AtStart => Some(Survival::Sectors),
+            Blow::AtStart | Blow::AtWriteBack => Some(Survival::Sectors),
+            // A footer as a whole, and not what it speaks of.
+            Blow::AtSeal => Some([Survival::Changes, Survival::Sectors][self.random.index(2)]),
             Blow::Compaction | Blow::Stall => Some(Survival::Nothing),
             _ if self.random.chance(1, 2) => Some(Survival::Nothing),
             // Any, drawn for each loss.
@@ -169,11 +222,18 @@ impl Draw<'_> {
                 self.darken(back + 200_000_000, victim)
             }
             Blow::AtStart => self.crash_at_starts(at, victim),
+            Blow::AtSeal => self.crash_at_seal(at, victim),
+            Blow::AtWriteBack => self.crash_at_write_back(at, victim),
             Blow::BetweenCalls => self.crash_at_calls(at, victim),
             Blow::Compaction => self.crash_behind_compaction(at, victim),
             Blow::Stall => self.stall(at, victim),
         };
-        self.stand(at, over, FaultAction::Disk(victim, forgets));
+        // What waits for a phase may come late.
+        let until = match TORN.contains(&blow) {
+            true => over + ROUND_AT_PHASE_NS,
+            false => over,
+        };
+        self.stand(at, until, FaultAction::Disk(victim, forgets));
         over
     }
 
@@ -245,14 +305,49 @@ impl Draw<'_> {
         at
     }
 
+    /// Dies behind a call of a flush, and loses power behind one of the next seal.
+    fn crash_at_seal(&mut self, at: u64, victim: NodeIndex) -> u64 {
+        let dies = 1 + self.random.below(FLUSH_CALLS);
+        let dark = 1 + self.random.below(SEAL_CALLS);
+        let back = self.milliseconds(1, 40);
+        self.at_phase(at, victim, Phase::Flush, |draw| {
+            draw.push(1, FaultAction::CrashAfterCalls(victim, dies, Crash::KILL));
+            draw.push(back + FLUSH_NS, FaultAction::Restart(victim));
+        });
+        self.at_phase(at, victim, Phase::Seal, |draw| {
+            draw.push(1, FaultAction::CrashAfterCalls(victim, dark, Crash::POWER));
+            draw.push(back + FLUSH_NS, FaultAction::Restart(victim));
+        });
+        at + ROUND_AT_PHASE_NS
+    }
+
+    fn crash_at_write_back(&mut self, at: u64, victim: NodeIndex) -> u64 {
+        let dark = 1 + self.random.below(WRITE_BACK_CALLS);
+        self.at_phase(at, victim, Phase::WriteBack, |draw| {
+            draw.push(1, FaultAction::CrashAfterCalls(victim, dark, Crash::POWER));
+            draw.push(FLUSH_NS, FaultAction::Restart(victim));
+        });
+        // Whoever starts writes back what its log holds.
+        let back = at + self.milliseconds(2, 40);
+        self.down(at + 1, back, victim, Crash::KILL);
+        at + ROUND_AT_PHASE_NS
+    }
+
+    /// What comes so long after the victim's next phase of this kind.
+    fn at_phase(&mut self, at: u64, victim: NodeIndex, phase: Phase, what: impl FnOnce(&mut Self)) {
+        let before = std::mem::take(&mut self.faults);
+        what(self);
+        let then = std::mem::replace(&mut self.faults, before);
+        let phase = phase.name().to_owned();
+        self.push(at, FaultAction::AtPhase(victim, phase, then));
+    }
+
     fn crash_behind_compaction(&mut self, at: u64, victim: NodeIndex) -> u64 {
         let over = at + self.milliseconds(2_000, 1_000);
         let dark = 1 + self.random.below(COMPACTION_NS);
-        let before = std::mem::take(&mut self.faults);
-        self.down(dark, dark + 100_000_000, victim, Crash::POWER);
-        let then = std::mem::replace(&mut self.faults, before);
-        let compaction = Phase::Compaction.name().to_owned();
-        self.push(at, FaultAction::AtPhase(victim, compaction, then));
+        self.at_phase(at, victim, Phase::Compaction, |draw| {
+            draw.down(dark, dark + 100_000_000, victim, Crash::POWER);
+        });
         over
     }
 }
@@ -264,14 +359,22 @@ mod tests {
 
     #[test]
     fn whoever_loses_power_comes_back_in_time_and_no_disk_is_damaged() {
+        let torn = told(0..400, draw_torn);
+        assert!((8..40).contains(&torn.len()), "{} of 400", torn.len());
         let all = told(0..400, draw);
         let count = all.len();
-        for (story, ground) in all {
+        for (story, ground) in all.into_iter().chain(torn) {
             let end = u64::try_from(ground.safety.as_nanos()).expect("short");
             assert!(story.faults.iter().all(|fault| fault.at_ns < end));
+            let all = story.faults.iter().flat_map(|fault| match &fault.action {
+                FaultAction::AtPhase(_, _, then) => {
+                    then.iter().map(|fault| &fault.action).collect()
+                }
+                action => vec![action],
+            });
+            let all: Vec<&FaultAction> = all.collect();
             let count = |wanted: fn(&FaultAction) -> bool| {
-                let faults = story.faults.iter();
-                faults.filter(|fault| wanted(&fault.action)).count()
+                all.iter().filter(|action| wanted(action)).count()
             };
             let crashes = count(|action| matches!(action, FaultAction::Crash(..)));
             let restarts = count(|action| matches!(action, FaultAction::Restart(_)));

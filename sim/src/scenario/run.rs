@@ -656,7 +656,7 @@ async fn no_invariant_broke(world: &World, cluster: &Cluster) -> Result<(), Fail
             return Err(Failure::crash("halt", format!("node {index}: {reason}")));
         }
     }
-    cluster.lives().look(cluster)?;
+    cluster.lives().look(world, cluster)?;
     oracles::errors::check(world, cluster)
 }
 

@@ -41,6 +41,7 @@ pub struct Survival {
     budget: usize,
     damaged: BTreeSet<NodeIndex>,
     forgetful: BTreeSet<NodeIndex>,
+    misread: BTreeSet<NodeIndex>,
 }
 
 impl Survival {
@@ -51,6 +52,7 @@ impl Survival {
             budget: budget(plan.fewest_copies(), plan.founders()),
             damaged: BTreeSet::new(),
             forgetful: BTreeSet::new(),
+            misread: BTreeSet::new(),
         }
     }
 
@@ -85,6 +87,10 @@ impl Survival {
                 return;
             }
             FaultAction::Disk(node, faults) if damages(faults) => *node,
+            FaultAction::Disk(node, faults) if misreads(faults) => {
+                self.misread.insert(*node);
+                return;
+            }
             _ => return,
         };
         self.damaged.insert(node);
@@ -108,9 +114,15 @@ impl Survival {
             .disk
             .strip_prefix("node-")
             .and_then(|number| number.parse().ok());
-        if let (false, Some(number)) = (passing, number) {
-            self.damaged.insert(NodeIndex(number));
-            self.forgetful.insert(NodeIndex(number));
+        match number.map(NodeIndex) {
+            Some(node) if passing => {
+                self.misread.insert(node);
+            }
+            Some(node) => {
+                self.damaged.insert(node);
+                self.forgetful.insert(node);
+            }
+            None => {}
         }
     }
 
@@ -133,6 +145,12 @@ impl Survival {
     #[must_use]
     pub fn damaged(&self) -> &BTreeSet<NodeIndex> {
         &self.damaged
+    }
+
+    /// Nodes whose disks may hold what they should and say something else, or nothing, when they are read.
+    #[must_use]
+    pub fn misread(&self) -> &BTreeSet<NodeIndex> {
+        &self.misread
     }
 
     /// The damaged nodes that may not know what they have lost: all but those where only something rotted that
@@ -166,10 +184,14 @@ pub fn touches_copies(script: &Script) -> bool {
 
 fn looks_damaged(fault: &TimedFault) -> bool {
     match fault.action.deed() {
-        FaultAction::Disk(_, faults) => faults.read_error_ppm + faults.flip_on_read_ppm > 0,
+        FaultAction::Disk(_, faults) => misreads(faults),
         FaultAction::AtPhase(_, _, faults) => faults.iter().any(looks_damaged),
         _ => false,
     }
+}
+
+fn misreads(faults: &DiskFaults) -> bool {
+    faults.read_error_ppm + faults.flip_on_read_ppm > 0
 }
 
 /// Whether a disk with these faults may lose or change what was durable, or say something else than

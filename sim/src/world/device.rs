@@ -90,6 +90,8 @@ pub enum DiskArea {
     Journal,
     /// The state of metadata replicas.
     Pages,
+    /// The pages that metadata replicas have written back.
+    PageState,
     /// What a store knows of itself.
     Superblock,
 }
@@ -103,6 +105,7 @@ impl DiskArea {
             Self::Extents => "extents",
             Self::Journal => "journal",
             Self::Pages => "pages",
+            Self::PageState => return path.ends_with(".state"),
             Self::Superblock => "superblock",
         };
         path.split('/').any(|name| name == part)

@@ -255,6 +255,12 @@ impl World {
         self.trace().take_errors()
     }
 
+    /// What nodes left to the oracles since this was asked last, in that order.
+    #[must_use]
+    pub fn take_left(&self) -> Vec<super::Left> {
+        self.trace().take_left()
+    }
+
     /// The number of the node's present or last incarnation; zero before its first start.
     #[must_use]
     pub fn incarnation(&self, node: NodeIndex) -> u32 {

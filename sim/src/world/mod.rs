@@ -51,7 +51,7 @@ pub use run::{Run, RunFailure, WorldConfig, run_in_world};
 pub use seeds::PPM;
 pub use tasks::TaskLabel;
 pub use topology::{Latency, LatencyMatrix, NodeIndex, NodeSpec};
-pub use trace::{CHECKPOINT_EVENTS, EventKind, Recording, TraceEvent, TraceSummary};
+pub use trace::{CHECKPOINT_EVENTS, EventKind, Left, Recording, TraceEvent, TraceSummary};
 
 use node::Node;
 use seeds::Dice;

@@ -7,9 +7,10 @@
 //! Invariants: what is recorded (or printed) never changes the hash; log lines are not hashed, so
 //! that a log level cannot change it either.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use hedgerow_env::{Events, Level, Phase};
 use serde::{Deserialize, Serialize};
@@ -162,6 +163,9 @@ impl TraceSummary {
 /// Errors that are kept until somebody asks.
 const ERRORS_MAXIMUM: usize = 10_000;
 
+/// What a node left to the oracles.
+pub type Left = (NodeIndex, Arc<dyn Any + Send + Sync>);
+
 /// The trace of one running world.
 #[derive(Debug)]
 pub(super) struct Trace {
@@ -181,6 +185,8 @@ struct TraceState {
     recorded: VecDeque<TraceEvent>,
     /// What nodes logged as errors since somebody asked; the first ones.
     errors: Vec<(NodeIndex, String)>,
+    /// What nodes left to the oracles since somebody asked.
+    left: Vec<Left>,
     frozen: bool,
 }
 
@@ -193,6 +199,7 @@ impl Trace {
             checkpoints: Vec::new(),
             recorded: VecDeque::new(),
             errors: Vec::new(),
+            left: Vec::new(),
             frozen: false,
         };
         Self {
@@ -254,6 +261,19 @@ impl Trace {
     pub(super) fn take_errors(&self) -> Vec<(NodeIndex, String)> {
         let mut state = self.state.lock().expect("no panic while tracing");
         std::mem::take(&mut state.errors)
+    }
+
+    /// What nodes left to the oracles since this was asked last, in that order.
+    pub(super) fn take_left(&self) -> Vec<Left> {
+        let mut state = self.state.lock().expect("no panic while tracing");
+        std::mem::take(&mut state.left)
+    }
+
+    fn note_left(&self, left: Left) {
+        let mut state = self.state.lock().expect("no panic while tracing");
+        if !state.frozen {
+            state.left.push(left);
+        }
     }
 
     fn note_error(&self, node: NodeIndex, text: &str) {
@@ -334,5 +354,13 @@ impl Events for NodeEnv {
 
     fn phase(&self, phase: Phase, begins: bool) {
         self.world.phase(&self.node, &self.life, phase, begins);
+    }
+
+    fn is_judged(&self) -> bool {
+        true
+    }
+
+    fn leave(&self, what: Arc<dyn Any + Send + Sync>) {
+        self.world.trace().note_left((self.node.index, what));
     }
 }
