@@ -263,6 +263,7 @@ fn a_crash_at_any_call_keeps_puts_and_deletions() {
             .iter()
             .filter_map(|left| left.downcast_ref::<Life>())
             .collect();
+        assert!(lives.len() >= 4, "seed {seed}: {} lives", lives.len());
         for pair in lives.windows(2) {
             assert_eq!(pair[0].broken_by(pair[1]), None, "seed {seed}");
         }

@@ -1,7 +1,7 @@
 //! Replicas and stores keep their word: no life of a Raft member begins without the vote, or the entries, that
 //! an earlier life of it had called durable, no life of a store without the epochs and generations under which
 //! an earlier one had answered, and no life of a pool without the blobs that an earlier one held for good, or with
-//! any that it had deleted for good.
+//! any that it had deleted for good. And no pool finds a blob damaged where the disk is sound and reads true.
 //!
 //! Others were answered accordingly, and a majority that forgets may lose what was acknowledged; yet it takes
 //! rare luck for a client to see it. Here it is seen at the next start, whoever was harmed.
@@ -53,23 +53,18 @@ impl Lives {
             };
             let store = present.store();
             let before = lives.insert(store, (index, Arc::clone(&present)));
+            if let Some((node, before)) = &before {
+                look_for_damage(cluster, *node, before)?;
+            }
             let before = before.filter(|_| !cluster.is_damaged(index));
             if let Some(why) = before.and_then(|(_, before)| before.broken_by(&present)) {
                 let text = format!("node {index}: {store}: {why}");
                 return Err(Failure::correctness(ORACLE, text));
             }
         }
-        // Whoever judges has the newest life of each, which goes on or is over.
-        for (node, life) in lives.values() {
-            if life.damage() > 0 && !cluster.may_look_damaged(*node) {
-                let text = format!(
-                    "node {node}, whose disk is sound: {} found damage",
-                    life.store()
-                );
-                return Err(Failure::correctness("damage", text));
-            }
-        }
-        Ok(())
+        lives
+            .values()
+            .try_for_each(|(node, life)| look_for_damage(cluster, *node, life))
     }
 
     fn look_at_stores(&self, cluster: &Cluster) -> Result<(), Failure> {
@@ -109,4 +104,16 @@ impl Lives {
         }
         Ok(())
     }
+}
+
+/// A blob that was found damaged, in a life that goes on or is over, was on a disk that may be.
+fn look_for_damage(cluster: &Cluster, node: NodeIndex, life: &Life) -> Result<(), Failure> {
+    if life.damage() == 0 || cluster.may_look_damaged(node) {
+        return Ok(());
+    }
+    let text = format!(
+        "node {node}, whose disk is sound: {} found damage",
+        life.store()
+    );
+    Err(Failure::correctness("damage", text))
 }

@@ -2,7 +2,8 @@
 //!
 //! Where a mix rots bits, many rot, also the last ones that were written, of which nothing tells. Here one bit
 //! rots at a time, of something that a journal has written much behind: so the next start has to know of every
-//! loss, to the last vote ([`promises`](crate::oracles::promises)). And a founder that has lost its disk cannot
+//! loss, to the last vote ([`promises`](crate::oracles::promises)). Or many bits rot, and all of them in pages that
+//! metadata replicas have written back, so that some of it is read. And a founder that has lost its disk cannot
 //! reach the others: it may not found once more.
 //!
 //! Drawn from a stream of its own.
@@ -141,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_node_is_struck_and_none_forgets_what_rots() {
+    fn one_node_is_struck_and_knows_what_settled_in_its_journal() {
         let all = told(0..600, draw);
         let count = all.len();
         for (story, ground) in all {

@@ -4,7 +4,8 @@
 //! nearly always synced by then. Here disks are slow, as a rule keep nothing but what was synced, and the
 //! power fails at what the journal, the extents and the superblock are afraid of: behind a sync that has
 //! failed, in the life after a crash, in the midst of a start. Each store is compared with its shards in
-//! the moment in which it opens ([`openings`](crate::oracles::openings)).
+//! the moment in which it opens ([`openings`](crate::oracles::openings)). In some the power fails, over and over,
+//! while one and the same thing is finished: a segment of an extent, or the pages of a metadata replica.
 //!
 //! Invariants: one node is struck at a time, never the one that holds the disk, so that clients go on; no
 //! disk loses what it has synced; a seed that tells no such story has the plan that it would have without.

@@ -260,6 +260,24 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_whose_reads_fail_or_flip_may_look_damaged() {
+        for (read_error_ppm, flip_on_read_ppm, looks) in [(1, 0, true), (0, 1, true), (0, 0, false)]
+        {
+            let faults = DiskFaults {
+                read_error_ppm,
+                flip_on_read_ppm,
+                write_error_ppm: 1,
+                area: DiskArea::Extents,
+                ..DiskFaults::default()
+            };
+            let mut survival = Survival::new(&Plan::plain());
+            survival.strikes(&FaultAction::Disk(A, faults));
+            assert_eq!(survival.misread().contains(&A), looks);
+            assert!(survival.damaged().is_empty());
+        }
+    }
+
+    #[test]
     fn a_disk_that_lies_is_damaged() {
         for faults in [
             DiskFaults {
